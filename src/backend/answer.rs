@@ -1,0 +1,124 @@
+//! Reading the backend's answer to a bootstrap request.
+
+use std::{collections::HashSet, sync::Arc};
+
+use serde_json::{Value, value::RawValue};
+
+use crate::{
+    protocol::fields,
+    room::{self, Allowed, Interner, Numbers, RoomKey},
+};
+
+/// What the backend said of a client it knows.
+#[derive(Debug)]
+pub struct Admission {
+    /// The rooms the client may join.
+    pub allowed: Arc<Allowed>,
+    /// The same rooms as the backend wrote them, in its order, without duplicates.
+    pub rooms: Vec<Box<RawValue>>,
+    /// Who it is, where the answer says so.
+    pub user: Option<String>,
+}
+
+/// Why an answer could not be read.
+#[derive(Debug, thiserror::Error)]
+pub enum Malformed {
+    /// Not JSON, not UTF-8, or not an object.
+    #[error("it is not a JSON object")]
+    NotAnObject,
+    /// `allowed_rooms` is not a list of rooms.
+    #[error("its allowed_rooms are not a list of rooms")]
+    BadRooms(#[source] room::Error),
+    /// More than 16 MiB.
+    #[error("it is larger than 16 MiB")]
+    TooLarge,
+}
+
+impl Admission {
+    pub(super) fn parse(body: &[u8], user_id_path: &[String], interner: &Interner) -> Result<Self, Malformed> {
+        let json: &RawValue = serde_json::from_slice(body).map_err(|_| Malformed::NotAnObject)?;
+        let [rooms] = fields(json, ["allowed_rooms"]).map_err(|_| Malformed::NotAnObject)?;
+        let not_a_list = |_| Malformed::BadRooms(room::Error::NotAnObject);
+        let rooms: Vec<&RawValue> =
+            rooms.map_or(Ok(Vec::new()), |rooms| serde_json::from_str(rooms.get()).map_err(not_a_list))?;
+        let mut seen = HashSet::new();
+        let mut kept = Vec::new();
+        let mut keys = Vec::with_capacity(rooms.len());
+        for room in rooms {
+            keys.push(RoomKey::new(room, Numbers::ByValue).map_err(Malformed::BadRooms)?);
+            if seen.insert(RoomKey::new(room, Numbers::ByType).map_err(Malformed::BadRooms)?) {
+                kept.push(room.to_owned());
+            }
+        }
+        Ok(Self { allowed: interner.intern(&keys), rooms: kept, user: user(json, user_id_path) })
+    }
+}
+
+/// The string or number at `path`.
+fn user(json: &RawValue, path: &[String]) -> Option<String> {
+    let mut at = json;
+    for key in path {
+        let [value] = fields(at, [key.as_str()]).ok()?;
+        at = value?;
+    }
+    match serde_json::from_str(at.get()).ok()? {
+        Value::String(id) => Some(id),
+        Value::Number(_) => Some(at.get().to_owned()),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(body: &[u8]) -> Result<Admission, Malformed> {
+        let path = ["user", "data", "id"].map(str::to_owned);
+        Admission::parse(body, &path, &Interner::default())
+    }
+
+    #[test]
+    fn rooms_are_kept_as_written_without_duplicates() {
+        let body = br#"{"other":1,"allowed_rooms":[{"b":1.0, "a":12345678901234567890123},{"a":"x"},{"a":"x"},{"a":"\u0078"}]}"#;
+        let rooms: Vec<_> = parse(body).unwrap().rooms.iter().map(|room| room.get().to_owned()).collect();
+        assert_eq!(rooms, [r#"{"b":1.0, "a":12345678901234567890123}"#, r#"{"a":"x"}"#]);
+        assert!(parse(b"{}").unwrap().rooms.is_empty());
+    }
+
+    #[test]
+    fn every_unusable_answer_is_told_from_a_usable_one() {
+        for body in [
+            &b""[..],
+            b"null",
+            b"[]",
+            b"1",
+            b"\"x\"",
+            b"<html>",
+            b"{\"allowed_rooms\":[",
+            b"\xff",
+            b"NaN",
+            b"{\"allowed_rooms\":null}",
+            b"{\"allowed_rooms\":1}",
+            b"{\"allowed_rooms\":true}",
+            b"{\"allowed_rooms\":\"\"}",
+            b"{\"allowed_rooms\":{}}",
+            b"{\"allowed_rooms\":[1]}",
+            b"{\"allowed_rooms\":[null]}",
+            b"{\"allowed_rooms\":[[]]}",
+            b"{\"allowed_rooms\":[{\"a\":1},\"\"]}",
+            b"{\"allowed_rooms\":[[[\"a\",1]]]}",
+            b"{\"allowed_rooms\":[{\"a\":NaN}]}",
+        ] {
+            assert!(parse(body).is_err(), "{}", String::from_utf8_lossy(body));
+        }
+    }
+
+    #[test]
+    fn the_user_is_found_by_the_path_or_not_at_all() {
+        let user = |body: &str| parse(body.as_bytes()).unwrap().user;
+        assert_eq!(user(r#"{"user":{"data":{"id":17}}}"#).as_deref(), Some("17"));
+        assert_eq!(user(r#"{"user":{"data":{"id":"u-1"}}}"#).as_deref(), Some("u-1"));
+        assert_eq!(user(r#"{"user":{"data":{"id":null}}}"#), None);
+        assert_eq!(user(r#"{"user":[]}"#), None);
+    }
+}

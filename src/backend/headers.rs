@@ -1,0 +1,186 @@
+//! What is passed on of a client's handshake, and nothing else.
+
+use std::{borrow::Cow, net::SocketAddr};
+
+use http::{HeaderMap, HeaderName, HeaderValue, header};
+
+use crate::config::{Part, Source, Template};
+
+/// What a client's handshake says about it.
+#[derive(Debug)]
+pub struct Handshake<'a> {
+    /// Its request headers.
+    pub headers: &'a HeaderMap,
+    /// Its query, without the question mark.
+    pub query: &'a str,
+    /// Its address; `None` on a unix socket.
+    pub peer: Option<SocketAddr>,
+}
+
+/// A value for the backend holds a line break or another control character.
+#[derive(Debug, thiserror::Error)]
+#[error("the handshake's value for {0} cannot be sent as a header")]
+pub struct InvalidHeader(HeaderName);
+
+pub(super) fn forwarded(
+    wanted: &[(HeaderName, Template)],
+    handshake: &Handshake<'_>,
+) -> Result<HeaderMap, InvalidHeader> {
+    let mut headers = HeaderMap::with_capacity(wanted.len());
+    for (name, template) in wanted {
+        if let Some(value) = fill(template, handshake) {
+            let mut value = HeaderValue::from_bytes(&value).map_err(|_| InvalidHeader(name.clone()))?;
+            value.set_sensitive(true);
+            headers.insert(name, value);
+        }
+    }
+    Ok(headers)
+}
+
+/// `None` when any of the template's sources is absent.
+fn fill(template: &Template, handshake: &Handshake<'_>) -> Option<Vec<u8>> {
+    let mut value = Vec::new();
+    for part in &template.parts {
+        match part {
+            Part::Fixed(text) => value.extend_from_slice(text.as_bytes()),
+            Part::From(source) => value.extend_from_slice(&handshake.find(source)?),
+        }
+    }
+    Some(value)
+}
+
+impl Handshake<'_> {
+    fn find(&self, source: &Source) -> Option<Cow<'_, [u8]>> {
+        match source {
+            Source::Header(name) => {
+                self.headers.get(name).map(HeaderValue::as_bytes).filter(|value| !value.is_empty()).map(Cow::Borrowed)
+            }
+            Source::Cookie(name) => cookie(self.headers.get(header::COOKIE)?.as_bytes(), name.as_bytes()),
+            Source::Param(name) => param(self.query, name).map(|value| Cow::Owned(value.into_bytes())),
+            Source::Peer => Some(match self.peer {
+                Some(peer) => Cow::Owned(peer.ip().to_string().into_bytes()),
+                None => Cow::Borrowed(b"<local>"),
+            }),
+        }
+    }
+}
+
+/// The value of the first cookie called `name`, absent when empty.
+fn cookie<'a>(header: &'a [u8], name: &[u8]) -> Option<Cow<'a, [u8]>> {
+    let value = header.split(|byte| *byte == b';').find_map(|pair| {
+        let equals = pair.iter().position(|byte| *byte == b'=')?;
+        (pair[..equals].trim_ascii() == name).then(|| pair[equals + 1..].trim_ascii())
+    })?;
+    let value = unquoted(value);
+    (!value.is_empty()).then_some(value)
+}
+
+/// Undoes the quoting of Python's cookies: `"a\054b"` is `a,b`.
+fn unquoted(value: &[u8]) -> Cow<'_, [u8]> {
+    let Some(inner) = value.strip_prefix(b"\"").and_then(|value| value.strip_suffix(b"\"")) else {
+        return Cow::Borrowed(value);
+    };
+    let mut plain = Vec::with_capacity(inner.len());
+    let mut rest = inner;
+    while let Some((first, after)) = rest.split_first() {
+        rest = match (first, after) {
+            (b'\\', [a @ b'0'..=b'3', b @ b'0'..=b'7', c @ b'0'..=b'7', after @ ..]) => {
+                plain.push((a - b'0') << 6 | (b - b'0') << 3 | (c - b'0'));
+                after
+            }
+            (b'\\', [escaped, after @ ..]) => {
+                plain.push(*escaped);
+                after
+            }
+            _ => {
+                plain.push(*first);
+                after
+            }
+        };
+    }
+    Cow::Owned(plain)
+}
+
+/// The value of the first query parameter called `name`, absent when empty.
+fn param(query: &str, name: &str) -> Option<String> {
+    let (_, value) = url::form_urlencoded::parse(query.as_bytes()).find(|(key, _)| key == name)?;
+    (!value.is_empty()).then(|| value.into_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config;
+
+    fn send(headers: &[(&str, &[u8])], query: &str) -> Result<Vec<(String, String)>, InvalidHeader> {
+        let mut map = HeaderMap::new();
+        for (name, value) in headers {
+            map.append(name.parse::<HeaderName>().unwrap(), HeaderValue::from_bytes(value).unwrap());
+        }
+        let vars = [
+            ("API_URL", "http://api/"),
+            ("API_HEADERS", r#"{"X-Two":"{param:a}/{cookie:b}","X-Fixed":"{{1}}","X-Peer":"{peer}"}"#),
+        ];
+        let config = config::from_vars(vars.map(|(k, v)| (k.to_owned(), v.to_owned())).into_iter()).unwrap();
+        let handshake = Handshake { headers: &map, query, peer: None };
+        let mut sent: Vec<_> = forwarded(&config.backend.headers, &handshake)?
+            .iter()
+            .filter(|(name, _)| !["x-fixed", "x-peer"].contains(&name.as_str()))
+            .map(|(name, value)| (name.to_string(), String::from_utf8_lossy(value.as_bytes()).into_owned()))
+            .collect();
+        sent.sort();
+        Ok(sent)
+    }
+
+    fn pairs(expected: &[(&str, &str)]) -> Vec<(String, String)> {
+        expected.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+    }
+
+    #[test]
+    fn nothing_but_what_is_mapped_is_passed_on() {
+        let client: &[(&str, &[u8])] = &[
+            ("Cookie", b"a=1;  csrftoken = \"t\\054x\" ;csrftoken=2"),
+            ("User-Agent", b"browser"),
+            ("X-Real-IP", b"10.0.0.1"),
+            ("X-Real-IP", b"10.0.0.2"),
+            ("Authorization", b"Basic x"),
+            ("Host", b"evil"),
+            ("Connection", b"upgrade"),
+            ("X-Forwarded-For", b"1.1.1.1"),
+        ];
+        let expected = [
+            ("authorization", "Token a b"),
+            ("cookie", "a=1;  csrftoken = \"t\\054x\" ;csrftoken=2"),
+            ("user-agent", "browser"),
+            ("x-csrftoken", "t,x"),
+            ("x-real-ip", "10.0.0.1"),
+        ];
+        assert_eq!(send(client, "x=1&token=a+%62&token=c").unwrap(), pairs(&expected));
+    }
+
+    #[test]
+    fn an_absent_or_empty_source_sends_no_header() {
+        assert_eq!(send(&[], "").unwrap(), []);
+        assert_eq!(send(&[("Cookie", b"csrftoken=")], "token=&token=x").unwrap(), pairs(&[("cookie", "csrftoken=")]));
+        assert_eq!(send(&[("User-Agent", b"")], "Token=x").unwrap(), []);
+        assert_eq!(send(&[("Cookie", b"b=2")], "a=1").unwrap(), pairs(&[("cookie", "b=2"), ("x-two", "1/2")]));
+        assert_eq!(send(&[("Cookie", b"B=2")], "a=1").unwrap(), pairs(&[("cookie", "B=2")]));
+    }
+
+    #[test]
+    fn a_line_break_never_reaches_the_wire() {
+        for query in ["token=a%0d%0aX-Evil:1", "token=%00", "token=a%0ab"] {
+            assert!(send(&[], query).is_err(), "{query}");
+        }
+    }
+
+    #[test]
+    fn odd_cookie_bytes_stay_as_they_are() {
+        let odd: &[u8] = b"=;;\xff\"a; b =\"";
+        let mut map = HeaderMap::new();
+        map.insert(header::COOKIE, HeaderValue::from_bytes(odd).unwrap());
+        let wanted = [(header::COOKIE, Template::parse("{header:cookie}").unwrap())];
+        let sent = forwarded(&wanted, &Handshake { headers: &map, query: "", peer: None }).unwrap();
+        assert_eq!(sent[header::COOKIE].as_bytes(), odd);
+    }
+}

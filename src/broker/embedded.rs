@@ -1,0 +1,60 @@
+//! The broker inside the process: for a single instance, and for trying things out.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::{
+    sync::{mpsc, watch},
+    time::timeout,
+};
+
+use super::{Batch, Delivery, Error};
+
+/// Triggers accepted and not yet consumed; a publisher waits when there are more.
+const CAPACITY: usize = 4096;
+/// The most deliveries handed over at once.
+const BATCH: usize = 256;
+/// How long a publisher waits for a place.
+const DEADLINE: Duration = Duration::from_secs(10);
+
+pub(super) fn open() -> (Publisher, Consumer) {
+    let (sender, receiver) = mpsc::channel(CAPACITY);
+    (Publisher { sender }, Consumer { receiver, consuming: watch::Sender::new(true) })
+}
+
+#[derive(Debug, Clone)]
+pub(super) struct Publisher {
+    sender: mpsc::Sender<Bytes>,
+}
+
+impl Publisher {
+    pub(super) async fn publish(&self, body: Bytes) -> Result<(), Error> {
+        match timeout(DEADLINE, self.sender.send(body)).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(_)) => Err(Error::Away),
+            Err(_) => Err(Error::TimedOut(DEADLINE)),
+        }
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct Consumer {
+    receiver: mpsc::Receiver<Bytes>,
+    consuming: watch::Sender<bool>,
+}
+
+impl Consumer {
+    pub(super) async fn next(&mut self) -> Batch {
+        let mut bodies = Vec::new();
+        if self.receiver.recv_many(&mut bodies, BATCH).await == 0 {
+            // Every publisher is gone: nothing will ever come.
+            std::future::pending::<()>().await;
+        }
+        let deliveries = bodies.into_iter().map(|body| Delivery { body }).collect();
+        Batch { deliveries, tag: None }
+    }
+
+    pub(super) fn is_consuming(&self) -> watch::Receiver<bool> {
+        self.consuming.subscribe()
+    }
+}

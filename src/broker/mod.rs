@@ -1,0 +1,137 @@
+//! The way of triggers from publishers to every instance.
+//!
+//! Two backends keep one contract, which one suite of tests holds them to: what [`Publisher::publish`] has confirmed
+//! is delivered to every instance that is consuming, once, byte for byte, and everywhere in the same order.
+
+mod embedded;
+mod rabbitmq;
+
+use std::{future::Future, pin::Pin, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+pub use rabbitmq::probe;
+
+use crate::{config, metrics::Metrics};
+
+/// A trigger as the broker hands it over; not yet looked at.
+#[derive(Debug)]
+pub struct Delivery {
+    /// The body, as the publisher wrote it.
+    pub body: Bytes,
+}
+
+/// What was ready at once, in the broker's order. To be given back through [`Consumer::acknowledge`].
+#[derive(Debug)]
+pub struct Batch {
+    /// At least one.
+    pub deliveries: Vec<Delivery>,
+    tag: Option<rabbitmq::Tag>,
+}
+
+/// Why a trigger was not accepted. Nothing is known to have been published.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// There is no broker at present, or nobody could receive what it is given.
+    #[error("the broker is away")]
+    Away,
+    /// The broker did not confirm in time; it may have the trigger all the same.
+    #[error("the broker did not confirm within {0:?}")]
+    TimedOut(Duration),
+    /// The broker refused the trigger or broke the connection over it.
+    #[error("the broker did not take the trigger")]
+    Refused(#[source] Option<lapin::Error>),
+}
+
+/// Gives triggers to the broker.
+#[derive(Debug, Clone)]
+pub struct Publisher(Publishing);
+
+#[derive(Debug, Clone)]
+enum Publishing {
+    Embedded(embedded::Publisher),
+    Rabbitmq(rabbitmq::Publisher),
+}
+
+/// Takes triggers from the broker, and reconnects for ever.
+#[derive(Debug)]
+pub struct Consumer(Consuming);
+
+#[derive(Debug)]
+enum Consuming {
+    Embedded(embedded::Consumer),
+    Rabbitmq(Box<rabbitmq::Consumer>),
+}
+
+/// Work that has to run as long as the broker is used.
+pub type Upkeep = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+/// Both ends of a broker, and what keeps them going until `stop`.
+///
+/// Does not wait: a broker that is away is tried again and again.
+pub fn open(config: &config::Broker, metrics: &Arc<Metrics>, stop: CancellationToken) -> (Publisher, Consumer, Upkeep) {
+    match config {
+        config::Broker::Embedded => {
+            let (publisher, consumer) = embedded::open();
+            metrics.broker_consuming.set(1);
+            let upkeep = async move { stop.cancelled().await };
+            (Publisher(Publishing::Embedded(publisher)), Consumer(Consuming::Embedded(consumer)), Box::pin(upkeep))
+        }
+        config::Broker::Rabbitmq(config) => {
+            let (publisher, consumer, upkeep) = rabbitmq::open(config.clone(), metrics.clone(), stop);
+            (
+                Publisher(Publishing::Rabbitmq(publisher)),
+                Consumer(Consuming::Rabbitmq(Box::new(consumer))),
+                Box::pin(upkeep),
+            )
+        }
+    }
+}
+
+impl Publisher {
+    /// Publishes `body` to every instance, this one included; waits for the broker to confirm, up to 10 s.
+    ///
+    /// # Errors
+    /// When the broker did not confirm. The trigger has then not been accepted, though after
+    /// [`TimedOut`](Error::TimedOut) or [`Refused`](Error::Refused) it may still be delivered.
+    pub async fn publish(&self, body: Bytes) -> Result<(), Error> {
+        match &self.0 {
+            Publishing::Embedded(publisher) => publisher.publish(body).await,
+            Publishing::Rabbitmq(publisher) => publisher.publish(body).await,
+        }
+    }
+}
+
+impl Consumer {
+    /// Waits for the next deliveries, however long it takes and however often the broker goes away meanwhile.
+    pub async fn next(&mut self) -> Batch {
+        match &mut self.0 {
+            Consuming::Embedded(consumer) => consumer.next().await,
+            Consuming::Rabbitmq(consumer) => consumer.next().await,
+        }
+    }
+
+    /// Tells the broker that `batch` has been taken over.
+    pub async fn acknowledge(&mut self, batch: Batch) {
+        if let (Consuming::Rabbitmq(consumer), Some(tag)) = (&mut self.0, batch.tag) {
+            consumer.acknowledge(tag).await;
+        }
+    }
+
+    /// Leaves the broker in good order.
+    pub async fn close(self) {
+        if let Consuming::Rabbitmq(consumer) = self.0 {
+            consumer.close().await;
+        }
+    }
+
+    /// Whether triggers published now would be delivered here.
+    pub fn is_consuming(&self) -> watch::Receiver<bool> {
+        match &self.0 {
+            Consuming::Embedded(consumer) => consumer.is_consuming(),
+            Consuming::Rabbitmq(consumer) => consumer.is_consuming(),
+        }
+    }
+}

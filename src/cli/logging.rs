@@ -1,0 +1,21 @@
+//! Where log lines go, and how they look.
+
+use std::io::{self, IsTerminal};
+
+use tracing_subscriber::{Layer, filter::Targets, fmt, layer::SubscriberExt, util::SubscriberInitExt};
+
+use crate::config::Log;
+
+/// Starts logging to standard error, for the life of the process.
+pub(super) fn start(config: &Log) {
+    // The filter has been checked together with the rest of the configuration.
+    let filter: Targets = config.filter.parse().unwrap_or_default();
+    let lines = fmt::layer().with_writer(io::stderr);
+    let lines = if config.is_json {
+        lines.json().flatten_event(true).boxed()
+    } else {
+        lines.with_ansi(io::stderr().is_terminal()).boxed()
+    };
+    // Fails only when logging has been started before.
+    let _ = tracing_subscriber::registry().with(lines.with_filter(filter)).try_init();
+}

@@ -1,0 +1,139 @@
+//! The command line: what to do, how to log, and with which exit code to end.
+
+mod check;
+mod logging;
+mod system;
+
+use std::{
+    error::Error as StdError,
+    io::{self, Write},
+    process::ExitCode,
+};
+
+use clap::{Parser, Subcommand};
+use tokio::{
+    runtime::{Builder, Runtime},
+    signal::unix::{SignalKind, signal},
+};
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use crate::{
+    config::{self, Config, Note},
+    server::Server,
+};
+
+/// Everything is as it should be.
+const OK: u8 = 0;
+/// Something failed, or was found wrong.
+const FAILED: u8 = 1;
+/// The configuration or the command line is wrong.
+const MISUSED: u8 = 2;
+
+/// Realtime WebSockets beside an existing stateless HTTP API.
+///
+/// Settings come from environment variables, and from the file that ENV_FILE names. Only API_URL is required.
+#[derive(Debug, Parser)]
+#[command(name = "high-templar", version)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Debug, Clone, Copy, Subcommand)]
+enum Command {
+    /// Serve until SIGTERM or SIGINT (what is done without a command, too)
+    Serve,
+    /// Check the configuration, reach the backend and the broker, and say what was found
+    Check,
+}
+
+/// Runs the program as its command line says.
+pub fn main() -> ExitCode {
+    let command = Arguments::parse().command.unwrap_or(Command::Serve);
+    let config = match config::from_environment() {
+        Ok(config) => config,
+        Err(error) => return fail(MISUSED, &error),
+    };
+    // The one cryptography of all TLS here; it is the first to be installed.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let runtime = match Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return fail(FAILED, &error),
+    };
+    match command {
+        Command::Serve => serve(&runtime, config),
+        Command::Check => match runtime.block_on(check::run(&config, &mut io::stdout())) {
+            Ok(true) => OK.into(),
+            Ok(false) => FAILED.into(),
+            Err(error) => fail(FAILED, &error),
+        },
+    }
+}
+
+fn serve(runtime: &Runtime, config: Config) -> ExitCode {
+    logging::start(&config.log);
+    for note in &config.notes {
+        match note {
+            Note::Taken(text) => info!("{text}"),
+            Note::Weak(text) => warn!("{text}"),
+        }
+    }
+    match runtime.block_on(run(config)) {
+        Ok(()) => OK.into(),
+        Err(error) => {
+            tracing::error!(error = &*error, "cannot serve");
+            FAILED.into()
+        }
+    }
+}
+
+async fn run(config: Config) -> Result<(), Box<dyn StdError>> {
+    let files = system::raise_file_limit();
+    let (dispatch, broker) = (config.dispatch, config.broker.clone());
+    let server = Server::bind(config).await?;
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let (listen, internal) = (server.public_address()?, server.internal_address()?);
+    let version = env!("CARGO_PKG_VERSION");
+    info!(version, %listen, %internal, ?broker, wildcard_dispatch = ?dispatch, files, "serving");
+    system::notify(&format!("READY=1\nSTATUS=listening on {listen}, internally on {internal}"));
+    let stop = CancellationToken::new();
+    let serving = server.run(stop.clone());
+    tokio::pin!(serving);
+    let mut either_signal = async || {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    };
+    tokio::select! {
+        outcome = &mut serving => return outcome.map(drop).map_err(Into::into),
+        () = either_signal() => stop.cancel(),
+    }
+    system::notify("STOPPING=1");
+    tokio::select! {
+        outcome = &mut serving => outcome.map(drop).map_err(Into::into),
+        () = either_signal() => {
+            warn!("a second signal: stopping at once");
+            Ok(())
+        }
+    }
+}
+
+fn fail(code: u8, error: &dyn StdError) -> ExitCode {
+    // With nowhere to say it, the exit code has to do.
+    let _ = writeln!(io::stderr(), "high-templar: {}", chain(error));
+    code.into()
+}
+
+/// An error with what caused it.
+fn chain(error: &dyn StdError) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        source = error.source();
+    }
+    text
+}

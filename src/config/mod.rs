@@ -1,0 +1,201 @@
+//! Every setting, with its unit, default and check.
+//!
+//! The only place that reads the environment. Each part of the program receives its own piece.
+
+mod env;
+mod legacy;
+mod templates;
+mod units;
+mod uris;
+
+use std::{collections::HashSet, fmt, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+
+use reqwest::Url;
+
+pub use env::{Error, VARIABLES, from_environment, from_vars};
+pub use templates::{Part, Source, Template};
+pub use uris::{Uri, Uris};
+
+use crate::hub::WildcardDispatch;
+
+/// A checked configuration.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Where clients connect.
+    pub listen: Listen,
+    /// The trigger and admin side.
+    pub internal: Internal,
+    /// The HTTP API behind us.
+    pub backend: Backend,
+    /// What the backend is told about connections.
+    pub hooks: Hooks,
+    /// The way of triggers.
+    pub broker: Broker,
+    /// How wildcards are delivered.
+    pub dispatch: WildcardDispatch,
+    /// The life of a client's connection.
+    pub connection: Connection,
+    /// Which pages may connect.
+    pub origins: Origins,
+    /// How long a stop may take.
+    pub drain: Duration,
+    /// What is logged, and how.
+    pub log: Log,
+    /// What an operator should know about where the settings came from; for the start-up log.
+    pub notes: Vec<Note>,
+}
+
+/// An address to listen on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Listen {
+    /// `127.0.0.1:8000`.
+    Tcp(SocketAddr),
+    /// `unix:/path`.
+    Unix(PathBuf),
+}
+
+impl Listen {
+    /// Whether only this machine can connect.
+    pub fn is_local(&self) -> bool {
+        match self {
+            Self::Tcp(address) => address.ip().is_loopback(),
+            Self::Unix(_) => true,
+        }
+    }
+}
+
+impl fmt::Display for Listen {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(address) => address.fmt(f),
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
+}
+
+/// The internal listener.
+#[derive(Debug, Clone)]
+pub struct Internal {
+    /// Its address.
+    pub listen: Listen,
+    /// What callers have to show; always there when others than this machine can connect.
+    pub token: Option<Secret>,
+    /// The largest body of a trigger.
+    pub body_limit_bytes: usize,
+}
+
+/// The HTTP API behind us.
+#[derive(Debug, Clone)]
+pub struct Backend {
+    /// Base of every request; ends in a slash.
+    pub url: Url,
+    /// The unix socket to reach it by.
+    pub socket: Option<PathBuf>,
+    /// How long an answer may take.
+    pub timeout: Duration,
+    /// What is sent along, by header name.
+    pub headers: Vec<(http::HeaderName, Template)>,
+    /// Where in its answer the user's id is found.
+    pub user_id_path: Vec<String>,
+}
+
+/// Paths, relative to the API's base, that are posted to.
+#[derive(Debug, Clone, Default)]
+pub struct Hooks {
+    /// When a client has been authorised.
+    pub connect: Option<Url>,
+    /// At each of its `ping`s.
+    pub ping: Option<Url>,
+    /// When it has gone.
+    pub disconnect: Option<Url>,
+}
+
+impl Hooks {
+    /// Whether nothing is ever posted.
+    pub fn is_empty(&self) -> bool {
+        self.connect.is_none() && self.ping.is_none() && self.disconnect.is_none()
+    }
+}
+
+/// Which broker.
+#[derive(Debug, Clone)]
+pub enum Broker {
+    /// The one inside the process.
+    Embedded,
+    /// RabbitMQ.
+    Rabbitmq(Rabbitmq),
+}
+
+/// How RabbitMQ is used.
+#[derive(Debug, Clone)]
+pub struct Rabbitmq {
+    /// Brokers, tried in turn.
+    pub uris: Uris,
+    /// The exchange that triggers are published to.
+    pub exchange: String,
+}
+
+/// The life of a client's connection.
+#[derive(Debug, Clone)]
+pub struct Connection {
+    /// Silence after which a client is closed.
+    pub idle_timeout: Duration,
+    /// Time between two pings of the server's.
+    pub ping_interval: Duration,
+    /// Unsent frames kept for a client.
+    pub outbox_limit_bytes: usize,
+    /// The largest message a client may send.
+    pub message_limit_bytes: usize,
+}
+
+/// Which pages may connect, by the `Origin` a browser sends (RFC 6455 section 10.2).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Origins {
+    /// Those of the host that was connected to.
+    SameHost,
+    /// Those of the list, and of no other.
+    Listed(HashSet<String>),
+    /// All.
+    Any,
+}
+
+/// What is logged, and how.
+#[derive(Debug, Clone)]
+pub struct Log {
+    /// Filter directives, such as `info` or `high_templar=debug`.
+    pub filter: String,
+    /// One JSON object a line instead of text.
+    pub is_json: bool,
+}
+
+/// Something an operator should know about the settings.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Note {
+    /// Where a value came from.
+    Taken(String),
+    /// Something that is weaker than it could be.
+    Weak(String),
+}
+
+/// A value that is never printed.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(Arc<str>);
+
+impl Secret {
+    /// Wraps `value`.
+    pub fn new(value: &str) -> Self {
+        Self(value.into())
+    }
+
+    /// Whether `other` is the secret, in a time that does not tell how much of it is right.
+    pub fn matches(&self, other: &[u8]) -> bool {
+        use subtle::ConstantTimeEq;
+        self.0.as_bytes().ct_eq(other).into()
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("***")
+    }
+}

@@ -1,0 +1,169 @@
+//! The life of one client, whatever the transport: who it is, what it may do, when it has been silent for too long.
+
+mod keepalive;
+mod session;
+
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use http::HeaderMap;
+use parking_lot::Mutex;
+use tokio::time::{Instant, sleep_until};
+use tokio_util::task::TaskTracker;
+use tracing::debug;
+use uuid::Uuid;
+
+pub use keepalive::{Due, Keepalive};
+use session::Session;
+
+use crate::{
+    backend::{Admission, Backend, Event, Hooks, Notifier},
+    config,
+    hub::{Frame, Full, Hub, Outbox, Wire},
+    metrics::Metrics,
+    protocol::{CloseCode, client::Message, server},
+};
+
+/// At a stop, no more connections than this are closed in a millisecond.
+const CLOSED_PER_MILLISECOND: u32 = 1;
+/// The part of `DRAIN` over which they are closed; the rest is for their goodbyes.
+const SPREAD: f64 = 0.8;
+
+/// All connections of the process, and what they have in common.
+#[derive(Debug)]
+pub struct Connections {
+    /// Where their subscriptions are.
+    pub hub: Arc<Hub>,
+    /// Who says who they are.
+    pub backend: Arc<Backend>,
+    /// Who is told that they come and go.
+    pub hooks: Arc<Hooks>,
+    /// What is counted.
+    pub metrics: Arc<Metrics>,
+    /// Their limits.
+    pub config: config::Connection,
+    /// Their tasks.
+    pub tasks: TaskTracker,
+    outboxes: Mutex<HashMap<Uuid, Arc<Outbox>>>,
+}
+
+impl Connections {
+    /// No connections yet.
+    pub fn new(
+        hub: Arc<Hub>,
+        backend: Arc<Backend>,
+        hooks: Arc<Hooks>,
+        metrics: Arc<Metrics>,
+        config: config::Connection,
+    ) -> Self {
+        Self { hub, backend, hooks, metrics, config, tasks: TaskTracker::new(), outboxes: Mutex::default() }
+    }
+
+    /// A connection over `wire` that is not authorised yet.
+    pub fn register(self: &Arc<Self>, wire: Box<dyn Wire>) -> Link {
+        let id = Uuid::new_v4();
+        let outbox = Arc::new(Outbox::new(wire, self.config.outbox_limit_bytes, self.metrics.clone()));
+        self.outboxes.lock().insert(id, outbox.clone());
+        Link { id, outbox, connections: self.clone() }
+    }
+
+    /// How many there are, authorised or not.
+    pub fn count(&self) -> usize {
+        self.outboxes.lock().len()
+    }
+
+    /// Ends all connections, spread over a part of `within`, and returns when each one has been told.
+    pub async fn close_all(&self, within: Duration) {
+        let outboxes: Vec<Arc<Outbox>> = self.outboxes.lock().values().cloned().collect();
+        let count = u32::try_from(outboxes.len()).unwrap_or(u32::MAX).max(1);
+        let spread = within.mul_f64(SPREAD).min(Duration::from_millis((count / CLOSED_PER_MILLISECOND).into()));
+        let start = Instant::now();
+        for (at, outbox) in (0u32..).zip(outboxes) {
+            sleep_until(start + spread.mul_f64(f64::from(at) / f64::from(count))).await;
+            outbox.close(CloseCode::GoingAway, "going away");
+        }
+    }
+}
+
+/// A client that is connected, authorised or not. Forgotten when dropped.
+#[derive(Debug)]
+pub struct Link {
+    id: Uuid,
+    outbox: Arc<Outbox>,
+    connections: Arc<Connections>,
+}
+
+impl Link {
+    /// What waits for the client.
+    pub fn outbox(&self) -> &Arc<Outbox> {
+        &self.outbox
+    }
+
+    /// All connections, this one included.
+    pub fn connections(&self) -> &Arc<Connections> {
+        &self.connections
+    }
+
+    /// Tells the client that it is welcome, and counts it from here on. The backend is told with `headers`.
+    ///
+    /// # Errors
+    /// When the client is gone already, or takes nothing.
+    pub fn admit(&self, admission: Admission, headers: &HeaderMap) -> Result<Connection, Full> {
+        let connections = &self.connections;
+        debug!(connection = %self.id, rooms = admission.rooms.len(), user = admission.user, "authorised");
+        connections.metrics.connections.inc();
+        connections.metrics.connections_opened.inc();
+        let connection = Connection {
+            session: Session::new(self.id, self.outbox.clone(), admission.allowed),
+            notifier: connections.hooks.connected(headers),
+            connections: connections.clone(),
+        };
+        self.outbox.push(Frame::Text(server::welcome(&admission.rooms).into()))?;
+        self.outbox.flush();
+        Ok(connection)
+    }
+
+    /// Tells the client that it is not authorised, and ends the connection.
+    pub fn refuse(&self) {
+        // A client that is gone needs no answer.
+        let _ = self.outbox.push(Frame::Fixed(server::REFUSED));
+        self.outbox.close(CloseCode::Normal, "");
+    }
+}
+
+impl Drop for Link {
+    fn drop(&mut self) {
+        self.connections.outboxes.lock().remove(&self.id);
+        if let Some(code) = self.outbox.close_code() {
+            self.connections.metrics.connections_closed.inc(code.word());
+        }
+    }
+}
+
+/// An authorised client. Leaves its rooms, and is reported as gone, when dropped.
+#[derive(Debug)]
+pub struct Connection {
+    session: Session,
+    notifier: Option<Notifier>,
+    connections: Arc<Connections>,
+}
+
+impl Connection {
+    /// Carries out what the client said. Does not wait; the reply goes to the outbox.
+    ///
+    /// # Errors
+    /// When the outbox takes no more; the connection is ending then.
+    pub fn on_message(&mut self, message: Message<'_>) -> Result<(), Full> {
+        self.connections.metrics.client_messages.inc();
+        if let (Message::Ping, Some(notifier)) = (&message, &self.notifier) {
+            notifier.notify(Event::Ping);
+        }
+        self.session.on_message(message, &self.connections)
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        self.session.leave_all(&self.connections.hub);
+        self.connections.metrics.connections.dec();
+    }
+}

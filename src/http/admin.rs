@@ -1,0 +1,112 @@
+//! What operators and their machines ask: is it alive, is it ready, what are its numbers.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering::Relaxed},
+};
+
+use http::{HeaderValue, StatusCode, header};
+use serde_json::json;
+use tokio::sync::watch;
+use warp::{Filter, Rejection, Reply, reply::Response};
+
+use super::reply;
+use crate::{metrics::Metrics, protocol::server::Status};
+
+/// The paths of the internal listener, for machines.
+const OPENAPI: &str = include_str!("openapi.json");
+
+/// Whether this instance should be sent clients.
+#[derive(Debug, Clone)]
+pub struct Readiness {
+    is_consuming: watch::Receiver<bool>,
+    is_stopping: Arc<AtomicBool>,
+    /// `rabbitmq` or `embedded`.
+    broker: &'static str,
+    metrics: Arc<Metrics>,
+}
+
+impl Readiness {
+    /// Ready as long as `is_consuming` says so and nobody has called [`stop`](Self::stop).
+    pub fn new(is_consuming: watch::Receiver<bool>, broker: &'static str, metrics: Arc<Metrics>) -> Self {
+        Self { is_consuming, is_stopping: Arc::default(), broker, metrics }
+    }
+
+    /// Not ready from now on.
+    pub fn stop(&self) {
+        self.is_stopping.store(true, Relaxed);
+    }
+
+    /// All numbers.
+    pub fn metrics(&self) -> &Arc<Metrics> {
+        &self.metrics
+    }
+
+    /// Why this instance should not be sent clients.
+    fn obstacle(&self) -> Option<&'static str> {
+        if self.is_stopping.load(Relaxed) {
+            Some("stopping")
+        } else if !*self.is_consuming.borrow() {
+            Some("broker-away")
+        } else {
+            None
+        }
+    }
+}
+
+/// `/healthz` and `/readyz`, which need no token: they tell nothing but yes or no.
+pub(super) fn health(readiness: Readiness) -> impl Filter<Extract = (Response,), Error = Rejection> + Clone {
+    let alive = warp::path!("healthz").and(warp::get()).map(|| reply::json(StatusCode::OK, &json!({"alive": true})));
+    let ready = warp::path!("readyz").and(warp::get()).map(move || match readiness.obstacle() {
+        None => reply::json(StatusCode::OK, &json!({"ready": true})),
+        Some(obstacle) => reply::json(StatusCode::SERVICE_UNAVAILABLE, &json!({"ready": false, "message": obstacle})),
+    });
+    alive.or(ready).unify()
+}
+
+/// `/status`, `/metrics` and `/openapi.json`.
+pub(super) fn routes(readiness: Readiness) -> impl Filter<Extract = (Response,), Error = Rejection> + Clone {
+    let metrics = readiness.metrics.clone();
+    let status = warp::path!("status").and(warp::get()).map(move || status(&readiness));
+    let metrics = warp::path!("metrics").and(warp::get()).map(move || match metrics.text() {
+        Ok(text) => typed(text, "application/openmetrics-text; version=1.0.0; charset=utf-8"),
+        Err(_) => reply::error(StatusCode::INTERNAL_SERVER_ERROR, "no-metrics", "the numbers could not be written"),
+    });
+    let openapi = warp::path!("openapi.json").and(warp::get()).map(|| typed(OPENAPI, "application/json"));
+    status.or(metrics).unify().or(openapi).unify()
+}
+
+fn status(readiness: &Readiness) -> Response {
+    let metrics = &readiness.metrics;
+    reply::json(
+        StatusCode::OK,
+        &json!({
+            "version": env!("CARGO_PKG_VERSION"),
+            "ready": readiness.obstacle().is_none(),
+            "broker": {"kind": readiness.broker, "consuming": *readiness.is_consuming.borrow()},
+            "subscriptions": metrics.subscriptions.get(),
+            "clients": Status::now(metrics),
+        }),
+    )
+}
+
+fn typed(body: impl Reply, content_type: &'static str) -> Response {
+    let mut response = body.into_response();
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
+    response
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::Value;
+
+    use super::*;
+
+    #[test]
+    fn the_openapi_document_names_the_routes_there_are() {
+        let document: Value = serde_json::from_str(OPENAPI).unwrap();
+        let paths: Vec<_> = document["paths"].as_object().unwrap().keys().map(String::as_str).collect();
+        assert_eq!(paths, ["/healthz", "/metrics", "/openapi.json", "/readyz", "/status", "/trigger/"]);
+        assert_eq!(document["info"]["version"], env!("CARGO_PKG_VERSION"));
+    }
+}

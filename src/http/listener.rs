@@ -1,0 +1,164 @@
+//! Accepting connections, and HTTP/1.1 on them.
+
+use std::{io, os::unix::fs::FileTypeExt, path::PathBuf, time::Duration};
+
+use hyper::{body::Incoming, server::conn::http1, service::Service as _};
+use hyper_util::{
+    rt::{TokioIo, TokioTimer},
+    service::TowerToHyperService,
+};
+use tokio::{
+    net::{TcpListener, TcpSocket, UnixListener, UnixStream},
+    time::sleep,
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tracing::{debug, warn};
+use warp::{filters::BoxedFilter, reply::Response};
+
+use super::Origination;
+use crate::{config::Listen, transport::socket::Socket};
+
+/// How long a connection may take to send the head of a request.
+const HEAD_DEADLINE: Duration = Duration::from_secs(5);
+/// The largest head of a request: cookies can be large.
+const HEAD_LIMIT_BYTES: usize = 64 * 1024;
+/// Connections that may wait to be accepted.
+const BACKLOG: u32 = 4096;
+/// How long to wait when there are no descriptors left.
+const EXHAUSTED: Duration = Duration::from_millis(100);
+
+/// An address that cannot be listened on.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot listen on {listen}")]
+pub struct BindError {
+    listen: Listen,
+    #[source]
+    source: io::Error,
+}
+
+/// An address that is listened on. A unix socket's file goes when it is dropped.
+#[derive(Debug)]
+pub struct Listener(Kind);
+
+#[derive(Debug)]
+enum Kind {
+    Tcp(TcpListener),
+    Unix(UnixListener, SocketFile),
+}
+
+#[derive(Debug)]
+struct SocketFile(PathBuf);
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        // Gone already is as good.
+        let _ = std::fs::remove_file(&self.0);
+    }
+}
+
+impl Listener {
+    /// Listens on `listen`. A unix socket that nobody listens on any more is replaced; its mode follows the umask.
+    ///
+    /// # Errors
+    /// When the address is in use or may not be used.
+    pub async fn bind(listen: &Listen) -> Result<Self, BindError> {
+        let kind = match listen {
+            Listen::Tcp(address) => {
+                let listener = || {
+                    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+                    socket.set_reuseaddr(true)?;
+                    socket.bind(*address)?;
+                    socket.listen(BACKLOG)
+                };
+                listener().map(Kind::Tcp)
+            }
+            Listen::Unix(path) => {
+                let is_socket = std::fs::symlink_metadata(path).is_ok_and(|file| file.file_type().is_socket());
+                if is_socket && UnixStream::connect(path).await.is_err() {
+                    let _ = std::fs::remove_file(path); // if that fails, binding says why
+                }
+                UnixListener::bind(path).map(|listener| Kind::Unix(listener, SocketFile(path.clone())))
+            }
+        };
+        kind.map(Self).map_err(|source| BindError { listen: listen.clone(), source })
+    }
+
+    /// Where it really listens, which port 0 does not tell.
+    pub fn address(&self) -> io::Result<Listen> {
+        match &self.0 {
+            Kind::Tcp(listener) => listener.local_addr().map(Listen::Tcp),
+            Kind::Unix(_, file) => Ok(Listen::Unix(file.0.clone())),
+        }
+    }
+
+    async fn accept(&self) -> io::Result<Socket> {
+        match &self.0 {
+            Kind::Tcp(listener) => listener.accept().await.map(|(stream, _)| Socket::Tcp(stream)),
+            Kind::Unix(listener, _) => listener.accept().await.map(|(stream, _)| Socket::Unix(stream)),
+        }
+    }
+
+    /// Serves `routes` until `stop`; requests under way are then finished by `tasks`.
+    ///
+    /// A peer that acknowledges nothing for `peer_timeout` is given up.
+    pub async fn serve(
+        self,
+        routes: BoxedFilter<(Response,)>,
+        peer_timeout: Duration,
+        tasks: TaskTracker,
+        stop: CancellationToken,
+    ) {
+        loop {
+            let accepted = tokio::select! {
+                biased;
+                () = stop.cancelled() => return,
+                accepted = self.accept() => accepted,
+            };
+            match accepted {
+                Ok(socket) => {
+                    socket.tune(peer_timeout);
+                    tasks.spawn(serve_one(socket, routes.clone(), stop.clone()));
+                }
+                Err(error) if is_about_one_peer(&error) => {
+                    debug!(%error, "a connection was gone before it was accepted")
+                }
+                Err(error) => {
+                    warn!(%error, "cannot accept connections at present");
+                    sleep(EXHAUSTED).await;
+                }
+            }
+        }
+    }
+}
+
+fn is_about_one_peer(error: &io::Error) -> bool {
+    use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset};
+    matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset)
+}
+
+async fn serve_one(socket: Socket, routes: BoxedFilter<(Response,)>, stop: CancellationToken) {
+    let peer = socket.peer();
+    let routes = TowerToHyperService::new(warp::service(routes));
+    let service = hyper::service::service_fn(move |mut request: http::Request<Incoming>| {
+        let version = request.version();
+        request.extensions_mut().insert(Origination { peer, version });
+        routes.call(request)
+    });
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_DEADLINE)
+        .max_header_size(HEAD_LIMIT_BYTES)
+        .serve_connection(TokioIo::new(socket), service)
+        .with_upgrades();
+    let mut connection = Box::pin(connection);
+    let outcome = tokio::select! {
+        outcome = connection.as_mut() => outcome,
+        () = stop.cancelled() => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(error) = outcome {
+        debug!(%error, "connection ended");
+    }
+}

@@ -1,0 +1,86 @@
+//! From what went wrong to what is answered.
+
+use std::convert::Infallible;
+
+use http::{HeaderMap, HeaderValue, StatusCode, header};
+use serde::Serialize;
+use serde_json::json;
+use warp::{Filter, Rejection, Reply, reply::Response};
+
+use crate::config::Secret;
+
+/// `{"code":"success"}`.
+pub(super) fn success() -> Response {
+    json(StatusCode::OK, &json!({"code": "success"}))
+}
+
+/// `{"code":"error","message":…,"detail":…}`: `message` is one word for programs, `detail` is for people.
+pub(super) fn error(status: StatusCode, message: &str, detail: &str) -> Response {
+    json(status, &json!({"code": "error", "message": message, "detail": detail}))
+}
+
+/// `body` as JSON.
+pub(super) fn json(status: StatusCode, body: &impl Serialize) -> Response {
+    warp::reply::with_status(warp::reply::json(body), status).into_response()
+}
+
+/// A request that is refused before it reaches its route.
+#[derive(Debug, Clone, Copy)]
+enum Refused {
+    Token,
+    ForeignPage,
+}
+
+impl warp::reject::Reject for Refused {}
+
+/// Lets pass who shows the token, where there is one; and no page of another host, which a browser on the same machine
+/// could otherwise be made to post from.
+pub(super) fn guard(token: Option<Secret>) -> impl Filter<Extract = (), Error = Rejection> + Clone {
+    warp::header::headers_cloned()
+        .and_then(move |headers: HeaderMap| {
+            let outcome = check(&headers, token.as_ref()).map_err(warp::reject::custom);
+            std::future::ready(outcome)
+        })
+        .untuple_one()
+}
+
+fn check(headers: &HeaderMap, token: Option<&Secret>) -> Result<(), Refused> {
+    let Some(token) = token else {
+        let host = headers.get(header::HOST).map(HeaderValue::as_bytes);
+        let page = headers.get(header::ORIGIN).map(HeaderValue::as_bytes);
+        let is_own = |page: &[u8]| page.strip_prefix(b"http://").is_some_and(|page| Some(page) == host);
+        return if page.is_none_or(is_own) { Ok(()) } else { Err(Refused::ForeignPage) };
+    };
+    let shown = headers.get(header::AUTHORIZATION).map(HeaderValue::as_bytes).and_then(bearer);
+    if token.matches(shown.unwrap_or_default()) { Ok(()) } else { Err(Refused::Token) }
+}
+
+/// The token of `Bearer TOKEN` (RFC 6750 section 2.1).
+fn bearer(value: &[u8]) -> Option<&[u8]> {
+    let (scheme, token) = value.split_at_checked(7)?;
+    scheme.eq_ignore_ascii_case(b"bearer ").then(|| token.trim_ascii())
+}
+
+/// What is answered where no route did.
+pub(super) async fn rejected(rejection: Rejection) -> Result<Response, Infallible> {
+    let mut response = if let Some(refused) = rejection.find::<Refused>() {
+        match refused {
+            Refused::Token => {
+                error(StatusCode::UNAUTHORIZED, "not-authorized", "show INTERNAL_TOKEN as a bearer token")
+            }
+            Refused::ForeignPage => {
+                error(StatusCode::FORBIDDEN, "foreign-page", "a page of another host may not call this")
+            }
+        }
+    } else if rejection.is_not_found() {
+        error(StatusCode::NOT_FOUND, "not-found", "there is nothing at this path")
+    } else if rejection.find::<warp::reject::MethodNotAllowed>().is_some() {
+        error(StatusCode::METHOD_NOT_ALLOWED, "method-not-allowed", "this path knows another method")
+    } else {
+        error(StatusCode::BAD_REQUEST, "bad-request", "the request could not be read")
+    };
+    if response.status() == StatusCode::UNAUTHORIZED {
+        response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+    }
+    Ok(response)
+}

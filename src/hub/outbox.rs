@@ -1,0 +1,316 @@
+//! The frames that wait for one client.
+//!
+//! Whoever has something to say pushes it and flushes; the client's own task is only woken when its socket takes no
+//! more, or when the connection is to end.
+
+use std::{
+    borrow::Cow,
+    collections::VecDeque,
+    fmt,
+    io::{self, IoSlice},
+    sync::Arc,
+    time::Duration,
+};
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+use tokio::{sync::Notify, time::Instant};
+
+use crate::{
+    metrics::Metrics,
+    protocol::{CloseCode, RequestId, server},
+};
+
+mod encode;
+
+pub use encode::Encoder;
+
+/// An empty queue keeps no more places than this.
+const KEPT_PLACES: usize = 4;
+
+/// What all receivers of one accepted trigger share.
+#[derive(Debug)]
+pub struct Publication {
+    /// The frame up to the receiver's `requestId`.
+    pub shared: Bytes,
+}
+
+/// One thing to tell a client.
+#[derive(Debug, Clone)]
+pub enum Frame {
+    /// A whole text message that never changes.
+    Fixed(&'static str),
+    /// A whole text message.
+    Text(Bytes),
+    /// A publication, under the label the client gave the subscription it came by.
+    Publication(Arc<Publication>, RequestId),
+    /// A ping of the transport's own, where it has one.
+    Ping,
+    /// The answer to the peer's ping, with what that held.
+    Pong(Bytes),
+    /// The end; nothing follows.
+    Close(CloseCode, Cow<'static, str>),
+}
+
+impl Frame {
+    /// Bytes of payload, whatever the wire puts around it.
+    pub fn payload_len(&self) -> usize {
+        match self {
+            Self::Fixed(text) => text.len(),
+            Self::Text(text) => text.len(),
+            Self::Publication(publication, id) => publication.shared.len() + server::publication_tail_len(id),
+            Self::Ping => 0,
+            Self::Pong(payload) => payload.len(),
+            Self::Close(CloseCode::NoStatus, _) => 0,
+            Self::Close(_, reason) => size_of::<u16>() + reason.len(),
+        }
+    }
+
+    fn is_publication(&self) -> bool {
+        matches!(self, Self::Publication(..))
+    }
+}
+
+/// The way from an outbox to its client.
+pub trait Wire: Send + Sync {
+    /// How many bytes [`encode`](Self::encode) gives for `frame`.
+    fn encoded_len(&self, frame: &Frame) -> usize;
+
+    /// Writes `frame` in the transport's form. The same frame must always give the same bytes.
+    fn encode<'a>(&self, frame: &'a Frame, out: &mut Encoder<'a, '_>);
+
+    /// Writes what it can without waiting.
+    ///
+    /// # Errors
+    /// `WouldBlock` when the client takes nothing at present; anything else means that it is gone.
+    fn try_write(&self, slices: &[IoSlice<'_>]) -> io::Result<usize>;
+}
+
+/// The outbox did not take the frame: it has closed, or has closed itself because of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the client's outbox takes no more")]
+pub struct Full;
+
+/// Frames waiting for one client, bounded by bytes.
+pub struct Outbox {
+    wire: Box<dyn Wire>,
+    queue: Mutex<Queue>,
+    /// Wakes the connection's task when the wire is blocked or the outbox is closing.
+    wake: Notify,
+    limit_bytes: usize,
+    metrics: Arc<Metrics>,
+}
+
+#[derive(Debug, Default)]
+struct Queue {
+    frames: VecDeque<Frame>,
+    bytes: usize,
+    /// Bytes of the first frame that have been written.
+    written: usize,
+    /// Somebody has promised to flush.
+    is_promised: bool,
+    /// Since when the wire has taken nothing.
+    blocked_since: Option<Instant>,
+    end: Option<End>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum End {
+    /// The close frame is the last one queued.
+    Closing(CloseCode),
+    /// The client is gone; nothing can be written.
+    Gone,
+}
+
+impl Outbox {
+    /// An empty outbox that holds up to `limit_bytes` of unsent frames.
+    pub fn new(wire: Box<dyn Wire>, limit_bytes: usize, metrics: Arc<Metrics>) -> Self {
+        Self { wire, queue: Mutex::default(), wake: Notify::new(), limit_bytes, metrics }
+    }
+
+    /// Queues `frame` for the client, without waiting and without writing: [`flush`](Self::flush) does that.
+    ///
+    /// # Errors
+    /// [`Full`] if the outbox is closed, or if the unsent frames would pass the limit; it has then closed itself as slow.
+    pub fn push(&self, frame: Frame) -> Result<(), Full> {
+        self.admit(&mut self.queue.lock(), frame)
+    }
+
+    /// Queues a publication. Whether the caller is the one who has to flush.
+    ///
+    /// # Errors
+    /// As [`push`](Self::push).
+    pub fn publish(&self, publication: &Arc<Publication>, request_id: &RequestId) -> Result<bool, Full> {
+        let mut queue = self.queue.lock();
+        self.admit(&mut queue, Frame::Publication(publication.clone(), request_id.clone()))?;
+        let is_first = !queue.is_promised && queue.blocked_since.is_none();
+        queue.is_promised |= is_first;
+        Ok(is_first)
+    }
+
+    /// Writes what the wire takes now. What it does not take stays, and the connection's task is woken to go on with it.
+    pub fn flush(&self) {
+        let mut queue = self.queue.lock();
+        queue.is_promised = false;
+        if queue.blocked_since.is_none() {
+            self.write(&mut queue);
+        }
+    }
+
+    /// As [`flush`](Self::flush), for the connection's task when the wire can be written to again.
+    pub fn resume(&self) {
+        self.write(&mut self.queue.lock());
+    }
+
+    /// Ends the connection after what is queued: `code` and `reason` are told last. The first reason given stands.
+    pub fn close(&self, code: CloseCode, reason: impl Into<Cow<'static, str>>) {
+        let mut queue = self.queue.lock();
+        self.end(&mut queue, code, reason.into());
+        if queue.blocked_since.is_none() {
+            self.write(&mut queue);
+        }
+    }
+
+    /// Forgets what is queued: there is nobody to send it to.
+    pub fn abandon(&self) {
+        self.drop_all(&mut self.queue.lock());
+    }
+
+    /// Whether the connection is ending: nothing more is taken.
+    pub fn is_closing(&self) -> bool {
+        self.queue.lock().end.is_some()
+    }
+
+    /// The code the connection is closed with, once that is decided.
+    pub fn close_code(&self) -> Option<CloseCode> {
+        match self.queue.lock().end {
+            Some(End::Closing(code)) => Some(code),
+            _ => None,
+        }
+    }
+
+    /// Whether nothing is waiting, be it that all is written or that the client is gone.
+    pub fn is_empty(&self) -> bool {
+        self.queue.lock().frames.is_empty()
+    }
+
+    /// For how long the wire has taken nothing although something is waiting.
+    pub fn blocked_for(&self) -> Option<Duration> {
+        self.queue.lock().blocked_since.map(|since| since.elapsed())
+    }
+
+    /// Waits until the connection's task is needed: the wire is blocked, or the outbox is closing.
+    pub async fn needs_task(&self) {
+        self.wake.notified().await;
+    }
+
+    fn admit(&self, queue: &mut Queue, frame: Frame) -> Result<(), Full> {
+        if queue.end.is_some() {
+            return Err(Full);
+        }
+        let weight = self.wire.encoded_len(&frame);
+        if queue.bytes + weight > self.limit_bytes && queue.blocked_since.is_none() {
+            self.write(queue); // frames that merely wait for the end of a batch are no sign of a slow client
+        }
+        // One frame larger than the limit is no sign of one either.
+        if queue.bytes + weight > self.limit_bytes && !queue.frames.is_empty() {
+            self.drop_unwritten(queue);
+            self.end(queue, CloseCode::TooSlow, Cow::Borrowed("too slow"));
+            return Err(Full);
+        }
+        if queue.end.is_some() {
+            return Err(Full);
+        }
+        queue.bytes += weight;
+        queue.frames.push_back(frame);
+        Ok(())
+    }
+
+    fn end(&self, queue: &mut Queue, code: CloseCode, reason: Cow<'static, str>) {
+        if queue.end.is_none() {
+            let frame = Frame::Close(code, reason);
+            queue.bytes += self.wire.encoded_len(&frame);
+            queue.frames.push_back(frame);
+            queue.end = Some(End::Closing(code));
+            self.wake.notify_one();
+        }
+    }
+
+    fn write(&self, queue: &mut Queue) {
+        while !queue.frames.is_empty() {
+            let outcome = encode::write(&*self.wire, &queue.frames, queue.written);
+            match outcome {
+                Ok(0) => return self.drop_all(queue),
+                Ok(count) => {
+                    queue.blocked_since = None;
+                    self.advance(queue, count);
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    queue.blocked_since.get_or_insert_with(Instant::now);
+                    self.wake.notify_one();
+                    return;
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(_) => return self.drop_all(queue),
+            }
+        }
+        queue.blocked_since = None;
+    }
+
+    /// Forgets `count` bytes at the front: they are written.
+    fn advance(&self, queue: &mut Queue, count: usize) {
+        let mut count = count + queue.written;
+        let mut sent = 0;
+        while let Some(frame) = queue.frames.front() {
+            let length = self.wire.encoded_len(frame);
+            if count < length {
+                break;
+            }
+            count -= length;
+            sent += u64::from(frame.is_publication());
+            queue.bytes = queue.bytes.saturating_sub(length);
+            queue.frames.pop_front();
+        }
+        queue.written = count;
+        self.metrics.publications_sent.inc_by(sent);
+        queue.give_memory_back();
+    }
+
+    /// Drops all but a frame that has been written in part.
+    fn drop_unwritten(&self, queue: &mut Queue) {
+        let kept = usize::from(queue.written > 0);
+        let dropped = queue.frames.drain(kept..).filter(Frame::is_publication).count();
+        self.metrics.publications_failed.inc_by(dropped as u64);
+        queue.bytes = queue.frames.iter().map(|frame| self.wire.encoded_len(frame)).sum();
+        queue.give_memory_back();
+    }
+
+    fn drop_all(&self, queue: &mut Queue) {
+        queue.written = 0;
+        self.drop_unwritten(queue);
+        queue.blocked_since = None;
+        queue.end = Some(End::Gone);
+        self.wake.notify_one();
+    }
+}
+
+impl Queue {
+    fn give_memory_back(&mut self) {
+        if self.frames.is_empty() && self.frames.capacity() > KEPT_PLACES {
+            self.frames = VecDeque::new();
+        }
+    }
+}
+
+impl Drop for Outbox {
+    fn drop(&mut self) {
+        let lost = self.queue.get_mut().frames.iter().filter(|frame| frame.is_publication()).count();
+        self.metrics.publications_failed.inc_by(lost as u64);
+    }
+}
+
+impl fmt::Debug for Outbox {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Outbox").field("limit_bytes", &self.limit_bytes).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,17 @@
+//! high-templar: realtime WebSockets beside an existing stateless HTTP API.
+//!
+//! The program is in [`cli`]; [`server::Server`] is the same thing as a library, for tests and for embedding.
+
+pub mod backend;
+pub mod broker;
+pub mod cli;
+pub mod config;
+pub mod connection;
+pub mod dispatch;
+pub mod http;
+pub mod hub;
+pub mod metrics;
+pub mod protocol;
+pub mod room;
+pub mod server;
+pub mod transport;

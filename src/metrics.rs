@@ -1,0 +1,183 @@
+//! Counters and gauges, with their text form for Prometheus.
+//!
+//! Any part of the program may count here; only the internal listener reads.
+
+use std::time::SystemTime;
+
+use jiff::Timestamp;
+use prometheus_client::{
+    encoding::{EncodeLabelSet, EncodeLabelValue, text::encode},
+    metrics::{counter::Counter, family::Family, gauge::Gauge},
+    registry::{Registry, Unit},
+};
+
+/// What happened to a request to the backend.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue)]
+pub enum Outcome {
+    /// Answered as hoped.
+    Ok,
+    /// Answered with another status than hoped.
+    Refused,
+    /// No answer in time.
+    TimedOut,
+    /// No connection, or one that broke.
+    Unreachable,
+    /// An answer that could not be read.
+    Malformed,
+    /// Not sent: too many were waiting.
+    Dropped,
+}
+
+/// Label of counters that are split by [`Outcome`].
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct ByOutcome {
+    outcome: Outcome,
+}
+
+/// Label of counters that are split by a word from a fixed list.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct ByReason {
+    reason: &'static str,
+}
+
+/// A counter that is split by a word from a fixed list.
+#[derive(Debug, Clone, Default)]
+pub struct ByWord(Family<ByReason, Counter>);
+
+impl ByWord {
+    /// Adds one under `reason`.
+    pub fn inc(&self, reason: &'static str) {
+        self.0.get_or_create(&ByReason { reason }).inc();
+    }
+}
+
+/// A counter that is split by [`Outcome`].
+#[derive(Debug, Clone, Default)]
+pub struct ByResult(Family<ByOutcome, Counter>);
+
+impl ByResult {
+    /// Adds one under `outcome`.
+    pub fn inc(&self, outcome: Outcome) {
+        self.0.get_or_create(&ByOutcome { outcome }).inc();
+    }
+}
+
+macro_rules! metrics {
+    ($($(#[doc = $help:literal])+ $name:ident: $kind:ty $(as $as:tt)?,)+) => {
+        /// Every number the process keeps about itself.
+        #[derive(Debug)]
+        pub struct Metrics {
+            registry: Registry,
+            started: SystemTime,
+            $($(#[doc = $help])+ pub $name: $kind,)+
+        }
+
+        impl Default for Metrics {
+            fn default() -> Self {
+                let mut registry = Registry::with_prefix("high_templar");
+                $(
+                    let $name = <$kind>::default();
+                    let help = concat!($($help),+).trim().trim_end_matches('.');
+                    registry.register(stringify!($name), help, metrics!(@inner $name $($as)?));
+                )+
+                let metrics = Self { registry, started: SystemTime::now(), $($name,)+ };
+                metrics.register_start()
+            }
+        }
+    };
+    (@inner $name:ident) => { $name.clone() };
+    (@inner $name:ident family) => { $name.0.clone() };
+}
+
+metrics! {
+    /// Authorised connections now.
+    connections: Gauge,
+    /// Connections that were authorised.
+    connections_opened: Counter,
+    /// Connections that the server ended, by reason.
+    connections_closed: ByWord as family,
+    /// Handshakes that were not authorised, by reason.
+    connections_refused: ByWord as family,
+    /// Data frames received from clients.
+    client_messages: Counter,
+    /// Rooms with at least one subscription.
+    rooms: Gauge,
+    /// Subscriptions now.
+    subscriptions: Gauge,
+    /// Triggers taken from the broker, malformed ones included.
+    triggers: Counter,
+    /// Triggers taken from the broker and dropped, by reason.
+    triggers_dropped: ByWord as family,
+    /// Triggers posted over HTTP, by what was answered.
+    trigger_requests: ByWord as family,
+    /// Publications put into a client's outbox.
+    publications_queued: Counter,
+    /// Publications written to clients.
+    publications_sent: Counter,
+    /// Publications that could not be written: the client was too slow or gone.
+    publications_failed: Counter,
+    /// Requests to the backend for a client's bootstrap, by outcome.
+    bootstraps: ByResult as family,
+    /// Hooks posted to the backend, by outcome.
+    hooks: ByResult as family,
+    /// Whether triggers are being consumed from the broker.
+    broker_consuming: Gauge,
+    /// Times the consuming connection to the broker was lost or could not be made.
+    broker_failures: Counter,
+}
+
+impl Metrics {
+    /// The numbers as Prometheus reads them (OpenMetrics text, version 1.0.0).
+    ///
+    /// # Errors
+    /// Only if formatting itself fails.
+    pub fn text(&self) -> Result<String, std::fmt::Error> {
+        let mut text = String::new();
+        encode(&mut text, &self.registry)?;
+        Ok(text)
+    }
+
+    /// Publications accepted and neither written nor given up.
+    pub fn publications_waiting(&self) -> u64 {
+        let done = self.publications_sent.get() + self.publications_failed.get();
+        self.publications_queued.get().saturating_sub(done)
+    }
+
+    /// When the process started: local time, ISO 8601 with microseconds and without offset.
+    pub fn online_since(&self) -> String {
+        let started = Timestamp::try_from(self.started).unwrap_or(Timestamp::UNIX_EPOCH);
+        let local = started.to_zoned(jiff::tz::TimeZone::system());
+        local.strftime("%Y-%m-%dT%H:%M:%S%.6f").to_string()
+    }
+
+    fn register_start(mut self) -> Self {
+        let start: Gauge = Gauge::default();
+        let since = self.started.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        start.set(i64::try_from(since.as_secs()).unwrap_or(i64::MAX));
+        self.registry.register_with_unit("start_time", "When the process started", Unit::Seconds, start);
+        self
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_text_names_every_number_with_its_help() {
+        let metrics = Metrics::default();
+        metrics.triggers.inc();
+        metrics.triggers_dropped.inc("no-data");
+        let text = metrics.text().unwrap();
+        assert!(text.contains("# HELP high_templar_connections Authorised connections now.\n"), "{text}");
+        assert!(text.contains("high_templar_triggers_total 1\n"), "{text}");
+        assert!(text.contains("high_templar_triggers_dropped_total{reason=\"no-data\"} 1\n"), "{text}");
+    }
+
+    #[test]
+    fn the_start_is_told_as_python_would() {
+        let since = Metrics::default().online_since();
+        let shape: String = since.chars().map(|c| if c.is_ascii_digit() { '0' } else { c }).collect();
+        assert_eq!(shape, "0000-00-00T00:00:00.000000");
+    }
+}

@@ -1,0 +1,51 @@
+//! Why a connection is closed.
+
+/// A WebSocket close code (RFC 6455 section 7.4) with the meaning it has here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum CloseCode {
+    /// 1000: refused or idle, as 3.1 tells it.
+    Normal,
+    /// 1001: the server is going away; come back.
+    GoingAway,
+    /// 1002: the client broke the WebSocket protocol.
+    ProtocolError,
+    /// 1007: a text message was not UTF-8.
+    InvalidText,
+    /// 1009: a message larger than `MESSAGE_LIMIT`.
+    TooBig,
+    /// 3008: more than `OUTBOX_LIMIT` was waiting for the client, or it took nothing for too long.
+    TooSlow,
+    /// The client's own code, sent back to it.
+    Echo(u16),
+    /// 1005: the client gave no code, and is sent none back; never on the wire (RFC 6455 section 7.4.1).
+    NoStatus,
+}
+
+impl CloseCode {
+    /// The number on the wire.
+    pub fn number(self) -> u16 {
+        match self {
+            Self::Normal => 1000,
+            Self::GoingAway => 1001,
+            Self::ProtocolError => 1002,
+            Self::InvalidText => 1007,
+            Self::TooBig => 1009,
+            Self::TooSlow => 3008,
+            Self::Echo(code) => code,
+            Self::NoStatus => 1005,
+        }
+    }
+
+    /// The word a closed connection is counted under.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Normal => "normal",
+            Self::GoingAway => "going-away",
+            Self::ProtocolError => "protocol-error",
+            Self::InvalidText => "invalid-text",
+            Self::TooBig => "too-big",
+            Self::TooSlow => "too-slow",
+            Self::Echo(_) | Self::NoStatus => "client",
+        }
+    }
+}

@@ -1,0 +1,14 @@
+//! The shapes on the wire: what clients send and get, what a trigger looks like, why connections are closed.
+//!
+//! No I/O, no state. What a client may be told is listed here and nowhere else.
+
+pub mod client;
+mod close;
+mod fields;
+mod request_id;
+pub mod server;
+pub mod trigger;
+
+pub use close::CloseCode;
+pub(crate) use fields::fields;
+pub use request_id::RequestId;

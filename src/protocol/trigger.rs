@@ -1,0 +1,121 @@
+//! What a publisher sends: `{"rooms":[{…}, …],"data":…}`.
+
+use serde_json::value::RawValue;
+
+use super::fields;
+use crate::room::{self, Numbers, RoomKey};
+
+/// A request to publish `data` to `rooms`.
+#[derive(Debug)]
+pub struct Trigger<'a> {
+    /// The rooms in the order given, duplicates included; an empty list is allowed and reaches nobody.
+    pub rooms: Vec<RoomKey>,
+    /// Any JSON, as the publisher wrote it.
+    pub data: &'a RawValue,
+}
+
+/// Why a body is no trigger.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The body is not UTF-8, not JSON, or not an object.
+    #[error("a trigger must be a JSON object in UTF-8")]
+    Malformed,
+    /// There is no `rooms`.
+    #[error("a trigger needs rooms")]
+    NoRooms,
+    /// There is no `data`.
+    #[error("a trigger needs data")]
+    NoData,
+    /// `rooms` is not a list of rooms.
+    #[error("rooms must be a list of objects")]
+    BadRooms(#[source] room::Error),
+}
+
+impl Error {
+    /// The word a publisher is told.
+    pub fn word(&self) -> &'static str {
+        match self {
+            Self::Malformed => "malformed-json",
+            Self::NoRooms => "no-rooms",
+            Self::NoData => "no-data",
+            Self::BadRooms(_) => "malformed-rooms",
+        }
+    }
+}
+
+impl<'a> Trigger<'a> {
+    /// Reads a trigger from `body`, room numbers compared as `numbers` says.
+    ///
+    /// # Errors
+    /// When anything about the body is wrong: a trigger is taken whole or not at all.
+    pub fn parse(body: &'a [u8], numbers: Numbers) -> Result<Self, Error> {
+        let json: &RawValue = serde_json::from_slice(body).map_err(|_| Error::Malformed)?;
+        let [rooms, data] = fields(json, ["rooms", "data"]).map_err(|_| Error::Malformed)?;
+        let rooms = rooms.ok_or(Error::NoRooms)?;
+        let data = data.ok_or(Error::NoData)?;
+        let not_a_list = |_| Error::BadRooms(room::Error::NotAnObject);
+        let rooms: Vec<&RawValue> = serde_json::from_str(rooms.get()).map_err(not_a_list)?;
+        let rooms = rooms.into_iter().map(|room| RoomKey::new(room, numbers)).collect::<Result<_, _>>();
+        Ok(Self { rooms: rooms.map_err(Error::BadRooms)?, data })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn word(body: &[u8]) -> &'static str {
+        match Trigger::parse(body, Numbers::ByValue) {
+            Ok(_) => "success",
+            Err(error) => error.word(),
+        }
+    }
+
+    #[test]
+    fn every_wrong_body_has_its_word() {
+        for (body, expected) in [
+            (&br#"{"rooms":[{"a":1}],"data":null}"#[..], "success"),
+            (br#"{"rooms":[],"data":1,"other":[]}"#, "success"),
+            (br#"{"rooms":[{"a":1}],"data":1E400}"#, "success"),
+            (br#"{"rooms":[{"a":1}],"data":"\ud800"}"#, "success"),
+            (b"", "malformed-json"),
+            (b"[]", "malformed-json"),
+            (b"{", "malformed-json"),
+            (b"\xff", "malformed-json"),
+            (b"{\"rooms\":[],\"data\":\"\xff\"}", "malformed-json"),
+            (br#"{"rooms":[],"data":NaN}"#, "malformed-json"),
+            (br#"{"rooms":[],"data":Infinity}"#, "malformed-json"),
+            (br#"{"data":1}"#, "no-rooms"),
+            (br#"{"rooms":[]}"#, "no-data"),
+            (br#"{"rooms":{},"data":1}"#, "malformed-rooms"),
+            (br#"{"rooms":null,"data":1}"#, "malformed-rooms"),
+            (br#"{"rooms":[[["a",1]]],"data":1}"#, "malformed-rooms"),
+            (br#"{"rooms":[""],"data":1}"#, "malformed-rooms"),
+        ] {
+            assert_eq!(word(body), expected, "{}", String::from_utf8_lossy(body));
+        }
+    }
+
+    #[test]
+    fn deep_data_needs_no_stack() {
+        let data = format!("{}{}", "[".repeat(100_000), "]".repeat(100_000));
+        let body = format!(r#"{{"rooms":[{{"a":1}}],"data":{data}}}"#);
+        let trigger = Trigger::parse(body.as_bytes(), Numbers::ByValue).unwrap();
+        assert_eq!(trigger.data.get(), data);
+    }
+
+    proptest! {
+        #[test]
+        fn no_body_makes_the_parser_panic(body in prop::collection::vec(any::<u8>(), 0..64)) {
+            let _ = Trigger::parse(&body, Numbers::ByValue);
+        }
+
+        #[test]
+        fn data_is_passed_on_as_written(number in "-?(0|[1-9][0-9]{0,30})(\\.[0-9]{1,9})?([eE][+-]?[0-9]{1,3})?") {
+            let body = format!("{{\"rooms\" :[ ], \"data\" : {number}\n}}");
+            prop_assert_eq!(Trigger::parse(body.as_bytes(), Numbers::ByValue).unwrap().data.get(), number);
+        }
+    }
+}

@@ -1,0 +1,169 @@
+//! Which rooms a client may join.
+
+use std::{
+    collections::{HashMap, HashSet},
+    sync::{Arc, Weak},
+};
+
+use foldhash::fast::RandomState;
+use parking_lot::Mutex;
+
+use super::{Mask, RoomKey};
+
+/// The rooms a backend allows a client, ready to be asked.
+///
+/// Asking costs a hash look-up for each combination of wildcards in use among rooms with the same keys, however many
+/// rooms are allowed.
+#[derive(Debug, Default)]
+pub struct Allowed {
+    shapes: HashMap<Box<str>, Shape, RandomState>,
+}
+
+#[derive(Debug, Default)]
+struct Shape {
+    masks: Vec<Mask>,
+    rooms: HashSet<Box<str>, RandomState>,
+}
+
+impl Allowed {
+    /// Whether some allowed room covers `wanted`: the same keys, each value equal or `"*"` on the allowed side.
+    ///
+    /// `wanted` must be a key with [`Numbers::ByValue`](super::Numbers::ByValue).
+    pub fn covers(&self, wanted: &RoomKey) -> bool {
+        let mut text = String::new();
+        wanted.write_shape(&mut text);
+        let Some(shape) = self.shapes.get(text.as_str()) else { return false };
+        shape.masks.iter().any(|mask| {
+            wanted.write_masked(mask, &mut text);
+            shape.rooms.contains(text.as_str())
+        })
+    }
+}
+
+impl<'a> FromIterator<&'a RoomKey> for Allowed {
+    fn from_iter<I: IntoIterator<Item = &'a RoomKey>>(rooms: I) -> Self {
+        let mut allowed = Self::default();
+        let mut text = String::new();
+        for room in rooms {
+            room.write_shape(&mut text);
+            let shape = match allowed.shapes.get_mut(text.as_str()) {
+                Some(shape) => shape,
+                None => allowed.shapes.entry(text.as_str().into()).or_default(),
+            };
+            let mask = room.wildcards();
+            if !shape.masks.contains(&mask) {
+                shape.masks.push(mask);
+            }
+            shape.rooms.insert(room.as_str().into());
+        }
+        allowed
+    }
+}
+
+/// Hands out one shared [`Allowed`] to all who were allowed the same rooms at the same time.
+#[derive(Debug, Default)]
+pub struct Interner {
+    known: Mutex<Known>,
+}
+
+#[derive(Debug, Default)]
+struct Known {
+    sets: HashMap<Box<str>, Weak<Allowed>, RandomState>,
+    /// Forgotten sets are swept when the map has grown to this size.
+    sweep_at: usize,
+}
+
+impl Interner {
+    /// The set of `rooms`, in whatever order they are given.
+    pub fn intern(&self, rooms: &[RoomKey]) -> Arc<Allowed> {
+        let mut texts: Vec<&str> = rooms.iter().map(RoomKey::as_str).collect();
+        texts.sort_unstable();
+        let name = texts.join("\n"); // canonical texts hold no raw line break
+        let mut known = self.known.lock();
+        if let Some(set) = known.sets.get(name.as_str()).and_then(Weak::upgrade) {
+            return set;
+        }
+        if known.sets.len() >= known.sweep_at {
+            known.sets.retain(|_, set| set.strong_count() > 0);
+            known.sweep_at = (known.sets.len() * 2).max(1024);
+        }
+        let set = Arc::new(rooms.iter().collect::<Allowed>());
+        known.sets.insert(name.into(), Arc::downgrade(&set));
+        set
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serde_json::{Value, json, value::to_raw_value};
+
+    use super::{super::Numbers, *};
+
+    fn key(room: &Value) -> RoomKey {
+        RoomKey::new(&to_raw_value(room).unwrap(), Numbers::ByValue).unwrap()
+    }
+
+    fn allows(allowed: &[Value], wanted: Value) -> bool {
+        let keys: Vec<_> = allowed.iter().map(key).collect();
+        keys.iter().collect::<Allowed>().covers(&key(&wanted))
+    }
+
+    #[test]
+    fn a_wildcard_on_the_allowed_side_covers_any_value() {
+        let allowed = [json!({"target": "message", "customer": "*"})];
+        for customer in [json!("1"), json!(1), json!(null), json!(""), json!({"x": 1}), json!("*")] {
+            assert!(allows(&allowed, json!({"target": "message", "customer": customer})));
+        }
+        assert!(!allows(&allowed, json!({"target": "other", "customer": "1"})));
+    }
+
+    #[test]
+    fn a_wildcard_on_the_wanted_side_is_a_value_like_any_other() {
+        assert!(!allows(&[json!({"a": "1"})], json!({"a": "*"})));
+        assert!(!allows(&[json!({"a": "1", "b": "*"}), json!({"a": "*", "b": "1"})], json!({"a": "*", "b": "*"})));
+    }
+
+    #[test]
+    fn missing_and_extra_keys_never_match() {
+        let allowed = [json!({"a": "*"})];
+        assert!(!allows(&allowed, json!({})));
+        assert!(!allows(&allowed, json!({"a": 1, "b": 1})));
+        assert!(allows(&[json!({})], json!({})));
+    }
+
+    #[test]
+    fn truth_is_not_one_and_numbers_compare_by_exact_value() {
+        assert!(!allows(&[json!({"a": true})], json!({"a": 1})));
+        assert!(allows(&[json!({"a": 1})], json!({"a": 1.0})));
+        assert!(!allows(&[json!({"a": 9_007_199_254_740_993_i64})], json!({"a": 9_007_199_254_740_992_i64})));
+    }
+
+    #[test]
+    fn equal_rooms_share_one_set_while_somebody_has_it() {
+        let interner = Interner::default();
+        let (one, two) = (key(&json!({"a": 1})), key(&json!({"b": "*"})));
+        let first = interner.intern(&[one.clone(), two.clone()]);
+        assert!(Arc::ptr_eq(&first, &interner.intern(&[two, one.clone()])));
+        assert!(!Arc::ptr_eq(&first, &interner.intern(&[one])));
+    }
+
+    fn small_room() -> impl Strategy<Value = Value> {
+        let value = prop_oneof![Just(json!("*")), (0..3).prop_map(Value::from), Just(json!("x"))];
+        prop::collection::btree_map("[ab]", value, 0..3).prop_map(|map| Value::Object(map.into_iter().collect()))
+    }
+
+    proptest! {
+        #[test]
+        fn covering_agrees_with_a_naive_oracle(
+            allowed in prop::collection::vec(small_room(), 0..6), wanted in small_room()
+        ) {
+            let oracle = allowed.iter().any(|room| {
+                let (room, wanted) = (room.as_object().unwrap(), wanted.as_object().unwrap());
+                room.len() == wanted.len()
+                    && room.iter().all(|(k, v)| wanted.get(k).is_some_and(|w| v == "*" || v == w))
+            });
+            prop_assert_eq!(allows(&allowed, wanted), oracle);
+        }
+    }
+}

@@ -1,0 +1,15 @@
+//! What a room is: its canonical form, its wildcards, and which rooms a client may join.
+//!
+//! Pure: no I/O, no clock, nothing of the wire beyond JSON text.
+
+mod allowed;
+mod json;
+mod key;
+mod number;
+mod pattern;
+
+pub use allowed::{Allowed, Interner};
+pub use key::{Error, Numbers, RoomKey};
+pub use pattern::Mask;
+
+pub(crate) use json::canonical_scalar;

@@ -1,0 +1,173 @@
+//! Puts the parts together, and takes them apart again in the right order.
+
+use std::{io, sync::Arc};
+
+use tokio::{
+    task::JoinSet,
+    time::{Instant, timeout_at},
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tracing::{info, warn};
+
+use crate::{
+    backend::{self, Backend, Hooks},
+    broker::{self, Consumer, Publisher, Upkeep},
+    config::{self, Broker, Config, Listen},
+    connection::Connections,
+    dispatch::Dispatch,
+    http::{
+        self, Readiness,
+        listener::{BindError, Listener},
+    },
+    hub::Hub,
+    metrics::Metrics,
+};
+
+/// Why the server is not running.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// An address cannot be listened on.
+    #[error(transparent)]
+    Bind(#[from] BindError),
+    /// The address that is listened on cannot be told.
+    #[error("no address to listen on")]
+    Address(#[source] io::Error),
+    /// The client of the backend cannot be built.
+    #[error(transparent)]
+    Backend(#[from] backend::BuildError),
+    /// A part ended although nobody had asked it to.
+    #[error("{0} ended early")]
+    EndedEarly(&'static str),
+}
+
+/// What a clean stop has left undone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Report {
+    /// Connections cut off at the deadline.
+    pub connections: usize,
+    /// Connections whose hooks were not all posted.
+    pub hooks: usize,
+}
+
+/// A server that listens already and serves as soon as it [runs](Self::run).
+pub struct Server {
+    public: Listener,
+    internal: Listener,
+    config: Config,
+    connections: Arc<Connections>,
+    readiness: Readiness,
+    publisher: Publisher,
+    dispatch: Dispatch,
+    upkeep: Upkeep,
+    /// Ends what comes in: clients, triggers.
+    stop_intake: CancellationToken,
+    /// Ends what others still need while the clients leave.
+    stop_rest: CancellationToken,
+}
+
+impl Server {
+    /// Listens as `config` says. The broker and the backend need not be there yet.
+    ///
+    /// # Errors
+    /// When an address cannot be listened on.
+    pub async fn bind(config: Config) -> Result<Self, Error> {
+        let metrics = Arc::new(Metrics::default());
+        let public = Listener::bind(&config.listen).await?;
+        let internal = Listener::bind(&config.internal.listen).await?;
+        let (stop_intake, stop_rest) = (CancellationToken::new(), CancellationToken::new());
+        let (publisher, consumer, upkeep) = broker::open(&config.broker, &metrics, stop_rest.clone());
+        let readiness = readiness(&config.broker, &consumer, &metrics);
+        let hub = Arc::new(Hub::new(config.dispatch, metrics.clone()));
+        let backend = Arc::new(Backend::new(config.backend.clone(), metrics.clone())?);
+        let hooks = Arc::new(Hooks::new(backend.clone(), config.hooks.clone()));
+        let dispatch = Dispatch::new(consumer, hub.clone(), metrics.clone());
+        let connections = Arc::new(Connections::new(hub, backend, hooks, metrics, config.connection.clone()));
+        Ok(Self {
+            public,
+            internal,
+            config,
+            connections,
+            readiness,
+            publisher,
+            dispatch,
+            upkeep,
+            stop_intake,
+            stop_rest,
+        })
+    }
+
+    /// Where clients connect.
+    ///
+    /// # Errors
+    /// When the system does not tell.
+    pub fn public_address(&self) -> Result<Listen, Error> {
+        self.public.address().map_err(Error::Address)
+    }
+
+    /// Where triggers are posted.
+    ///
+    /// # Errors
+    /// When the system does not tell.
+    pub fn internal_address(&self) -> Result<Listen, Error> {
+        self.internal.address().map_err(Error::Address)
+    }
+
+    /// Serves until `stop`, then stops cleanly: not ready; no new clients or triggers; the delivery in hand fanned out; all
+    /// clients told and gone, or `DRAIN` over; hooks posted.
+    ///
+    /// # Errors
+    /// When a part of the server ends by itself.
+    pub async fn run(self, stop: CancellationToken) -> Result<Report, Error> {
+        let http_tasks = TaskTracker::new();
+        let peer_timeout = 2 * self.config.connection.ping_interval;
+        let public = http::public(self.connections.clone(), self.config.origins);
+        let internal = http::internal(&self.config.internal, self.publisher, self.readiness.clone());
+        let (mut intake, mut rest) = (JoinSet::new(), JoinSet::new());
+        intake.spawn(self.dispatch.run(self.stop_intake.clone()));
+        intake.spawn(self.public.serve(public, peer_timeout, http_tasks.clone(), self.stop_intake.clone()));
+        rest.spawn(self.internal.serve(internal, peer_timeout, http_tasks.clone(), self.stop_rest.clone()));
+        rest.spawn(self.upkeep);
+        let outcome = tokio::select! {
+            () = stop.cancelled() => Ok(()),
+            Some(_) = intake.join_next() => Err(Error::EndedEarly("a part that takes in clients or triggers")),
+            Some(_) = rest.join_next() => Err(Error::EndedEarly("the internal listener or the broker's upkeep")),
+        };
+        info!(connections = self.connections.count(), "stopping");
+        let deadline = Instant::now() + self.config.drain;
+        self.readiness.stop();
+        self.stop_intake.cancel();
+        while intake.join_next().await.is_some() {}
+        let connections = &self.connections;
+        connections.tasks.close();
+        let drained = async {
+            connections.close_all(self.config.drain).await;
+            connections.tasks.wait().await;
+            self.stop_rest.cancel();
+            http_tasks.close();
+            http_tasks.wait().await;
+            connections.hooks.finish().await;
+        };
+        let is_drained = timeout_at(deadline, drained).await.is_ok();
+        self.stop_rest.cancel();
+        while rest.join_next().await.is_some() {}
+        let report = Report { connections: connections.count(), hooks: connections.hooks.unfinished() };
+        if is_drained {
+            info!("stopped");
+        } else {
+            warn!(
+                connections = report.connections,
+                hooks = report.hooks,
+                "the drain deadline has passed, stopping all the same"
+            );
+        }
+        outcome.map(|()| report)
+    }
+}
+
+fn readiness(broker: &config::Broker, consumer: &Consumer, metrics: &Arc<Metrics>) -> Readiness {
+    let kind = match broker {
+        Broker::Embedded => "embedded",
+        Broker::Rabbitmq(_) => "rabbitmq",
+    };
+    Readiness::new(consumer.is_consuming(), kind, metrics.clone())
+}

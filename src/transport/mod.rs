@@ -1,0 +1,5 @@
+//! The ways to a client. Each one turns its own form of talk into a [`Connection`](crate::connection::Connection) and an
+//! outbox's frames into bytes.
+
+pub mod socket;
+pub mod websocket;

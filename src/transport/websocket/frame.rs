@@ -1,0 +1,264 @@
+//! WebSocket frames (RFC 6455 section 5): reading a client's, writing ours.
+//!
+//! Pure: bytes in, messages out.
+
+use std::borrow::Cow;
+
+use bytes::Bytes;
+
+use crate::{
+    hub::{Encoder, Frame},
+    protocol::{CloseCode, server},
+};
+
+const CONTINUATION: u8 = 0x0;
+const TEXT: u8 = 0x1;
+const BINARY: u8 = 0x2;
+const CLOSE: u8 = 0x8;
+const PING: u8 = 0x9;
+const PONG: u8 = 0xA;
+const FIN: u8 = 0x80;
+const MASKED: u8 = 0x80;
+/// The largest payload of a control frame (section 5.5).
+const CONTROL_LIMIT: usize = 125;
+
+/// What a client said.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Event<'a> {
+    /// A whole text message, or a binary one that holds text.
+    Text(&'a str),
+    /// A whole binary message that holds no text.
+    Binary,
+    /// To be answered with the same payload.
+    Ping(Bytes),
+    /// The answer to a ping of ours.
+    Pong,
+    /// The client's goodbye, with the code and reason to send back.
+    Close(CloseCode, Cow<'static, str>),
+}
+
+/// The client broke the protocol; the connection is to be closed with this code.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Violation(pub CloseCode);
+
+/// Puts a client's bytes together into messages, none larger than the limit.
+///
+/// Holds memory only while a message is incomplete.
+#[derive(Debug, Default)]
+pub struct Reader {
+    /// Received and not yet looked at, from `start` on.
+    buffer: Vec<u8>,
+    start: usize,
+    /// The message that the frames so far belong to.
+    message: Option<Message>,
+    /// A whole message has been handed out; its place is needed again.
+    is_spent: bool,
+    limit: usize,
+}
+
+#[derive(Debug)]
+struct Message {
+    is_text: bool,
+    payload: Vec<u8>,
+}
+
+#[derive(Debug)]
+struct Head {
+    is_final: bool,
+    opcode: u8,
+    key: [u8; 4],
+    len: usize,
+    payload: usize,
+}
+
+impl Reader {
+    /// A reader of messages of up to `limit` bytes, with the bytes that came right behind the handshake.
+    pub fn new(limit: usize, early: &[u8]) -> Self {
+        Self { buffer: early.to_vec(), limit, ..Self::default() }
+    }
+
+    /// Where received bytes are to be appended. Has room for at least 1 KiB and is emptied by [`next`](Self::next).
+    pub fn buffer(&mut self) -> &mut Vec<u8> {
+        if self.start > 0 {
+            self.buffer.drain(..self.start);
+            self.start = 0;
+        }
+        if self.buffer.capacity() - self.buffer.len() < 1024 {
+            self.buffer.reserve(4096);
+        }
+        &mut self.buffer
+    }
+
+    /// Bytes received and not yet looked at.
+    pub fn unread(&self) -> usize {
+        self.buffer.len() - self.start
+    }
+
+    /// The next complete message; `None` when more bytes are needed.
+    ///
+    /// # Errors
+    /// When the client breaks the protocol; what it sends after that is of no interest.
+    pub fn next(&mut self) -> Result<Option<Event<'_>>, Violation> {
+        if std::mem::take(&mut self.is_spent) {
+            self.message = None;
+        }
+        loop {
+            let Some(head) = self.head()? else {
+                self.give_memory_back();
+                return Ok(None);
+            };
+            if self.unread() < head.payload + head.len {
+                return Ok(None);
+            }
+            let from = self.start + head.payload;
+            let range = from..from + head.len;
+            self.start = range.end;
+            unmask(&mut self.buffer[range.clone()], head.key);
+            match head.opcode {
+                PING => return Ok(Some(Event::Ping(Bytes::copy_from_slice(&self.buffer[range])))),
+                PONG => return Ok(Some(Event::Pong)),
+                CLOSE => return close(&self.buffer[range]).map(Some),
+                opcode => {
+                    if let (true, None) = (head.is_final, &self.message) {
+                        return event(opcode == TEXT, &self.buffer[range]).map(Some);
+                    }
+                    let fresh = || Message { is_text: opcode == TEXT, payload: Vec::new() };
+                    self.message.get_or_insert_with(fresh).payload.extend_from_slice(&self.buffer[range]);
+                    if head.is_final {
+                        self.is_spent = true;
+                        let Some(message) = &self.message else { return Ok(None) };
+                        return event(message.is_text, &message.payload).map(Some);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Reads a frame's head, as soon as it is there as a whole.
+    fn head(&self) -> Result<Option<Head>, Violation> {
+        const PROTOCOL: Violation = Violation(CloseCode::ProtocolError);
+        let bytes = &self.buffer[self.start..];
+        let [first, second, rest @ ..] = bytes else { return Ok(None) };
+        let (is_final, opcode) = (first & FIN != 0, first & 0x0F);
+        let is_control = opcode & 0x8 != 0;
+        let is_known = matches!(opcode, CONTINUATION | TEXT | BINARY | CLOSE | PING | PONG);
+        let continues = self.message.is_some();
+        if first & 0x70 != 0
+            || second & MASKED == 0
+            || !is_known
+            || (is_control && (!is_final || usize::from(second & 0x7F) > CONTROL_LIMIT))
+            || (!is_control && continues != (opcode == CONTINUATION))
+        {
+            return Err(PROTOCOL);
+        }
+        let (len, extended) = match (second & 0x7F, rest) {
+            (126, [a, b, ..]) => (u64::from(u16::from_be_bytes([*a, *b])), 2),
+            (127, [a, b, c, d, e, f, g, h, ..]) => (u64::from_be_bytes([*a, *b, *c, *d, *e, *f, *g, *h]), 8),
+            (126 | 127, _) => return Ok(None),
+            (len, _) => (u64::from(len), 0),
+        };
+        let so_far = self.message.as_ref().map_or(0, |message| message.payload.len());
+        let len = usize::try_from(len).map_err(|_| Violation(CloseCode::TooBig))?;
+        if !is_control && len > self.limit.saturating_sub(so_far) {
+            return Err(Violation(CloseCode::TooBig)); // before a byte of it is kept
+        }
+        let Some([a, b, c, d]) = rest.get(extended..extended + 4) else { return Ok(None) };
+        Ok(Some(Head { is_final, opcode, key: [*a, *b, *c, *d], len, payload: 2 + extended + 4 }))
+    }
+
+    fn give_memory_back(&mut self) {
+        if self.unread() == 0 {
+            self.buffer = Vec::new();
+            self.start = 0;
+        }
+    }
+}
+
+fn event(is_text: bool, payload: &[u8]) -> Result<Event<'_>, Violation> {
+    match std::str::from_utf8(payload) {
+        Ok(text) => Ok(Event::Text(text)),
+        Err(_) if is_text => Err(Violation(CloseCode::InvalidText)),
+        Err(_) => Ok(Event::Binary),
+    }
+}
+
+/// Reads the payload of a close frame (sections 5.5.1 and 7.4).
+fn close(payload: &[u8]) -> Result<Event<'static>, Violation> {
+    let [a, b, reason @ ..] = payload else {
+        return match payload {
+            [] => Ok(Event::Close(CloseCode::NoStatus, Cow::Borrowed(""))),
+            _ => Err(Violation(CloseCode::ProtocolError)),
+        };
+    };
+    let code = u16::from_be_bytes([*a, *b]);
+    if !matches!(code, 1000..=1003 | 1007..=1014 | 3000..=4999) {
+        return Err(Violation(CloseCode::ProtocolError));
+    }
+    match std::str::from_utf8(reason) {
+        Ok(reason) => Ok(Event::Close(CloseCode::Echo(code), Cow::Owned(reason.to_owned()))),
+        Err(_) => Err(Violation(CloseCode::InvalidText)),
+    }
+}
+
+/// Undoes the masking (section 5.3).
+fn unmask(payload: &mut [u8], key: [u8; 4]) {
+    let (words, rest) = payload.as_chunks_mut::<4>();
+    for word in words {
+        *word = (u32::from_ne_bytes(*word) ^ u32::from_ne_bytes(key)).to_ne_bytes();
+    }
+    for (byte, key) in rest.iter_mut().zip(key) {
+        *byte ^= key;
+    }
+}
+
+/// How many bytes [`encode`] gives for `frame`.
+pub(super) fn encoded_len(frame: &Frame) -> usize {
+    let payload = frame.payload_len();
+    payload
+        + match payload {
+            0..=125 => 2,
+            126..=0xFFFF => 4,
+            _ => 10,
+        }
+}
+
+/// Writes `frame` as a server sends it: whole and unmasked.
+pub(super) fn encode<'a>(frame: &'a Frame, out: &mut Encoder<'a, '_>) {
+    let opcode = match frame {
+        Frame::Fixed(_) | Frame::Text(_) | Frame::Publication(..) => TEXT,
+        Frame::Ping => PING,
+        Frame::Pong(_) => PONG,
+        Frame::Close(..) => CLOSE,
+    };
+    let len = frame.payload_len();
+    match (u8::try_from(len), u16::try_from(len)) {
+        (Ok(len @ 0..=125), _) => out.put_copy(&[FIN | opcode, len]),
+        (_, Ok(len)) => {
+            out.put_copy(&[FIN | opcode, 126]);
+            out.put_copy(&len.to_be_bytes());
+        }
+        _ => {
+            out.put_copy(&[FIN | opcode, 127]);
+            out.put_copy(&(len as u64).to_be_bytes());
+        }
+    }
+    match frame {
+        Frame::Fixed(text) => out.put(text.as_bytes()),
+        Frame::Text(text) => out.put(text),
+        Frame::Publication(publication, request_id) => {
+            out.put(&publication.shared);
+            out.put(request_id.as_json().as_bytes());
+            out.put(server::PUBLICATION_END.as_bytes());
+        }
+        Frame::Ping => {}
+        Frame::Pong(payload) => out.put(payload),
+        Frame::Close(CloseCode::NoStatus, _) => {}
+        Frame::Close(code, reason) => {
+            out.put_copy(&code.number().to_be_bytes());
+            out.put(reason.as_bytes());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

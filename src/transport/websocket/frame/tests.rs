@@ -1,0 +1,202 @@
+use std::sync::Arc;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::{
+    hub::{Outbox, Publication, Wire},
+    metrics::Metrics,
+    protocol::RequestId,
+};
+
+/// A frame as a client sends it.
+fn masked(first: u8, payload: &[u8]) -> Vec<u8> {
+    let key = [0x12, 0x34, 0x56, 0x78];
+    let mut bytes = vec![first];
+    match payload.len() {
+        len @ 0..=125 => bytes.push(MASKED | u8::try_from(len).unwrap()),
+        len @ 126..=0xFFFF => {
+            bytes.push(MASKED | 126);
+            bytes.extend(u16::try_from(len).unwrap().to_be_bytes());
+        }
+        len => {
+            bytes.push(MASKED | 127);
+            bytes.extend((len as u64).to_be_bytes());
+        }
+    }
+    bytes.extend(key);
+    bytes.extend(payload.iter().zip(key.iter().cycle()).map(|(byte, key)| byte ^ key));
+    bytes
+}
+
+/// What a reader makes of `bytes` when they come in pieces of `step`: events as text, until it wants more or gives up.
+fn read(bytes: &[u8], step: usize, limit: usize) -> (Vec<String>, Option<CloseCode>) {
+    let mut reader = Reader::new(limit, &[]);
+    let mut events = Vec::new();
+    for piece in bytes.chunks(step.max(1)) {
+        reader.buffer().extend_from_slice(piece);
+        loop {
+            match reader.next() {
+                Ok(Some(event)) => events.push(format!("{event:?}")),
+                Ok(None) => break,
+                Err(Violation(code)) => return (events, Some(code)),
+            }
+        }
+    }
+    (events, None)
+}
+
+#[test]
+fn fragments_are_put_together_around_control_frames() {
+    let bytes = [
+        masked(TEXT, b"he"),
+        masked(FIN | PING, b"x"),
+        masked(CONTINUATION, b"ll"),
+        masked(FIN | CONTINUATION, b"o"),
+        masked(FIN | TEXT, b"two"),
+    ]
+    .concat();
+    for step in [1, 2, 3, 7, 1000] {
+        let expected = [r#"Ping(b"x")"#, r#"Text("hello")"#, r#"Text("two")"#].map(str::to_owned).to_vec();
+        assert_eq!(read(&bytes, step, 1024), (expected, None), "in steps of {step}");
+    }
+}
+
+#[test]
+fn every_violation_has_its_code() {
+    let protocol = Some(CloseCode::ProtocolError);
+    for (bytes, code) in [
+        (vec![FIN | TEXT, 1, b'x'], protocol),      // not masked
+        (masked(FIN | 0x40 | TEXT, b""), protocol), // reserved bit
+        (masked(FIN | 0x3, b""), protocol),         // reserved opcodes
+        (masked(FIN | 0xB, b""), protocol),
+        (masked(FIN | CONTINUATION, b""), protocol), // nothing to continue
+        ([masked(TEXT, b""), masked(FIN | TEXT, b"")].concat(), protocol), // not continued
+        (masked(PING, b""), protocol),               // fragmented control frame
+        (masked(FIN | PING, &[0; 126]), protocol),   // large control frame
+        (masked(FIN | CLOSE, &[3]), protocol),
+        (masked(FIN | CLOSE, &999_u16.to_be_bytes()), protocol),
+        (masked(FIN | CLOSE, &1005_u16.to_be_bytes()), protocol),
+        (masked(FIN | CLOSE, b"\x03\xe8\xff"), Some(CloseCode::InvalidText)),
+        (masked(FIN | TEXT, b"\xff"), Some(CloseCode::InvalidText)),
+        (masked(FIN | TEXT, &[b'x'; 1025]), Some(CloseCode::TooBig)),
+        ([masked(TEXT, &[b'x'; 1000]), masked(CONTINUATION, &[b'x'; 25])].concat(), Some(CloseCode::TooBig)),
+        ([&[FIN | TEXT, MASKED | 127][..], &u64::MAX.to_be_bytes()].concat(), Some(CloseCode::TooBig)),
+    ] {
+        assert_eq!(read(&bytes, 1, 1024), (vec![], code), "{bytes:?}");
+    }
+}
+
+#[test]
+fn a_close_is_read_with_its_code_and_reason() {
+    let event = |payload: &[u8]| read(&masked(FIN | CLOSE, payload), 1, 1024).0.concat();
+    assert_eq!(event(b"\x03\xe8bye"), r#"Close(Echo(1000), "bye")"#);
+    assert_eq!(event(b""), r#"Close(NoStatus, "")"#);
+    assert_eq!(event(&4999_u16.to_be_bytes()), r#"Close(Echo(4999), "")"#);
+}
+
+#[test]
+fn a_giant_length_is_refused_before_any_of_it_is_kept() {
+    let mut reader = Reader::new(1024, &[]);
+    reader.buffer().extend([FIN | BINARY, MASKED | 127, 0, 0, 0, 0, 0x40, 0, 0, 0]);
+    assert_eq!(reader.next(), Err(Violation(CloseCode::TooBig)));
+    assert!(reader.buffer.capacity() < 8192);
+}
+
+#[test]
+fn a_reader_that_waits_holds_no_memory() {
+    let mut reader = Reader::new(1 << 20, &[]);
+    reader.buffer().extend(masked(FIN | TEXT, &vec![b'x'; 100_000]));
+    assert!(matches!(reader.next(), Ok(Some(Event::Text(_)))));
+    assert_eq!(reader.next(), Ok(None));
+    assert_eq!(reader.buffer.capacity(), 0);
+    for piece in [masked(TEXT, &vec![b'x'; 100_000]), masked(FIN | CONTINUATION, b"")] {
+        reader.buffer().extend(piece);
+        let _ = reader.next();
+    }
+    assert_eq!(reader.next(), Ok(None));
+    assert!(reader.message.is_none());
+    assert_eq!(reader.buffer.capacity(), 0);
+}
+
+/// Takes everything, a few bytes at a time.
+#[derive(Default)]
+struct Slow {
+    taken: Arc<parking_lot::Mutex<Vec<u8>>>,
+    step: usize,
+}
+
+impl Wire for Slow {
+    fn encoded_len(&self, frame: &Frame) -> usize {
+        encoded_len(frame)
+    }
+
+    fn encode<'a>(&self, frame: &'a Frame, out: &mut Encoder<'a, '_>) {
+        encode(frame, out);
+    }
+
+    fn try_write(&self, slices: &[std::io::IoSlice<'_>]) -> std::io::Result<usize> {
+        let bytes: Vec<u8> = slices.iter().flat_map(|slice| slice.iter().copied()).take(self.step).collect();
+        self.taken.lock().extend(&bytes);
+        Ok(bytes.len())
+    }
+}
+
+/// The payloads of the server's frames in `bytes`, read by a simple reader of its own.
+fn payloads(mut bytes: &[u8]) -> Vec<Vec<u8>> {
+    let mut all = Vec::new();
+    while let [_, short, rest @ ..] = bytes {
+        let (len, at) = match short {
+            126 => (usize::from(u16::from_be_bytes(rest[..2].try_into().unwrap())), 2),
+            127 => (usize::try_from(u64::from_be_bytes(rest[..8].try_into().unwrap())).unwrap(), 8),
+            len => (usize::from(*len), 0),
+        };
+        all.push(rest[at..at + len].to_vec());
+        bytes = &rest[at + len..];
+    }
+    all
+}
+
+proptest! {
+    #[test]
+    fn random_bytes_never_panic_and_never_pile_up(bytes in prop::collection::vec(any::<u8>(), 0..300), step in 1..64_usize) {
+        let _ = read(&bytes, step, 100);
+    }
+
+    #[test]
+    fn what_is_sent_masked_arrives_in_whatever_pieces(
+        messages in prop::collection::vec("\\PC{0,200}", 0..6), step in 1..400_usize
+    ) {
+        let bytes: Vec<u8> = messages.iter().flat_map(|text| masked(FIN | TEXT, text.as_bytes())).collect();
+        let expected: Vec<_> = messages.iter().map(|text| format!("{:?}", Event::Text(text))).collect();
+        prop_assert_eq!(read(&bytes, step, 4096), (expected, None));
+    }
+
+    #[test]
+    fn an_outbox_writes_every_frame_once_and_in_order(
+        sizes in prop::collection::vec(prop_oneof![0..200_usize, 4000..5000_usize, 65_530..65_540_usize], 1..8),
+        step in prop_oneof![1..50_usize, 1000..100_000_usize],
+    ) {
+        let slow = Slow { step, ..Slow::default() };
+        let taken = slow.taken.clone();
+        let metrics = Arc::new(Metrics::default());
+        let outbox = Outbox::new(Box::new(slow), 1 << 20, metrics.clone());
+        let id = RequestId::new(&serde_json::value::to_raw_value("id").unwrap()).unwrap();
+        let mut expected = Vec::new();
+        for (at, size) in sizes.iter().enumerate() {
+            let text = format!("{at}").repeat(*size);
+            if at % 2 == 0 {
+                let publication = Arc::new(Publication { shared: text.clone().into() });
+                outbox.publish(&publication, &id).unwrap();
+                expected.push(format!("{text}\"id\"}}").into_bytes());
+            } else {
+                outbox.push(Frame::Text(text.clone().into())).unwrap();
+                expected.push(text.into_bytes());
+            }
+        }
+        outbox.flush();
+        prop_assert_eq!(payloads(&taken.lock()), expected);
+        prop_assert!(outbox.is_empty());
+        prop_assert_eq!(metrics.publications_sent.get(), sizes.len().div_ceil(2) as u64);
+    }
+}

@@ -1,0 +1,35 @@
+//! WebSockets (RFC 6455): the handshake, the frames, and one task per connection that reads.
+//!
+//! Writing is done by whoever has something to say, straight through the connection's outbox.
+
+pub mod frame;
+mod run;
+mod upgrade;
+
+use std::{
+    io::{self, IoSlice},
+    sync::Arc,
+};
+
+pub use run::serve;
+pub use upgrade::{Refused, Request, accept};
+
+use super::socket::Socket;
+use crate::hub::{Encoder, Frame, Wire};
+
+/// A socket as an outbox writes to it.
+struct WebSocketWire(Arc<Socket>);
+
+impl Wire for WebSocketWire {
+    fn encoded_len(&self, frame: &Frame) -> usize {
+        frame::encoded_len(frame)
+    }
+
+    fn encode<'a>(&self, frame: &'a Frame, out: &mut Encoder<'a, '_>) {
+        frame::encode(frame, out);
+    }
+
+    fn try_write(&self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+        self.0.try_write(slices)
+    }
+}

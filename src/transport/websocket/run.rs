@@ -1,0 +1,219 @@
+//! One client's task: it authenticates, then reads, and writes only what others could not.
+
+use std::{io, sync::Arc, time::Duration};
+
+use http::HeaderMap;
+use hyper::upgrade::OnUpgrade;
+use hyper_util::rt::TokioIo;
+use tokio::{
+    io::Interest,
+    time::{Instant, sleep_until, timeout},
+};
+use tracing::debug;
+
+use super::{
+    Socket, WebSocketWire,
+    frame::{Event, Reader, Violation},
+};
+use crate::{
+    connection::{Connection, Connections, Due, Keepalive, Link},
+    hub::{Frame, Outbox},
+    protocol::{CloseCode, client::Message},
+};
+
+/// How long a client may take nothing of what waits for it.
+const WRITE_DEADLINE: Duration = Duration::from_secs(30);
+/// How long the last frames may take to go out.
+const FLUSH_DEADLINE: Duration = Duration::from_secs(5);
+/// How long the client may take to close its side after that.
+const GOODBYE_DEADLINE: Duration = Duration::from_secs(2);
+/// What is read ahead of a client that is not authorised yet.
+const EARLY_BYTES: usize = 64 * 1024;
+
+/// Serves one client from the moment its handshake has been answered until it is gone.
+pub async fn serve(upgrade: OnUpgrade, headers: HeaderMap, connections: Arc<Connections>) {
+    let parts = match upgrade.await {
+        // Taken apart, because hyper's own wrapping would keep its read buffer for as long as the connection lives.
+        Ok(upgraded) => upgraded.downcast::<TokioIo<Socket>>(),
+        Err(error) => return debug!(%error, "the handshake was not finished"),
+    };
+    let Ok(parts) = parts else { return };
+    let reader = Reader::new(connections.config.message_limit_bytes, &parts.read_buf);
+    let socket = Arc::new(parts.io.into_inner());
+    let link = connections.register(Box::new(WebSocketWire(socket.clone())));
+    drop((parts.read_buf, connections));
+    let mut client = Client { socket, reader, link };
+    if let Some(connection) = Box::pin(client.authenticate(headers)).await {
+        client.converse(connection).await;
+    }
+    client.finish().await;
+}
+
+struct Client {
+    socket: Arc<Socket>,
+    reader: Reader,
+    link: Link,
+}
+
+impl Client {
+    fn outbox(&self) -> &Arc<Outbox> {
+        self.link.outbox()
+    }
+
+    /// Asks the backend who this is. `None` when it is nobody, or gone: the outbox is closing then.
+    async fn authenticate(&mut self, headers: HeaderMap) -> Option<Connection> {
+        let connections = self.link.connections().clone();
+        let admission = tokio::select! {
+            admission = connections.backend.authenticate(headers.clone()) => admission,
+            () = wait_for_end(&self.socket, &mut self.reader) => {
+                connections.metrics.connections_refused.inc("gone");
+                self.outbox().abandon();
+                return None;
+            }
+        };
+        match admission {
+            Ok(admission) => self.link.admit(admission, &headers).ok(),
+            Err(error) => {
+                connections.metrics.connections_refused.inc("backend");
+                debug!(error = &error as &dyn std::error::Error, "not authorised");
+                self.link.refuse();
+                None
+            }
+        }
+    }
+
+    /// Serves an authorised client until the outbox is closing.
+    async fn converse(&mut self, mut connection: Connection) {
+        let config = &self.link.connections().config;
+        let mut keepalive = Keepalive::new(config.idle_timeout, config.ping_interval, Instant::now());
+        let outbox = self.outbox().clone();
+        let clock = sleep_until(keepalive.next());
+        tokio::pin!(clock);
+        // What came before the welcome is answered after it.
+        while let Some(next) = self.handle_messages(connection, &mut keepalive) {
+            connection = next;
+            if outbox.is_closing() {
+                return;
+            }
+            let blocked = outbox.blocked_for();
+            let interest = if blocked.is_some() { Interest::READABLE | Interest::WRITABLE } else { Interest::READABLE };
+            tokio::select! {
+                biased;
+                () = outbox.needs_task() => {}
+                ready = self.socket.ready(interest) => match ready {
+                    Ok(ready) => {
+                        if ready.is_writable() && blocked.is_some() {
+                            outbox.resume();
+                        }
+                        if ready.is_readable() && !self.receive() {
+                            return outbox.abandon();
+                        }
+                    }
+                    Err(_) => return outbox.abandon(),
+                },
+                () = &mut clock => {
+                    on_clock(&mut keepalive, &outbox);
+                    clock.as_mut().reset(keepalive.next());
+                }
+            }
+            tokio::task::consume_budget().await;
+        }
+    }
+
+    /// Handles all complete messages. Gives the connection back as long as it goes on.
+    fn handle_messages(&mut self, mut connection: Connection, keepalive: &mut Keepalive) -> Option<Connection> {
+        let outbox = self.link.outbox();
+        loop {
+            let message = match self.reader.next() {
+                Ok(None) => return Some(connection),
+                Ok(Some(Event::Text(text))) => Message::parse(text),
+                Ok(Some(Event::Binary)) => Message::NotJson,
+                Ok(Some(Event::Pong)) => continue,
+                Ok(Some(Event::Ping(payload))) => {
+                    outbox.push(Frame::Pong(payload)).ok()?;
+                    outbox.flush();
+                    continue;
+                }
+                Ok(Some(Event::Close(code, reason))) => {
+                    drop(connection); // out of the books before the answer is sent
+                    outbox.close(code, reason);
+                    return None;
+                }
+                Err(Violation(code)) => {
+                    drop(connection);
+                    outbox.close(code, "");
+                    return None;
+                }
+            };
+            keepalive.heard(Instant::now());
+            connection.on_message(message).ok()?;
+        }
+    }
+
+    /// Reads what has arrived. Whether the client is still there.
+    fn receive(&mut self) -> bool {
+        match self.socket.try_read(self.reader.buffer()) {
+            Ok(count) => count > 0,
+            Err(error) => matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted),
+        }
+    }
+
+    /// Sends what is left, says goodbye, and waits a little for the client to do the same.
+    async fn finish(self) {
+        let outbox = self.outbox();
+        let flush = async {
+            while !outbox.is_empty() {
+                if self.socket.ready(Interest::WRITABLE).await.is_err() {
+                    outbox.abandon();
+                }
+                outbox.resume();
+            }
+        };
+        let is_flushed = timeout(FLUSH_DEADLINE, flush).await.is_ok();
+        self.socket.shutdown_write();
+        if is_flushed {
+            // A socket closed with something unread is reset, and may take our last frames with it.
+            let mut unread = Reader::new(0, &[]);
+            let _ = timeout(GOODBYE_DEADLINE, discard(&self.socket, &mut unread)).await;
+        }
+    }
+}
+
+fn on_clock(keepalive: &mut Keepalive, outbox: &Outbox) {
+    if outbox.blocked_for().is_some_and(|blocked| blocked >= WRITE_DEADLINE) {
+        return outbox.close(CloseCode::TooSlow, "too slow");
+    }
+    match keepalive.due(Instant::now()) {
+        Due::Nothing => {}
+        Due::Idle => outbox.close(CloseCode::Normal, ""),
+        Due::Ping => {
+            // Over the limit the outbox has closed itself, which the next round notices.
+            let _ = outbox.push(Frame::Ping);
+            outbox.flush();
+        }
+    }
+}
+
+/// Keeps what the client sends early, and returns when it is gone.
+async fn wait_for_end(socket: &Socket, reader: &mut Reader) {
+    while reader.unread() < EARLY_BYTES {
+        match socket.ready(Interest::READABLE).await.and_then(|_| socket.try_read(reader.buffer())) {
+            Ok(1..) => {}
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Ok(0) | Err(_) => return,
+        }
+    }
+    std::future::pending().await
+}
+
+/// Reads to the client's end of the stream.
+async fn discard(socket: &Socket, reader: &mut Reader) {
+    loop {
+        let outcome = socket.ready(Interest::READABLE).await.and_then(|_| socket.try_read(reader.buffer()));
+        match outcome {
+            Ok(1..) => reader.buffer().clear(),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Ok(0) | Err(_) => return,
+        }
+    }
+}

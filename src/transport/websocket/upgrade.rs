@@ -1,0 +1,201 @@
+//! The opening handshake (RFC 6455 section 4.2).
+
+use headers::{HeaderMapExt, SecWebsocketAccept, SecWebsocketKey};
+use http::{HeaderMap, Response, StatusCode, Version, header};
+
+use crate::config::Origins;
+
+/// What a client asked for.
+#[derive(Debug)]
+pub struct Request<'a> {
+    /// Of the request line.
+    pub version: Version,
+    /// Of the request.
+    pub headers: &'a HeaderMap,
+}
+
+/// Why there is no WebSocket.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Refused {
+    /// Not a WebSocket handshake at all.
+    #[error("this address speaks WebSocket: connect with an upgrade request")]
+    NotAnUpgrade,
+    /// Another version than 13.
+    #[error("only version 13 of WebSocket is spoken here")]
+    Version,
+    /// A handshake with something missing or wrong.
+    #[error("the WebSocket handshake has no valid Sec-WebSocket-Key")]
+    Key,
+    /// The page may not connect.
+    #[error("the page's Origin may not connect: see ALLOWED_ORIGINS")]
+    Origin,
+}
+
+impl Refused {
+    /// The status it is told with.
+    pub fn status(self) -> StatusCode {
+        match self {
+            Self::NotAnUpgrade | Self::Version => StatusCode::UPGRADE_REQUIRED,
+            Self::Key => StatusCode::BAD_REQUEST,
+            Self::Origin => StatusCode::FORBIDDEN,
+        }
+    }
+
+    /// The word it is counted under.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::NotAnUpgrade => "not-an-upgrade",
+            Self::Version => "version",
+            Self::Key => "key",
+            Self::Origin => "origin",
+        }
+    }
+}
+
+/// The answer that makes a WebSocket of the connection.
+///
+/// # Errors
+/// When it cannot be one, or when its page may not connect.
+pub fn accept(request: &Request<'_>, origins: &Origins) -> Result<Response<()>, Refused> {
+    let headers = request.headers;
+    if request.version != Version::HTTP_11
+        || !has_token(headers, &header::CONNECTION, "upgrade")
+        || !has_token(headers, &header::UPGRADE, "websocket")
+    {
+        return Err(Refused::NotAnUpgrade);
+    }
+    if headers.get(header::SEC_WEBSOCKET_VERSION).is_none_or(|version| version != "13") {
+        return Err(Refused::Version);
+    }
+    let key: SecWebsocketKey = headers.typed_try_get().ok().flatten().ok_or(Refused::Key)?;
+    if !is_nonce(headers) {
+        return Err(Refused::Key);
+    }
+    if !may_connect(origins, headers) {
+        return Err(Refused::Origin);
+    }
+    let mut response = Response::new(());
+    *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+    response.headers_mut().typed_insert(headers::Connection::upgrade());
+    response.headers_mut().typed_insert(headers::Upgrade::websocket());
+    response.headers_mut().typed_insert(SecWebsocketAccept::from(key));
+    Ok(response)
+}
+
+/// Whether the key is 16 bytes in base64.
+fn is_nonce(headers: &HeaderMap) -> bool {
+    let Some(key) = headers.get(header::SEC_WEBSOCKET_KEY) else { return false };
+    let is_base64 = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'/');
+    matches!(key.as_bytes(), [digits @ .., b'=', b'='] if digits.len() == 22 && digits.iter().all(is_base64))
+}
+
+fn has_token(headers: &HeaderMap, name: &header::HeaderName, token: &str) -> bool {
+    let values = headers.get_all(name).into_iter().filter_map(|value| value.to_str().ok());
+    values.flat_map(|value| value.split(',')).any(|found| found.trim().eq_ignore_ascii_case(token))
+}
+
+/// Whether a handshake's `Origin` is one that may connect. Without one it does not come from a page.
+fn may_connect(origins: &Origins, headers: &HeaderMap) -> bool {
+    let Some(origin) = headers.get(header::ORIGIN) else { return true };
+    let Ok(origin) = origin.to_str() else { return *origins == Origins::Any };
+    let origin = origin.to_ascii_lowercase();
+    match origins {
+        Origins::Any => true,
+        Origins::Listed(listed) => listed.contains(&origin),
+        Origins::SameHost => {
+            let host = headers.get(header::HOST).and_then(|host| host.to_str().ok());
+            host.is_some_and(|host| is_same_host(&origin, &host.to_ascii_lowercase()))
+        }
+    }
+}
+
+/// Whether `origin` (`https://app.example.org`) is a page of `host` (`app.example.org` or `app.example.org:443`).
+fn is_same_host(origin: &str, host: &str) -> bool {
+    let Some((scheme, authority)) = origin.split_once("://") else { return false };
+    let default_port = match scheme {
+        "http" => ":80",
+        "https" => ":443",
+        _ => return false,
+    };
+    let plain = |authority: &str| authority.strip_suffix(default_port).unwrap_or(authority).to_owned();
+    !host.is_empty() && plain(authority) == plain(host)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn handshake(changes: &[(&str, Option<&str>)]) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        for (name, value) in [
+            ("host", "app.example.org"),
+            ("connection", "keep-alive, Upgrade"),
+            ("upgrade", "websocket"),
+            ("sec-websocket-version", "13"),
+            ("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ=="),
+        ] {
+            headers.insert(name, value.parse().unwrap());
+        }
+        for (name, value) in changes {
+            let name: header::HeaderName = name.parse().unwrap();
+            match value {
+                Some(value) => headers.insert(name, value.parse().unwrap()),
+                None => headers.remove(name),
+            };
+        }
+        headers
+    }
+
+    fn outcome(headers: &HeaderMap, origins: &Origins) -> Option<Refused> {
+        accept(&Request { version: Version::HTTP_11, headers }, origins).err()
+    }
+
+    #[test]
+    fn the_accept_header_is_the_one_of_the_rfc() {
+        let headers = handshake(&[]);
+        let response = accept(&Request { version: Version::HTTP_11, headers: &headers }, &Origins::SameHost).unwrap();
+        assert_eq!(response.status(), 101);
+        assert_eq!(response.headers()["sec-websocket-accept"], "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
+    }
+
+    #[test]
+    fn a_wrong_handshake_is_told_what_is_wrong() {
+        let any = Origins::Any;
+        for (changes, refused) in [
+            (("connection", None), Refused::NotAnUpgrade),
+            (("upgrade", Some("h2c")), Refused::NotAnUpgrade),
+            (("sec-websocket-version", Some("8")), Refused::Version),
+            (("sec-websocket-key", None), Refused::Key),
+            (("sec-websocket-key", Some("short==")), Refused::Key),
+        ] {
+            assert_eq!(outcome(&handshake(&[changes]), &any), Some(refused), "{changes:?}");
+        }
+        let headers = handshake(&[]);
+        let old = Request { version: Version::HTTP_10, headers: &headers };
+        assert_eq!(accept(&old, &any).err(), Some(Refused::NotAnUpgrade));
+    }
+
+    #[test]
+    fn by_default_only_pages_of_the_same_host_may_connect() {
+        let same = |origin: Option<&str>, host: &str| {
+            outcome(&handshake(&[("origin", origin), ("host", Some(host))]), &Origins::SameHost).is_none()
+        };
+        assert!(same(None, "app.example.org"));
+        assert!(same(Some("https://app.example.org"), "app.example.org"));
+        assert!(same(Some("https://APP.example.org"), "app.example.org:443"));
+        assert!(same(Some("http://localhost:8000"), "localhost:8000"));
+        for origin in
+            ["https://evil.example", "https://app.example.org.evil.example", "null", "https://app.example.org:8443", ""]
+        {
+            assert!(!same(Some(origin), "app.example.org"), "{origin}");
+        }
+    }
+
+    #[test]
+    fn a_list_admits_those_on_it_and_no_other() {
+        let listed = Origins::Listed(["https://other.example".to_owned()].into());
+        let may = |origin: &str| outcome(&handshake(&[("origin", Some(origin))]), &listed).is_none();
+        assert!(may("https://other.example"));
+        assert!(!may("https://app.example.org"));
+    }
+}
