@@ -10,6 +10,9 @@ use super::{Error, Numbers, number};
 /// Levels of nesting accepted inside a room.
 const MAX_DEPTH: usize = 64;
 
+/// A key, decoded, and its canonical value.
+pub(super) type Member<'a> = (Cow<'a, str>, Cow<'a, str>);
+
 /// The canonical form of a JSON scalar, numbers by value; `None` for objects, arrays and anything unreadable.
 pub(crate) fn canonical_scalar(json: &str) -> Option<Cow<'_, str>> {
     let json = json.trim_ascii();
@@ -20,7 +23,7 @@ pub(crate) fn canonical_scalar(json: &str) -> Option<Cow<'_, str>> {
 }
 
 /// The members of the JSON object `json`, sorted by key (decoded), values canonical.
-pub(super) fn members(json: &str, numbers: Numbers) -> Result<Vec<(Cow<'_, str>, Cow<'_, str>)>, Error> {
+pub(super) fn members(json: &str, numbers: Numbers) -> Result<Vec<Member<'_>>, Error> {
     let mut walk = Walk::new(json, numbers);
     walk.skip_space();
     match walk.peek() {
@@ -62,9 +65,9 @@ impl<'a> Walk<'a> {
         }
     }
 
-    fn object(&mut self, depth: usize) -> Result<Vec<(Cow<'a, str>, Cow<'a, str>)>, Error> {
+    fn object(&mut self, depth: usize) -> Result<Vec<Member<'a>>, Error> {
         self.open(depth)?;
-        let mut members: Vec<(Cow<'a, str>, Cow<'a, str>)> = Vec::new();
+        let mut members: Vec<Member<'a>> = Vec::new();
         if !self.closes(b'}') {
             loop {
                 self.skip_space();
@@ -200,7 +203,7 @@ impl<'a> Walk<'a> {
     }
 }
 
-fn write_object(members: &[(Cow<'_, str>, Cow<'_, str>)]) -> String {
+fn write_object(members: &[Member<'_>]) -> String {
     let mut out = String::from("{");
     for (key, value) in members {
         if out.len() > 1 {

@@ -70,6 +70,10 @@ class Check:
     background: bool = False
 
     @property
+    def needs_broker(self):
+        return "publish_by_amqp" in inspect.signature(self.function).parameters
+
+    @property
     def name(self):
         name = self.function.__name__.replace("_", " ")
         if self.case_name:
@@ -105,9 +109,6 @@ class Registry:
             for case_name, case in cases.items():
                 for way in ways if "publish" in wants else [""]:
                     yield Check(function, world, case, case_name, way, background)
-
-    def needs_broker(self, function):
-        return "publish_by_amqp" in inspect.signature(function).parameters
 
 
 registry = Registry()

@@ -57,7 +57,8 @@ class Client:
         return self.receive(seconds)
 
     def expect(self, message, reply):
-        equal(self.ask(message), reply, f"reply to {message if isinstance(message, str) else json.dumps(message)}"[:300])
+        shown = message if isinstance(message, (str, bytes)) else json.dumps(message)
+        equal(self.ask(message), reply, f"reply to {shown[:300]}")
 
     def subscribe(self, room, request_id):
         self.expect({"type": "subscribe", "room": room, "requestId": request_id}, SUCCESS)

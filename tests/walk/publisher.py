@@ -2,6 +2,7 @@
 
 import http.client
 import json
+import time
 
 import pika
 
@@ -47,6 +48,7 @@ class ByPost:
     def __init__(self, server):
         self._server = server
         self._connection = None
+        self._used = 0
 
     def __call__(self, trigger):
         status, answer = self.attempt(trigger)
@@ -65,6 +67,9 @@ class ByPost:
 
     def attempt(self, trigger, headers=None):
         """Status and answer as JSON. No Content-Type is sent unless given."""
+        if time.monotonic() - self._used > 2:
+            self.close()  # the server ends connections that were idle for five seconds
+        self._used = time.monotonic()
         if self._connection is None:
             self._connection = http.client.HTTPConnection("127.0.0.1", self._server.internal_port, timeout=15)
         try:

@@ -179,7 +179,8 @@ def the_internal_listener_answers_404_to_anything_else(world, case):
 @check()
 def the_metrics_are_prometheus_text(world):
     _, headers, body = world.server.internal("GET", "/metrics")
-    holds(headers.get("Content-Type", "").startswith("text/plain"), "Content-Type", "text/plain", headers.get("Content-Type"))
+    kind = headers.get("Content-Type", "")
+    holds(kind.startswith("text/plain"), "Content-Type", "text/plain", kind)
     sample = re.compile(r'^[a-zA-Z_:][\w:]*(\{[^{}]*\})? -?([0-9.eE+-]+|NaN|\+?Inf)$')
     wrong = [line for line in body.decode().splitlines() if line and not line.startswith("#") and not sample.match(line)]
     equal(wrong, [], "lines that are no sample")

@@ -6,7 +6,7 @@ import threading
 
 import raw
 from backend import Backend
-from checks import equal, exact
+from checks import equal, eventually, exact
 from client import Client
 from publisher import ByAmqp, ByPost
 from server import Server, free_port
@@ -143,10 +143,26 @@ class World:
             except Exception:  # it may be closed already
                 pass
 
+    def wait_quiet(self, seconds=5):
+        """Until the servers know of no client and no room: the numbers of the next check begin at nothing."""
+        for server in self.servers:
+            plan = self.backend.plan()
+            client = Client(f"ws://{server.host}/ws/", {"Cookie": plan.cookie})
+            client.receive()
+            try:
+                eventually(lambda: _counted(client), [1, 0], "connections and rooms after a check", seconds)
+            finally:
+                client.close()
+
     def stop(self):
         """The exit codes after SIGTERM."""
         self.close_publishers()
         return [server.stop() for server in self.servers if server is not None]
+
+
+def _counted(client):
+    status = client.status()
+    return [status["open_connections"], status["num_rooms"]]
 
 
 def _rooms(allowed):

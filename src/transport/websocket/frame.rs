@@ -77,7 +77,7 @@ impl Reader {
         Self { buffer: early.to_vec(), limit, ..Self::default() }
     }
 
-    /// Where received bytes are to be appended. Has room for at least 1 KiB and is emptied by [`next`](Self::next).
+    /// Where received bytes are to be appended. Has room for at least 1 KiB and is emptied by [`next_event`](Self::next_event).
     pub fn buffer(&mut self) -> &mut Vec<u8> {
         if self.start > 0 {
             self.buffer.drain(..self.start);
@@ -98,7 +98,7 @@ impl Reader {
     ///
     /// # Errors
     /// When the client breaks the protocol; what it sends after that is of no interest.
-    pub fn next(&mut self) -> Result<Option<Event<'_>>, Violation> {
+    pub fn next_event(&mut self) -> Result<Option<Event<'_>>, Violation> {
         if std::mem::take(&mut self.is_spent) {
             self.message = None;
         }

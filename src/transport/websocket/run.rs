@@ -124,7 +124,7 @@ impl Client {
     fn handle_messages(&mut self, mut connection: Connection, keepalive: &mut Keepalive) -> Option<Connection> {
         let outbox = self.link.outbox();
         loop {
-            let message = match self.reader.next() {
+            let message = match self.reader.next_event() {
                 Ok(None) => return Some(connection),
                 Ok(Some(Event::Text(text))) => Message::parse(text),
                 Ok(Some(Event::Binary)) => Message::NotJson,

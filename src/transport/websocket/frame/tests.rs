@@ -36,7 +36,7 @@ fn read(bytes: &[u8], step: usize, limit: usize) -> (Vec<String>, Option<CloseCo
     for piece in bytes.chunks(step.max(1)) {
         reader.buffer().extend_from_slice(piece);
         loop {
-            match reader.next() {
+            match reader.next_event() {
                 Ok(Some(event)) => events.push(format!("{event:?}")),
                 Ok(None) => break,
                 Err(Violation(code)) => return (events, Some(code)),
@@ -99,7 +99,7 @@ fn a_close_is_read_with_its_code_and_reason() {
 fn a_giant_length_is_refused_before_any_of_it_is_kept() {
     let mut reader = Reader::new(1024, &[]);
     reader.buffer().extend([FIN | BINARY, MASKED | 127, 0, 0, 0, 0, 0x40, 0, 0, 0]);
-    assert_eq!(reader.next(), Err(Violation(CloseCode::TooBig)));
+    assert_eq!(reader.next_event(), Err(Violation(CloseCode::TooBig)));
     assert!(reader.buffer.capacity() < 8192);
 }
 
@@ -107,14 +107,14 @@ fn a_giant_length_is_refused_before_any_of_it_is_kept() {
 fn a_reader_that_waits_holds_no_memory() {
     let mut reader = Reader::new(1 << 20, &[]);
     reader.buffer().extend(masked(FIN | TEXT, &vec![b'x'; 100_000]));
-    assert!(matches!(reader.next(), Ok(Some(Event::Text(_)))));
-    assert_eq!(reader.next(), Ok(None));
+    assert!(matches!(reader.next_event(), Ok(Some(Event::Text(_)))));
+    assert_eq!(reader.next_event(), Ok(None));
     assert_eq!(reader.buffer.capacity(), 0);
     for piece in [masked(TEXT, &vec![b'x'; 100_000]), masked(FIN | CONTINUATION, b"")] {
         reader.buffer().extend(piece);
-        let _ = reader.next();
+        let _ = reader.next_event();
     }
-    assert_eq!(reader.next(), Ok(None));
+    assert_eq!(reader.next_event(), Ok(None));
     assert!(reader.message.is_none());
     assert_eq!(reader.buffer.capacity(), 0);
 }
