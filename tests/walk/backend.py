@@ -110,7 +110,8 @@ class Plan:
 
 
 class Backend:
-    def __init__(self):
+    def __init__(self, socket_path=None):
+        """On a free port of this machine, or on a unix socket."""
         self._plans = {}
         self.unplanned = []
         backend = self
@@ -118,9 +119,12 @@ class Backend:
         class Handler(_Handler):
             owner = backend
 
-        self._server = _Server(("127.0.0.1", 0), Handler)
-        self.port = self._server.server_address[1]
-        self.host = f"127.0.0.1:{self.port}"
+        if socket_path:
+            self._server = _UnixServer(socket_path, Handler)
+            self.host = "localhost"
+        else:
+            self._server = _Server(("127.0.0.1", 0), Handler)
+            self.host = f"127.0.0.1:{self._server.server_address[1]}"
         self.api_url = f"http://{self.host}{PREFIX}"
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
 
@@ -139,13 +143,21 @@ class Backend:
         return self._plans.get(found[0].decode()) if found else None
 
 
-class _Server(socketserver.ThreadingTCPServer):
+class _Quiet:
     allow_reuse_address = True
     daemon_threads = True
     request_queue_size = 128
 
     def handle_error(self, request, client_address):
         pass  # the server went away in the middle of an answer
+
+
+class _Server(_Quiet, socketserver.ThreadingTCPServer):
+    pass
+
+
+class _UnixServer(_Quiet, socketserver.ThreadingUnixStreamServer):
+    pass
 
 
 class _Handler(socketserver.StreamRequestHandler):
@@ -163,7 +175,7 @@ class _Handler(socketserver.StreamRequestHandler):
                 answer = Answer(status=403, body=b"{}")
             else:
                 plan.record(request)
-                answer = plan.bootstrap if request.target.startswith(PREFIX + "bootstrap/") else plan.hook
+                answer = plan.bootstrap if "/bootstrap/" in request.target else plan.hook
             if not self._answer(request, answer):
                 return
 

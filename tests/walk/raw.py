@@ -68,12 +68,14 @@ def frame(opcode, payload=b"", final=True, reserved=0, masked=True, announced=No
 
 
 class RawClient:
-    def __init__(self, port, receive_buffer=None, seconds=5):
-        self.socket = socket.socket()
+    def __init__(self, address, receive_buffer=None, seconds=5):
+        """`address` is a port of this machine or the path of a unix socket."""
+        is_port = isinstance(address, int)
+        self.socket = socket.socket(socket.AF_INET if is_port else socket.AF_UNIX)
         if receive_buffer:
             self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
         self.socket.settimeout(seconds)
-        self.socket.connect(("127.0.0.1", port))
+        self.socket.connect(("127.0.0.1", address) if is_port else address)
         self._buffer = b""
 
     def send(self, data):

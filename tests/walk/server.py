@@ -1,7 +1,6 @@
 """One process of the server under test."""
 
 import http.client
-import os
 import signal
 import socket
 import subprocess
@@ -15,7 +14,8 @@ def free_port():
 
 
 class Server:
-    def __init__(self, command, api_url, amqp_url, log_path, environment=None):
+    def __init__(self, command, api_url, amqp_url, log_path, environment=None, umask=-1):
+        """`environment` is added; a variable that is None there is left out."""
         self.port, self.internal_port = free_port(), free_port()
         self.host = f"127.0.0.1:{self.port}"
         self.log_path = log_path
@@ -23,13 +23,18 @@ class Server:
             "API_URL": api_url,
             "LISTEN": self.host,
             "INTERNAL_LISTEN": f"127.0.0.1:{self.internal_port}",
+            "AMQP_URL": amqp_url,
             **(environment or {}),
         }
-        if amqp_url:
-            variables["AMQP_URL"] = amqp_url
+        variables = {name: value for name, value in variables.items() if value is not None}
         with open(log_path, "wb") as log:
             self.process = subprocess.Popen(
-                command, env=variables, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT
+                command,
+                env=variables,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                umask=umask,
             )
 
     def wait_ready(self, seconds=20, path="/readyz"):
@@ -74,6 +79,3 @@ class Server:
     def log(self, lines=20):
         with open(self.log_path, errors="replace") as log:
             return "".join(log.readlines()[-lines:])
-
-    def open_files(self):
-        return len(os.listdir(f"/proc/{self.process.pid}/fd"))

@@ -25,7 +25,7 @@ from world import HOOKS, World
 
 # The order of the walk.
 TOPICS = (
-    "handshake forwarding answers frames rooms subscriptions dispatch triggers closing status exact hooks lifecycle"
+    "handshake forwarding answers frames rooms subscriptions dispatch triggers closing status exact hooks lifecycle deployment"
 )
 for topic in TOPICS.split():
     importlib.import_module(f"walk_{topic}")
@@ -37,9 +37,9 @@ WORLDS = {
     "hooks": (HOOKS, 1, True, False),
     "idle": ({"IDLE_TIMEOUT": "1s", **HOOKS}, 1, True, False),
     "down": ({}, 1, False, False),
-    "stop": ({}, 0, True, False),
+    "stop": ({}, 0, True, False),  # each check starts its own
     "pair": ({}, 2, True, True),
-    "outage": ({}, 0, True, True),
+    "outage": ({}, 0, True, True),  # so here, with a broker
 }
 
 

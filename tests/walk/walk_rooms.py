@@ -123,7 +123,6 @@ COUNTED = {
     "other order of keys": (['{"a":1,"b":2}', '{"b":2,"a":1}'], 1),
     "other order of nested keys": (['{"a":{"x":[{"p":1,"q":2}]}}', '{"a":{"x":[{"q":2,"p":1}]}}'], 1),
     "types": (['{"a":"1"}', '{"a":1}', '{"a":true}', '{"a":null}'], 4),
-    "integer and float": (['{"a":1}', '{"a":1.0}'], 2),
     "spellings of one float": (['{"a":1.0}', '{"a":1e0}', '{"a":10e-1}', '{"a":1.00}'], 1),
     "large integers": (['{"a":9007199254740992}', '{"a":9007199254740993}', '{"a":18446744073709551617}'], 3),
     "escapes": ([r'{"a":"\u00e9"}', '{"a":"é"}'], 1),
@@ -134,7 +133,15 @@ COUNTED = {
 
 @check(cases=COUNTED)
 def rooms_are_counted_by_their_identity(world, case):
-    rooms, count = case
+    count_rooms(world, *case)
+
+
+@check(world="exact", cases={**COUNTED, "integer and float": (['{"a":1}', '{"a":1.0}', '{"a":1e0}'], 2)})
+def rooms_are_counted_by_their_identity_in_3_1_too(world, case):
+    count_rooms(world, *case)
+
+
+def count_rooms(world, rooms, count):
     watcher, client = world.connect(), world.connect([{"a": "*"}, {"a": "*", "b": "*"}])
     before = watcher.status()["num_rooms"]
     for number, room in enumerate(rooms):

@@ -2,6 +2,7 @@
 
 import json
 import re
+import select
 import socket
 
 import pika
@@ -103,8 +104,14 @@ def get_of_the_trigger_path_is_answered_405_or_404(world):
 
 @check()
 def a_body_beyond_all_measure_is_answered_413(world):
+    """Sends until an answer comes, at most 64 MiB."""
     with socket.create_connection(("127.0.0.1", world.server.internal_port), 5) as connection:
-        connection.sendall(b"POST /trigger/ HTTP/1.1\r\nHost: x\r\nContent-Length: 99999999999\r\n\r\n{")
+        connection.sendall(b"POST /trigger/ HTTP/1.1\r\nHost: x\r\nContent-Length: 99999999999\r\n\r\n")
+        piece = b"x" * 65_536
+        for _ in range(1024):
+            if select.select([connection], [], [], 0)[0]:
+                break
+            connection.sendall(piece)
         first = connection.recv(12)
     equal(first.decode(), "HTTP/1.1 413", "first line of the answer")
 

@@ -25,7 +25,7 @@ class World:
         self.backend = Backend()
         self.api_url = self.backend.api_url if backend_is_up else f"http://127.0.0.1:{free_port()}/api/"
         self._command = command
-        self._directory = directory
+        self.directory = directory
         self._environment = environment or {}
         self._publishers = {}
         self._mine = threading.local()
@@ -46,13 +46,16 @@ class World:
         for server in self.servers:
             server.wait_ready()
 
-    def launch(self, name, environment=None, amqp_url=None):
-        log = os.path.join(self._directory, f"{name}.log")
-        return Server(self._command, self.api_url, amqp_url or self.amqp_url, log, environment)
+    def launch(self, name, environment=None, umask=-1):
+        return Server(self._command, self.api_url, self.amqp_url, self.path(f"{name}.log"), environment, umask)
 
-    def extra_server(self, environment=None, amqp_url=None, ready=True):
+    def path(self, name):
+        """A file in the directory of this walk."""
+        return os.path.join(self.directory, name)
+
+    def extra_server(self, environment=None, ready=True, umask=-1):
         """A server of the running check's own; killed after the check if it still runs."""
-        server = self.launch(f"{self.name}-extra-{len(self._owned())}", environment, amqp_url)
+        server = self.launch(f"{self.name}-extra-{len(self._owned())}", environment, umask)
         self._owned().append(server)
         if ready:
             server.wait_ready()

@@ -42,16 +42,18 @@ pub async fn serve(upgrade: OnUpgrade, headers: HeaderMap, connections: Arc<Conn
     let socket = Arc::new(parts.io.into_inner());
     let link = connections.register(Box::new(WebSocketWire(socket.clone())));
     drop((parts.read_buf, connections));
-    let mut client = Client { socket, reader, link };
-    if let Some(connection) = Box::pin(client.authenticate(headers)).await {
-        client.converse(connection).await;
-    }
-    client.finish().await;
+    let mut client = Client { socket, reader, connection: None, link };
+    Box::pin(client.authenticate(headers)).await;
+    client.converse().await;
+    Box::pin(client.finish()).await;
 }
 
+/// One client. What only its beginning and its end need is boxed: the rest is there as long as the client is.
 struct Client {
     socket: Arc<Socket>,
     reader: Reader,
+    /// There as long as the client is authorised.
+    connection: Option<Connection>,
     link: Link,
 }
 
@@ -60,59 +62,49 @@ impl Client {
         self.link.outbox()
     }
 
-    /// Asks the backend who this is. `None` when it is nobody, or gone: the outbox is closing then.
-    async fn authenticate(&mut self, headers: HeaderMap) -> Option<Connection> {
+    /// Asks the backend who this is. When it is nobody, or gone, the outbox is closing afterwards.
+    async fn authenticate(&mut self, headers: HeaderMap) {
         let connections = self.link.connections().clone();
         let admission = tokio::select! {
             admission = connections.backend.authenticate(headers.clone()) => admission,
             () = wait_for_end(&self.socket, &mut self.reader) => {
                 connections.metrics.connections_refused.inc("gone");
-                self.outbox().abandon();
-                return None;
+                return self.outbox().abandon();
             }
         };
         match admission {
-            Ok(admission) => self.link.admit(admission, &headers).ok(),
+            Ok(admission) => self.connection = self.link.admit(admission, &headers).ok(),
             Err(error) => {
                 connections.metrics.connections_refused.inc("backend");
                 debug!(error = &error as &dyn std::error::Error, "not authorised");
                 self.link.refuse();
-                None
             }
         }
     }
 
     /// Serves an authorised client until the outbox is closing.
-    async fn converse(&mut self, mut connection: Connection) {
+    async fn converse(&mut self) {
         let config = &self.link.connections().config;
         let mut keepalive = Keepalive::new(config.idle_timeout, config.ping_interval, Instant::now());
-        let outbox = self.outbox().clone();
         let clock = sleep_until(keepalive.next());
         tokio::pin!(clock);
         // What came before the welcome is answered after it.
-        while let Some(next) = self.handle_messages(connection, &mut keepalive) {
-            connection = next;
-            if outbox.is_closing() {
-                return;
-            }
-            let blocked = outbox.blocked_for();
-            let interest = if blocked.is_some() { Interest::READABLE | Interest::WRITABLE } else { Interest::READABLE };
+        while self.handle_messages(&mut keepalive) {
+            let is_blocked = self.outbox().blocked_for().is_some();
+            let interest = if is_blocked { Interest::READABLE | Interest::WRITABLE } else { Interest::READABLE };
             tokio::select! {
                 biased;
-                () = outbox.needs_task() => {}
-                ready = self.socket.ready(interest) => match ready {
-                    Ok(ready) => {
-                        if ready.is_writable() && blocked.is_some() {
-                            outbox.resume();
-                        }
-                        if ready.is_readable() && !self.receive() {
-                            return outbox.abandon();
-                        }
+                () = self.link.outbox().needs_task() => {}
+                ready = self.socket.ready(interest) => {
+                    if is_blocked && ready.as_ref().is_ok_and(|ready| ready.is_writable()) {
+                        self.outbox().resume();
                     }
-                    Err(_) => return outbox.abandon(),
-                },
+                    if ready.is_err() || ready.is_ok_and(|ready| ready.is_readable() && !self.receive()) {
+                        self.outbox().abandon();
+                    }
+                }
                 () = &mut clock => {
-                    on_clock(&mut keepalive, &outbox);
+                    on_clock(&mut keepalive, self.outbox());
                     clock.as_mut().reset(keepalive.next());
                 }
             }
@@ -120,34 +112,37 @@ impl Client {
         }
     }
 
-    /// Handles all complete messages. Gives the connection back as long as it goes on.
-    fn handle_messages(&mut self, mut connection: Connection, keepalive: &mut Keepalive) -> Option<Connection> {
+    /// Handles all complete messages. Whether the client is still authorised and there.
+    fn handle_messages(&mut self, keepalive: &mut Keepalive) -> bool {
         let outbox = self.link.outbox();
-        loop {
+        while let Some(connection) = self.connection.as_mut().filter(|_| !outbox.is_closing()) {
             let message = match self.reader.next_event() {
-                Ok(None) => return Some(connection),
+                Ok(None) => return true,
                 Ok(Some(Event::Text(text))) => Message::parse(text),
                 Ok(Some(Event::Binary)) => Message::NotJson,
                 Ok(Some(Event::Pong)) => continue,
                 Ok(Some(Event::Ping(payload))) => {
-                    outbox.push(Frame::Pong(payload)).ok()?;
+                    // Over the limit the outbox closes itself, which ends the loop; so below.
+                    let _ = outbox.push(Frame::Pong(payload));
                     outbox.flush();
                     continue;
                 }
                 Ok(Some(Event::Close(code, reason))) => {
-                    drop(connection); // out of the books before the answer is sent
+                    self.connection = None; // out of the books before the answer is sent
                     outbox.close(code, reason);
-                    return None;
+                    continue;
                 }
                 Err(Violation(code)) => {
-                    drop(connection);
+                    self.connection = None;
                     outbox.close(code, "");
-                    return None;
+                    continue;
                 }
             };
             keepalive.heard(Instant::now());
-            connection.on_message(message).ok()?;
+            let _ = connection.on_message(message);
         }
+        self.connection = None;
+        false
     }
 
     /// Reads what has arrived. Whether the client is still there.
