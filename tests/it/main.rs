@@ -1,1 +1,17 @@
+//! The server as its clients, its backend and its publishers see it: real sockets, real processes, a real RabbitMQ.
 
+#![expect(unreachable_pub, reason = "a test binary has no outside")]
+
+mod authentication;
+mod broker_contract;
+mod command_line;
+mod delivery;
+mod documentation;
+mod hooks;
+mod hostile;
+mod internal;
+mod outage;
+mod slow_clients;
+mod stopping;
+mod support;
+mod transcripts;

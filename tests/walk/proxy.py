@@ -1,18 +1,22 @@
 """A TCP proxy before the broker, so that a check can take the broker away."""
 
+import itertools
 import re
 import socket
 import threading
+import time
 
 
 class Proxy:
-    def __init__(self, amqp_url):
+    def __init__(self, amqp_url, second_waits=0):
+        """`second_waits` seconds are let pass before the second connection gets through."""
         found = re.fullmatch(r"(amqp://(?:[^@/]*@)?)([^:/@]+)(?::(\d+))?(/.*)?", amqp_url)
         if not found:
             raise ValueError("only amqp://user:password@host:port/vhost is understood")
         self._target = (found[2], int(found[3] or 5672))
         self._listener = None
         self._sockets = []
+        self._second_waits = second_waits
         self._lock = threading.Lock()
         self._port = 0
         self.restore()
@@ -49,9 +53,11 @@ class Proxy:
             end.close()
 
     def _accept(self, listener):
-        while True:
+        for number in itertools.count(1):
             try:
                 near, _ = listener.accept()
+                if number == 2:
+                    time.sleep(self._second_waits)
                 far = socket.create_connection(self._target, 5)
             except OSError:
                 return

@@ -1,6 +1,7 @@
 """One process of the server under test."""
 
 import http.client
+import random
 import signal
 import socket
 import subprocess
@@ -8,9 +9,15 @@ import time
 
 
 def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+    """One below the range from which the kernel takes the ports of outgoing connections."""
+    while True:
+        port = random.randrange(20_000, 32_000)
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return port
 
 
 class Server:

@@ -24,10 +24,11 @@ from checks import Report, registry, run
 from world import HOOKS, World
 
 # The order of the walk.
-TOPICS = (
-    "handshake forwarding answers frames rooms subscriptions dispatch triggers closing status exact hooks lifecycle deployment"
-)
-for topic in TOPICS.split():
+TOPICS = [
+    *("handshake", "forwarding", "answers", "frames", "rooms", "subscriptions", "dispatch", "triggers"),
+    *("closing", "status", "exact", "hooks", "lifecycle", "deployment"),
+]
+for topic in TOPICS:
     importlib.import_module(f"walk_{topic}")
 
 # name: (additional environment, instances, the backend is up, a broker is needed)

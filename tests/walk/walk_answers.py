@@ -232,6 +232,59 @@ def a_refused_client_is_not_counted(world):
     equal(watcher.status()["open_connections"], before, "open_connections")
 
 
+# --- several clients
+
+
+@check()
+def every_connection_asks_anew(world):
+    plan = world.backend.plan(Answer(status=403))
+    equal(world.dial(plan).receive(), REFUSED, "first frame of a refused client")
+    for number in range(1, 4):
+        rooms = [{"a": str(number)}]
+        plan.bootstrap = Answer(body={"allowed_rooms": rooms})
+        equal(world.dial(plan).receive(), {"is_authorized": True, "allowed_rooms": rooms}, f"first frame {number}")
+
+
+@check()
+def clients_with_the_same_cookie_at_once_are_all_let_in(world):
+    plan = world.backend.allowing([{"a": "1"}], seconds=0.3)
+    waiting = []
+    for _ in range(20):
+        client = world.socket()
+        client.send(raw.request("/ws/", {**raw.upgrade(world.server.host), "Cookie": plan.cookie}))
+        waiting.append(client)
+    for client in waiting:
+        equal(client.response()[0], 101, "status")
+        equal(client.read_json(), {"is_authorized": True, "allowed_rooms": [{"a": "1"}]}, "first frame")
+        client.send_frame(raw.TEXT, '{"type":"subscribe","room":{"a":"1"},"requestId":1}')
+        equal(client.read_json(), SUCCESS, "reply to subscribe")
+
+
+DIFFERENT = {
+    "real IP": ("/ws/", "X-Real-IP", "x-real-ip"),
+    "user agent": ("/ws/", "User-Agent", "user-agent"),
+    "token": ("/ws/?token={}", None, "authorization"),
+}
+
+
+@check(cases=DIFFERENT)
+def clients_with_different_headers_at_once_are_asked_for_each_with_its_own(world, case):
+    path, header, at_backend = case
+    plan = world.backend.allowing([], seconds=0.3)
+    values = [f"v{number}" for number in range(5)]
+    waiting = []
+    for value in values:
+        client = world.socket()
+        headers = {**raw.upgrade(world.server.host), "Cookie": plan.cookie, **({header: value} if header else {})}
+        client.send(raw.request(path.format(value), headers))
+        waiting.append(client)
+    for client in waiting:
+        equal(client.response()[0], 101, "status")
+        equal(client.read_json()["is_authorized"], True, "is_authorized")
+    came = sorted(request.header(at_backend).removeprefix("Token ") for request in plan.bootstraps())
+    equal(came, values, f"{at_backend} at the backend")
+
+
 # --- frames sent before the first frame
 
 

@@ -56,7 +56,8 @@ def the_backend_is_reached_over_a_unix_socket(world, case):
     environment = {"API_URL": None, "BINDER_SOCKET": path, "APP_URL": "https://app.example.org"}
     if case:
         environment["BINDER_INTERNAL"] = "http://inside.example/deep/api/"
-    server = world.extra_server(environment)
+    server = world.extra_server(environment, ready=False)
+    server.wait_ready(path="/healthz")  # without AMQP_URL these variables stand for a RabbitMQ on localhost
     client = world.dial(plan, server=server)
     equal(client.receive(), {"is_authorized": True, "allowed_rooms": []}, "first frame")
     request = plan.requests()[0]

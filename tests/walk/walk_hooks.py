@@ -6,6 +6,7 @@ import raw
 from backend import PREFIX, Answer
 from checks import check, equal, eventually, holds
 from client import SUCCESS
+from world import HOOKS
 
 ONLINE, OFFLINE = "user/notify_online/", "user/notify_offline/"
 
@@ -222,8 +223,6 @@ def offline_is_posted_once_after_a_close_for_silence(world):
 
 @check(world="stop")
 def offline_is_posted_once_for_everybody_when_the_server_stops(world):
-    from world import HOOKS
-
     server = world.extra_server(HOOKS)
     clients = [world.connect(server=server) for _ in range(20)]
     for client in clients:

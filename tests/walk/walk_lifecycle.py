@@ -12,6 +12,13 @@ from checks import Mismatch, check, equal, eventually, holds, one_of, unique
 from client import SUCCESS, publication
 from proxy import Proxy
 from publisher import EXCHANGE, ByAmqp
+from server import free_port
+from world import HOOKS
+
+
+def accepted(post, trigger, headers=None, seconds=5):
+    """Posts until the server takes the trigger: just after its start it may still connect."""
+    eventually(lambda: post.attempt(trigger, headers)[0], 200, "status of POST /trigger/", seconds)
 
 
 @check(world="stop", cases={"SIGTERM": signal.SIGTERM, "SIGINT": signal.SIGINT})
@@ -87,6 +94,50 @@ def a_server_without_api_url_says_so_and_ends(world):
     holds("API_URL" in server.log(), "output", "the name API_URL", server.log())
 
 
+@check(world="stop")
+def an_internal_listener_for_others_needs_a_token(world):
+    server = world.launch("open-without-token", {"INTERNAL_LISTEN": f"0.0.0.0:{free_port()}"})
+    try:
+        code = server.process.wait(10)
+    finally:
+        server.kill()
+    holds(code != 0, "exit code", "not 0", code)
+    holds("INTERNAL_TOKEN" in server.log(), "output", "the name INTERNAL_TOKEN", server.log())
+
+
+@check(world="stop")
+def the_internal_token_is_required_as_a_bearer_token(world):
+    port = free_port()
+    server = world.extra_server({"INTERNAL_LISTEN": f"0.0.0.0:{port}", "INTERNAL_TOKEN": "s3cret"}, ready=False)
+    server.internal_port = port
+    client = world.dial_when_listening(server)
+    equal(client.receive()["is_authorized"], True, "is_authorized")
+    post = world.post_to(server)
+    for authorization in (None, "Bearer wrong", "Basic s3cret", "s3cret"):
+        headers = {"Authorization": authorization} if authorization else {}
+        one_of(post.attempt({"rooms": [], "data": 1}, headers)[0], [401, 403], f"status with {headers}")
+    accepted(post, {"rooms": [], "data": 1}, {"Authorization": "Bearer s3cret"})
+
+
+@check(world="stop")
+def secrets_are_not_logged(world):
+    server = world.extra_server({"LOG": "debug,high_templar=trace", **HOOKS})
+    headers = {"Authorization": "Bearer secret-1"}
+    path = "/ws/?token=secret-2&session_token=secret-3"
+    client = world.connect(server=server, path=path, headers=headers, cookie="csrftoken=secret-4")
+    client.plan.wait("user/notify_online/")
+    client.ask("secret-5")
+    refused = world.dial(world.backend.plan(Answer(status=403)), server=server, path=path, cookie="a=secret-6")
+    refused.receive()
+    broken = world.dial(world.backend.plan(Answer(reset=True)), server=server, path=path, cookie="a=secret-7")
+    broken.receive()
+    world.post_to(server)({"rooms": [], "data": "secret-8"})
+    equal(server.stop(), 0, "exit code")
+    with open(server.log_path) as log:
+        found = [line for line in log if "secret-" in line or "plan-" in line or "guest:guest" in line]
+    equal(found, [], "lines of the log with cookies, tokens, passwords or payloads")
+
+
 # --- several instances on one broker
 
 
@@ -147,14 +198,23 @@ def an_instance_that_is_killed_does_not_disturb_the_other(world):
 
 
 @check(world="outage")
+def a_trigger_posted_as_soon_as_the_server_is_ready_is_accepted(world):
+    """The connections to the broker come up one after the other here."""
+    for _ in range(6):
+        with Proxy(world.amqp_url, second_waits=0.3) as proxy:
+            server = world.extra_server({"AMQP_URL": proxy.url})
+            equal(list(world.post_to(server).attempt({"rooms": [], "data": 1})), [200, SUCCESS], "answer")
+            server.kill()
+
+
+@check(world="outage")
 def without_the_broker_clients_stay_and_afterwards_triggers_arrive_again(world):
     room, later = {unique(): "1"}, {unique(): "2"}
     with Proxy(world.amqp_url) as proxy:
         server = world.extra_server({"AMQP_URL": proxy.url})
         client = world.connect([room], server=server)
         client.subscribe(room, "r")
-        post = world.post_to(server)
-        post({"rooms": [room], "data": 1})
+        accepted(world.post_to(server), {"rooms": [room], "data": 1})
         equal(client.receive(), publication(1, "r"), "publication")
 
         proxy.cut()
@@ -196,7 +256,7 @@ def a_server_started_without_a_broker_serves_clients_and_is_ready_later(world):
         holds(server.internal("GET", "/readyz")[0] != 200, "status of readyz", "not 200", "200")
         proxy.restore()
         server.wait_ready(seconds=15)
-        world.post_to(server)({"rooms": [room], "data": 1})
+        accepted(world.post_to(server), {"rooms": [room], "data": 1})
         equal(client.receive(), publication(1, "r"), "publication")
 
 

@@ -109,7 +109,7 @@ def a_body_beyond_all_measure_is_answered_413(world):
         connection.sendall(b"POST /trigger/ HTTP/1.1\r\nHost: x\r\nContent-Length: 99999999999\r\n\r\n")
         piece = b"x" * 65_536
         for _ in range(1024):
-            if select.select([connection], [], [], 0)[0]:
+            if select.select([connection], [], [], 0.005)[0]:
                 break
             connection.sendall(piece)
         first = connection.recv(12)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import socket
 import threading
 
 import raw
@@ -77,6 +78,11 @@ class World:
         client.plan = plan
         self._owned().append(client)
         return client
+
+    def dial_when_listening(self, server, seconds=10):
+        """The same, for a server whose readiness cannot be asked."""
+        eventually(lambda: _listens(server.port), True, f"a listener on port {server.port}", seconds)
+        return self.dial(self.backend.plan(), server)
 
     def raw(self, allowed=(), plan=None, path="/ws/", headers=(), behind=b"", server=None, receive_buffer=None):
         """A bare socket that was answered 101; `behind` is sent together with the handshake."""
@@ -161,6 +167,11 @@ class World:
         """The exit codes after SIGTERM."""
         self.close_publishers()
         return [server.stop() for server in self.servers if server is not None]
+
+
+def _listens(port):
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 def _counted(client):

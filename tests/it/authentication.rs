@@ -1,0 +1,202 @@
+//! Who a client is, is for the backend to say.
+
+use serde_json::{Value, json};
+
+use crate::support::{
+    Client, StubBackend, TestServer,
+    backend::Answer,
+    client::End,
+    http::{exchange, send},
+};
+
+fn reply(body: Value) -> Answer {
+    Answer::Reply(200, body.to_string())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_backend_is_asked_with_what_is_mapped_and_nothing_else() {
+    let server = TestServer::with(&[("API_HEADERS", r#"{"X-Tenant":"{param:tenant}/{peer}"}"#)]).await;
+    let headers = [
+        ("Cookie", "sessionid=1; csrftoken=abc"),
+        ("User-Agent", "browser"),
+        ("X-Real-IP", "10.1.2.3"),
+        ("Authorization", "Basic secret"),
+        ("X-Forwarded-For", "1.1.1.1"),
+        ("Accept-Language", "nl"),
+    ];
+    let mut client = Client::connect(&server.public, "/ws/?token=t%20x&tenant=7", &headers).await;
+    assert_eq!(client.next().await["is_authorized"], json!(true));
+    let asked = server.backend.asked().remove(0);
+    assert_eq!(asked.line, "GET /api/bootstrap/");
+    for (name, value) in [
+        ("cookie", "sessionid=1; csrftoken=abc"),
+        ("user-agent", "browser"),
+        ("x-real-ip", "10.1.2.3"),
+        ("x-csrftoken", "abc"),
+        ("authorization", "Token t x"),
+        ("x-tenant", "7/127.0.0.1"),
+    ] {
+        assert_eq!(asked.header(name), Some(value), "{name}");
+    }
+    let backend = server.backend.url();
+    assert_eq!(asked.header("host"), backend.strip_prefix("http://").and_then(|url| url.strip_suffix("/api/")));
+    let mut names: Vec<_> = asked.headers.keys().map(String::as_str).collect();
+    names.sort_unstable();
+    assert_eq!(names, ["accept", "authorization", "cookie", "host", "user-agent", "x-csrftoken", "x-real-ip", "x-tenant"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_unusable_answer_means_not_authorised() {
+    let large = format!(r#"{{"allowed_rooms":[],"x":"{}"}}"#, "x".repeat(17 << 20));
+    let answers = [
+        Answer::Reply(403, String::new()),
+        Answer::Reply(201, r#"{"allowed_rooms":[]}"#.into()),
+        Answer::Reply(204, String::new()),
+        Answer::Reply(500, r#"{"allowed_rooms":[]}"#.into()),
+        Answer::Reply(200, "null".into()),
+        Answer::Reply(200, "<html></html>".into()),
+        Answer::Reply(200, r#"{"allowed_rooms":[{"a":1}"#.into()),
+        Answer::Reply(200, r#"{"allowed_rooms":[[]]}"#.into()),
+        Answer::Reply(200, r#"{"allowed_rooms":null}"#.into()),
+        Answer::Reply(200, large),
+        Answer::Raw(b"HTTP/1.1 302 Found\r\nLocation: /other/\r\nContent-Length: 0\r\n\r\n".to_vec()),
+        Answer::Raw(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n{\"allowed_".to_vec()),
+        Answer::Raw(b"\xff\xff\r\n\r\n".to_vec()),
+        Answer::Raw(Vec::new()),
+        Answer::Silence,
+    ];
+    let server = TestServer::with(&[("API_TIMEOUT", "1s")]).await;
+    for (number, answer) in answers.into_iter().enumerate() {
+        server.backend.answer(move |_| answer.clone());
+        let mut client = Client::connect(&server.public, "/ws/", &[]).await;
+        let (texts, end) = client.end().await;
+        assert_eq!(texts, [r#"{"is_authorized":false}"#], "answer {number}");
+        assert_eq!(end, End::Closed(1000, String::new()), "answer {number}");
+    }
+    assert!(!server.backend.lines().iter().any(|line| line.contains("/other/")), "a redirect was followed");
+    server.backend.answer(|_| reply(json!({"allowed_rooms": []})));
+    server.connect().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backend_that_is_not_there_means_not_authorised() {
+    let server = TestServer::with(&[("API_URL", "http://127.0.0.1:1/api/")]).await;
+    let mut client = Client::connect(&server.public, "/ws/", &[]).await;
+    assert_eq!(client.next().await, json!({"is_authorized": false}));
+    assert_eq!(client.close_code().await, 1000);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_backend_is_reached_over_a_unix_socket() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("api.sock");
+    let backend = StubBackend::on_unix_socket(&path, |_| reply(json!({"allowed_rooms": [{"a": 1}]}))).await;
+    let server = TestServer::before(backend, &[]).await;
+    server.connect().await;
+    let asked = server.backend.asked().remove(0);
+    assert_eq!((asked.line.as_str(), asked.header("host")), ("GET /api/bootstrap/", Some("backend.example")));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn connections_to_the_backend_are_used_again() {
+    let server = TestServer::start().await;
+    for _ in 0..20 {
+        server.connect().await;
+    }
+    assert_eq!(server.backend.asked().len(), 20);
+    assert!(server.backend.connections() <= 3, "{}", server.backend.connections());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_first_frame_repeats_the_rooms_as_the_backend_wrote_them() {
+    let body = r#"{"allowed_rooms":[{"b":1.50,"a":123456789012345678901234567890},{"a":"x"},{"a":"x"}]}"#;
+    let backend = StubBackend::answering(move |_| Answer::Reply(200, body.to_owned())).await;
+    let server = TestServer::before(backend, &[]).await;
+    let mut client = Client::connect(&server.public, "/ws/", &[]).await;
+    let expected = r#"{"is_authorized":true,"allowed_rooms":[{"b":1.50,"a":123456789012345678901234567890},{"a":"x"}]}"#;
+    assert_eq!(client.next_text().await, expected);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_client_sends_before_its_first_frame_is_handled_after_it() {
+    let server = TestServer::start().await;
+    let request = "GET /ws HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
+                   Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
+    let ping = b"\x81\x84\0\0\0\0ping\x88\x80\0\0\0\0";
+    let answer = exchange(&server.public, &[request.as_bytes(), ping].concat()).await;
+    assert_eq!(answer.status, 101);
+    let frames = answer.body;
+    let (welcome, pong) = (frames.find("is_authorized").unwrap(), frames.find("pong").unwrap());
+    assert!(welcome < pong, "{frames}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_goes_while_the_backend_thinks_is_forgotten() {
+    let server = TestServer::start().await;
+    server.backend.answer(|_| Answer::Silence);
+    let client = Client::connect(&server.public, "/ws/", &[]).await;
+    drop(client);
+    crate::support::eventually("the refusal is counted", async || {
+        server.get("/metrics").await.body.contains(r#"connections_refused_total{reason="gone"} 1"#)
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_with_a_line_break_is_refused_before_the_backend_hears_of_it() {
+    let server = TestServer::start().await;
+    for query in ["token=a%0d%0aX-Evil:%201", "token=%00"] {
+        let Err(error) = Client::try_connect(&server.public, &format!("/ws/?{query}"), &[]).await else { panic!("{query}") };
+        assert!(error.to_string().contains("400"), "{error}");
+    }
+    assert!(server.backend.asked().is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn only_pages_of_the_same_host_may_connect_unless_configured_otherwise() {
+    let status = async |server: &TestServer, origin: &str| match Client::try_connect(
+        &server.public,
+        "/ws/",
+        &[("Origin", origin)],
+    )
+    .await
+    {
+        Ok(_) => 101,
+        Err(tokio_tungstenite::tungstenite::Error::Http(response)) => response.status().as_u16(),
+        Err(error) => panic!("{error}"),
+    };
+    let server = TestServer::start().await;
+    assert_eq!(status(&server, "http://localhost").await, 101);
+    assert_eq!(status(&server, "https://evil.example").await, 403);
+    let listed = TestServer::with(&[("ALLOWED_ORIGINS", "https://a.example, https://b.example/")]).await;
+    assert_eq!(status(&listed, "https://b.example").await, 101);
+    assert_eq!(status(&listed, "http://localhost").await, 403);
+    let any = TestServer::with(&[("ALLOWED_ORIGINS", "*")]).await;
+    assert_eq!(status(&any, "https://evil.example").await, 101);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_public_listener_serves_websockets_and_nothing_else() {
+    let server = TestServer::start().await;
+    for (method, path, status) in [
+        ("GET", "/ws/", 426),
+        ("GET", "/ws?x=1", 426),
+        ("POST", "/ws/", 405),
+        ("GET", "/WS/", 404),
+        ("GET", "/ws/x", 404),
+        ("GET", "/", 404),
+        ("POST", "/trigger/", 404),
+        ("GET", "/metrics", 404),
+        ("GET", "/status", 404),
+        ("GET", "/readyz", 404),
+    ] {
+        assert_eq!(send(&server.public, method, path, &[], b"").await.status, status, "{method} {path}");
+    }
+    let old = exchange(&server.public, b"GET /ws/ HTTP/1.0\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n").await;
+    assert_eq!(old.status, 426);
+    let large = format!("GET /ws/ HTTP/1.1\r\nHost: x\r\nCookie: {}\r\n\r\n", "x".repeat(70_000));
+    assert_eq!(exchange(&server.public, large.as_bytes()).await.status, 431);
+    let cookie = "x".repeat(40_000);
+    let mut client = Client::connect(&server.public, "/ws?any=query", &[("Cookie", &cookie)]).await;
+    assert_eq!(client.next().await["is_authorized"], json!(true));
+}

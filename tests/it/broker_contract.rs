@@ -1,0 +1,139 @@
+//! What a broker promises, held against both: the embedded one and RabbitMQ.
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use futures::future::join_all;
+use high_templar::{
+    broker::{self, Consumer, Publisher},
+    config,
+    metrics::Metrics,
+};
+use tokio::{task::JoinHandle, time::timeout};
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use crate::support::{PATIENCE, rabbitmq};
+
+/// One instance's two ends of a broker.
+struct Instance {
+    publisher: Publisher,
+    consumer: Consumer,
+    stop: CancellationToken,
+    upkeep: JoinHandle<()>,
+    received: Vec<Bytes>,
+}
+
+impl Instance {
+    async fn start(config: &config::Broker) -> Self {
+        let stop = CancellationToken::new();
+        let (publisher, consumer, upkeep) = broker::open(config, &Arc::new(Metrics::default()), stop.clone());
+        let mut instance = Self { publisher, consumer, stop, upkeep: tokio::spawn(upkeep), received: Vec::new() };
+        instance.until_accepted(b"probe").await;
+        instance
+    }
+
+    /// Publishes `body` until the broker takes it, consuming meanwhile, and then until it is received.
+    async fn until_accepted(&mut self, body: &'static [u8]) {
+        let publisher = self.publisher.clone();
+        let publish = async {
+            while publisher.publish(Bytes::from_static(body)).await.is_err() {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        let consume = self.receive_until(|received| received.iter().any(|got| got == body));
+        timeout(PATIENCE, async { tokio::join!(publish, consume) }).await.expect("accepted and received in time");
+        self.received.clear();
+    }
+
+    async fn receive_until(&mut self, mut is_enough: impl FnMut(&[Bytes]) -> bool) {
+        while !is_enough(&self.received) {
+            let batch = self.consumer.next().await;
+            assert!(!batch.deliveries.is_empty());
+            self.received.extend(batch.deliveries.iter().map(|delivery| delivery.body.clone()));
+            self.consumer.acknowledge(batch).await;
+        }
+    }
+
+    async fn receive(&mut self, count: usize) {
+        timeout(PATIENCE, self.receive_until(|received| received.len() >= count)).await.expect("received in time");
+    }
+
+    async fn stop(self) {
+        self.stop.cancel();
+        self.consumer.close().await;
+        self.upkeep.await.unwrap();
+    }
+}
+
+/// Every promise, one after the other.
+async fn keeps_the_contract(config: &config::Broker) {
+    let mut instance = Instance::start(config).await;
+
+    // Bodies arrive byte for byte, whatever they are.
+    let odd = [&b""[..], b"\0\xff", b"not json", &[b'x'; 300_000]].map(Bytes::from_static);
+    for body in &odd {
+        instance.publisher.publish(body.clone()).await.unwrap();
+    }
+    instance.receive(odd.len()).await;
+    assert_eq!(instance.received, odd);
+    instance.received.clear();
+
+    // In the order of their confirms.
+    for number in 0..2000_u32 {
+        let publisher = instance.publisher.clone();
+        publisher.publish(Bytes::from(number.to_string())).await.unwrap();
+    }
+    instance.receive(2000).await;
+    let expected: Vec<_> = (0..2000_u32).map(|number| Bytes::from(number.to_string())).collect();
+    assert_eq!(instance.received, expected);
+    instance.received.clear();
+
+    // What is published at the same time arrives once each, in some order.
+    let publish = (0..1000_u32).map(|number| {
+        let publisher = instance.publisher.clone();
+        async move { publisher.publish(Bytes::from(number.to_string())).await }
+    });
+    let (confirmed, ()) = tokio::join!(join_all(publish), instance.receive(1000));
+    assert!(confirmed.iter().all(Result::is_ok));
+    let mut numbers: Vec<u32> =
+        instance.received.iter().map(|body| std::str::from_utf8(body).unwrap().parse().unwrap()).collect();
+    numbers.sort_unstable();
+    assert_eq!(numbers, (0..1000).collect::<Vec<_>>());
+
+    assert!(*instance.consumer.is_consuming().borrow());
+    instance.stop().await;
+}
+
+/// RabbitMQ on the test run's node, with an exchange of the test's own.
+fn on_rabbitmq() -> config::Broker {
+    let uris = config::Uris::parse(&rabbitmq::shared()).unwrap();
+    config::Broker::Rabbitmq(config::Rabbitmq { uris, exchange: format!("test-{}", Uuid::new_v4()) })
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_embedded_broker_keeps_the_contract() {
+    keeps_the_contract(&config::Broker::Embedded).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rabbitmq_keeps_the_contract() {
+    keeps_the_contract(&on_rabbitmq()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_instance_on_one_exchange_receives_everything_in_the_same_order() {
+    let config = on_rabbitmq();
+    let (mut one, mut two) = (Instance::start(&config).await, Instance::start(&config).await);
+    one.received.clear();
+    for number in 0..500_u32 {
+        let publisher = if number % 2 == 0 { &one.publisher } else { &two.publisher };
+        publisher.publish(Bytes::from(number.to_string())).await.unwrap();
+    }
+    one.receive_until(|received| received.last().is_some_and(|last| last == "499")).await;
+    two.receive(500).await;
+    let without_probe: Vec<_> = one.received.iter().filter(|body| *body != "probe").cloned().collect();
+    assert_eq!(without_probe, two.received);
+    one.stop().await;
+    two.stop().await;
+}

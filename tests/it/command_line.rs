@@ -1,0 +1,258 @@
+//! The program itself: its command line, exit codes, signals and logs.
+
+use std::{
+    io::Read,
+    os::unix::net::UnixDatagram,
+    process::{Child, Command, ExitStatus, Output, Stdio},
+    time::{Duration, Instant},
+};
+
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::json;
+
+use crate::support::{Client, StubBackend, backend::Answer, eventually, http};
+
+fn program() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_high-templar"));
+    command.env_clear().stdin(Stdio::null());
+    command
+}
+
+fn run(arguments: &[&str], vars: &[(&str, &str)]) -> Output {
+    program().args(arguments).envs(vars.iter().copied()).output().unwrap()
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// The program, serving. Killed when dropped.
+struct Running {
+    child: Child,
+    public: high_templar::config::Listen,
+    internal: high_templar::config::Listen,
+}
+
+impl Running {
+    async fn start(vars: &[(&str, &str)]) -> Self {
+        let (public, internal) = (free_port(), free_port());
+        let child = program()
+            .env("LISTEN", format!("127.0.0.1:{public}"))
+            .env("INTERNAL_LISTEN", format!("127.0.0.1:{internal}"))
+            .envs(vars.iter().copied())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let listen = |port: u16| high_templar::config::Listen::Tcp(([127, 0, 0, 1], port).into());
+        let running = Self { child, public: listen(public), internal: listen(internal) };
+        eventually("it serves", async || match tokio::net::TcpStream::connect(("127.0.0.1", internal)).await {
+            Ok(_) => http::send(&running.internal, "GET", "/readyz", &[], b"").await.status == 200,
+            Err(_) => false,
+        })
+        .await;
+        running
+    }
+
+    fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.child), signal).unwrap();
+    }
+
+    /// Waits for the end; the exit status and the log.
+    fn end(mut self) -> (ExitStatus, String) {
+        let deadline = Instant::now() + Duration::from_secs(30);
+        let status = loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                break status;
+            }
+            assert!(Instant::now() < deadline, "it does not end");
+            std::thread::sleep(Duration::from_millis(10));
+        };
+        let mut log = String::new();
+        self.child.stderr.take().unwrap().read_to_string(&mut log).unwrap();
+        (status, log)
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn free_port() -> u16 {
+    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+#[test]
+fn every_wrong_or_missing_variable_is_named_at_once() {
+    let output = run(&[], &[("IDLE_TIMEOUT", "soon"), ("OUTBOX_LIMIT", "1KB"), ("LISTEN", "8000"), ("AMQP_URL", "http://u:secret@h")]);
+    assert_eq!(output.status.code(), Some(2));
+    let said = text(&output.stderr);
+    for name in ["API_URL is not set", "IDLE_TIMEOUT must", "OUTBOX_LIMIT must", "LISTEN must", "AMQP_URL must"] {
+        assert!(said.contains(name), "{name}: {said}");
+    }
+    assert!(!said.contains("secret"), "{said}");
+}
+
+#[test]
+fn an_internal_listener_that_others_can_reach_needs_a_token() {
+    let vars = [("API_URL", "http://127.0.0.1:1/"), ("INTERNAL_LISTEN", "0.0.0.0:0")];
+    let output = run(&[], &vars);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(text(&output.stderr).contains("INTERNAL_TOKEN is not set"));
+}
+
+#[test]
+fn help_and_version_need_no_configuration() {
+    let help = run(&["--help"], &[]);
+    assert!(help.status.success());
+    for word in ["serve", "check", "API_URL", "--version"] {
+        assert!(text(&help.stdout).contains(word), "{word}");
+    }
+    let version = run(&["--version"], &[]);
+    assert_eq!(text(&version.stdout), format!("high-templar {}\n", env!("CARGO_PKG_VERSION")));
+    assert_eq!(run(&["nonsense"], &[]).status.code(), Some(2));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn check_says_what_it_found_and_fails_when_something_is_wrong() {
+    let backend = StubBackend::answering(|_| Answer::Reply(403, String::new())).await;
+    let url = backend.url();
+    let free = [("LISTEN", "127.0.0.1:0"), ("INTERNAL_LISTEN", "127.0.0.1:0")];
+    let good = run(&["check"], &[&free[..], &[("API_URL", &url)]].concat());
+    let said = text(&good.stdout);
+    assert!(good.status.success(), "{said}");
+    assert!(said.contains("ok       backend: reached; a client without cookies is refused with 403"), "{said}");
+    assert!(said.contains("ok       broker: embedded"), "{said}");
+
+    let nobody = [("API_URL", "http://127.0.0.1:1/"), ("AMQP_URL", "amqp://u:secret@127.0.0.1:1")];
+    let bad = run(&["check"], &[&free[..], &nobody].concat());
+    let said = text(&bad.stdout);
+    assert_eq!(bad.status.code(), Some(1), "{said}");
+    assert!(said.contains("wrong    backend: backend could not be reached"), "{said}");
+    assert!(said.contains("wrong    broker: RabbitMQ at 127.0.0.1:1 failed"), "{said}");
+    assert!(!said.contains("secret"), "{said}");
+
+    let reached = run(&["check"], &[&free[..], &[("API_URL", &url), ("AMQP_URL", &crate::support::rabbitmq::shared())]].concat());
+    assert!(text(&reached.stdout).contains("exchange hightemplar declared"), "{}", text(&reached.stdout));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sigterm_and_sigint_end_it_cleanly_and_a_second_signal_at_once() {
+    let backend = StubBackend::allowing(json!([])).await;
+    let url = backend.url();
+    for signal in [Signal::TERM, Signal::INT] {
+        let running = Running::start(&[("API_URL", &url)]).await;
+        let mut client = Client::connect(&running.public, "/ws/", &[]).await;
+        client.next().await;
+        running.signal(signal);
+        assert_eq!(client.close_code().await, 1001);
+        drop(client);
+        assert_eq!(running.end().0.code(), Some(0));
+    }
+    // A hook that hangs would keep it for the rest of its drain.
+    let hanging = StubBackend::answering(|asked| match asked.line.starts_with("GET") {
+        true => Answer::Reply(200, r#"{"allowed_rooms":[]}"#.to_owned()),
+        false => Answer::Silence,
+    })
+    .await;
+    let url = hanging.url();
+    let vars = [("API_URL", url.as_str()), ("DRAIN", "10m"), ("API_TIMEOUT", "10m"), ("HOOK_DISCONNECT", "gone/")];
+    let running = Running::start(&vars).await;
+    let mut client = Client::connect(&running.public, "/ws/", &[]).await;
+    client.next().await;
+    running.signal(Signal::TERM);
+    assert_eq!(client.close_code().await, 1001);
+    eventually("the hook hangs", async || hanging.lines().iter().any(|line| line.contains("/gone/"))).await;
+    running.signal(Signal::TERM);
+    assert_eq!(running.end().0.code(), Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn systemd_is_told_when_it_serves_and_when_it_stops() {
+    let backend = StubBackend::allowing(json!([])).await;
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("notify");
+    let socket = UnixDatagram::bind(&path).unwrap();
+    socket.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+    let running = Running::start(&[("API_URL", &backend.url()), ("NOTIFY_SOCKET", path.to_str().unwrap())]).await;
+    let mut told = [0; 200];
+    let count = socket.recv(&mut told).unwrap();
+    assert!(told[..count].starts_with(b"READY=1\n"), "{}", text(&told[..count]));
+    running.signal(Signal::TERM);
+    let count = socket.recv(&mut told).unwrap();
+    assert_eq!(text(&told[..count]), "STOPPING=1");
+    assert_eq!(running.end().0.code(), Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_secret_reaches_the_log_even_at_its_finest() {
+    let backend = StubBackend::allowing(json!([{"target": "message"}])).await;
+    for format in ["text", "json"] {
+        let hook = ("HOOK_CONNECT", "online/");
+        let url = backend.url();
+        let vars = [("API_URL", url.as_str()), ("LOG", "trace"), ("LOG_FORMAT", format), ("INTERNAL_TOKEN", "s3cret-internal"), hook];
+        let running = Running::start(&vars).await;
+        let headers = [("Cookie", "sessionid=s3cret-cookie; csrftoken=s3cret-csrf")];
+        let mut client = Client::connect(&running.public, "/ws/?token=s3cret-token&session=s3cret-query", &headers).await;
+        client.next().await;
+        client.subscribe("1", json!({"target": "message"})).await;
+        let token = [("Authorization", "Bearer s3cret-internal")];
+        for body in [&br#"{"rooms":[{"target":"message"}],"data":"s3cret-payload"}"#[..], b"s3cret-payload"] {
+            http::send(&running.internal, "POST", "/trigger/", &token, body).await;
+        }
+        assert_eq!(client.next().await["data"], json!("s3cret-payload"));
+        client.send_text("s3cret-message").await;
+        client.next().await;
+        client.close().await;
+        running.signal(Signal::TERM);
+        let (_, log) = running.end();
+        assert!(log.len() > 1000, "a log that says nothing proves nothing");
+        if let Some(line) = log.lines().find(|line| line.contains("s3cret")) {
+            panic!("{line}");
+        }
+        if format == "json" {
+            for line in log.lines() {
+                serde_json::from_str::<serde_json::Value>(line).unwrap_or_else(|error| panic!("{error}: {line}"));
+            }
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_env_file_of_3_1_works_as_it_is_and_the_log_says_what_came_from_where() {
+    let backend = StubBackend::allowing(json!([{"target": "message"}])).await;
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join(".env");
+    let amqp = high_templar::config::Uris::parse(&crate::support::rabbitmq::shared()).unwrap();
+    let file = format!(
+        "# 3.1\nAPP_URL=https://app.example.org\nBINDER_INTERNAL={}\nRABBITMQ_HOST={}\nRABBITMQ_USERNAME=guest\n\
+         export RABBITMQ_PASSWORD='guest'\nLOGFILE_PATH=/tmp/x\nLOGFILE_LEVEL=DEBUG\n",
+        backend.url(),
+        amqp.at(0).host(),
+    );
+    std::fs::write(&path, file).unwrap();
+    let running = Running::start(&[("ENV_FILE", path.to_str().unwrap())]).await;
+    let headers = [("Origin", "https://any.example")];
+    let mut client = Client::connect(&running.public, "/ws/?session_token=st", &headers).await;
+    assert_eq!(client.next().await["is_authorized"], json!(true));
+    eventually("the hook is posted", async || backend.lines().contains(&"POST /api/user/notify_online/".to_owned())).await;
+    let asked = backend.asked().remove(0);
+    assert_eq!(asked.header("x-session-token"), Some("st"));
+    assert_eq!(asked.header("referer"), Some("https://app.example.org/api/"));
+    running.signal(Signal::TERM);
+    let (status, log) = running.end();
+    assert_eq!(status.code(), Some(0));
+    for said in [
+        "API_URL is taken from BINDER_INTERNAL",
+        "RABBITMQ_HOST",
+        "WILDCARD_DISPATCH is exact",
+        "Origin of a handshake is not checked",
+        "HOOK_DISCONNECT is user/notify_offline/",
+        ".env",
+    ] {
+        assert!(log.contains(said), "{said}: {log}");
+    }
+    assert!(log.contains("wildcard_dispatch=Exact"), "{log}");
+}

@@ -1,0 +1,55 @@
+//! The README tells the truth.
+
+use std::{collections::BTreeSet, fs, path::Path};
+
+use high_templar::config::VARIABLES;
+
+fn readme() -> String {
+    fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md")).unwrap()
+}
+
+#[test]
+fn the_table_of_variables_is_the_code() {
+    let readme = readme();
+    let told: BTreeSet<&str> = readme
+        .lines()
+        .filter_map(|line| line.strip_prefix("| `")?.split_once('`'))
+        .map(|(name, _)| name)
+        .filter(|name| name.chars().all(|c| c.is_ascii_uppercase() || c == '_'))
+        .collect();
+    assert_eq!(told, VARIABLES.iter().copied().collect::<BTreeSet<_>>());
+}
+
+#[test]
+fn the_defaults_in_the_table_are_the_code() {
+    let rows: Vec<(String, String)> = readme()
+        .lines()
+        .filter_map(|line| {
+            let mut cells = line.strip_prefix("| `")?.split('|').map(|cell| cell.trim().trim_matches('`').to_owned());
+            Some((cells.next()?, cells.next()?))
+        })
+        .collect();
+    let default = |name: &str| rows.iter().find(|(row, _)| row == name).map(|(_, default)| default.clone());
+    let plain = high_templar::config::from_vars([("API_URL".to_owned(), "http://a/".to_owned())].into_iter()).unwrap();
+    // Giving every default of the table is the same as giving none.
+    let given = rows
+        .iter()
+        .filter(|(name, value)| VARIABLES.contains(&name.as_str()) && !value.is_empty() && !value.starts_with(['(', '—']))
+        .map(|(name, value)| (name.clone(), value.clone()))
+        .chain([("API_URL".to_owned(), "http://a/".to_owned())]);
+    let given = high_templar::config::from_vars(given).unwrap();
+    assert_eq!(format!("{plain:?}"), format!("{given:?}"));
+    for name in ["LISTEN", "IDLE_TIMEOUT", "PING_INTERVAL", "OUTBOX_LIMIT", "MESSAGE_LIMIT", "DRAIN", "API_TIMEOUT"] {
+        assert!(default(name).is_some_and(|default| !default.is_empty()), "{name}");
+    }
+}
+
+#[test]
+fn every_relative_link_leads_somewhere() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let readme = readme();
+    let links = readme.split("](").skip(1).filter_map(|rest| rest.split_once(')')).map(|(link, _)| link);
+    for link in links.filter(|link| !link.starts_with("http") && !link.starts_with('#')) {
+        assert!(root.join(link.split('#').next().unwrap_or(link)).exists(), "{link}");
+    }
+}

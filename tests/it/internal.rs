@@ -1,0 +1,76 @@
+//! The internal listener: health, numbers, and who may post.
+
+use serde_json::json;
+
+use crate::support::{TestServer, http::send};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn health_status_metrics_and_the_document_are_served() {
+    let server = TestServer::start().await;
+    let _client = server.subscriber(&[("1", json!({"target": "message"}))]).await;
+    assert_eq!(server.get("/healthz").await.status, 200);
+    assert_eq!(server.get("/readyz").await.json(), json!({"ready": true}));
+    let status = server.get("/status").await.json();
+    assert_eq!(status["broker"], json!({"kind": "embedded", "consuming": true}));
+    assert_eq!((&status["subscriptions"], &status["clients"]["num_rooms"]), (&json!(1), &json!(1)));
+    let metrics = server.get("/metrics").await;
+    assert!(metrics.head.to_ascii_lowercase().contains("content-type: application/openmetrics-text"), "{}", metrics.head);
+    assert!(metrics.body.contains("high_templar_connections 1\n") && metrics.body.ends_with("# EOF\n"));
+    assert_eq!(server.get("/openapi.json").await.json()["openapi"], json!("3.1.0"));
+    let missing = server.get("/nothing").await;
+    assert_eq!((missing.status, missing.json()["message"].as_str()), (404, Some("not-found")));
+    assert_eq!(server.get("/trigger/").await.status, 405);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_trigger_needs_no_content_type_and_may_have_any() {
+    let server = TestServer::start().await;
+    let mut client = server.subscriber(&[("1", json!({"target": "message"}))]).await;
+    let body = br#"{"rooms":[{"target":"message"}],"data":1}"#;
+    for headers in [&[][..], &[("Content-Type", "application/json")], &[("Content-Type", "text/plain")]] {
+        for path in ["/trigger/", "/trigger"] {
+            assert_eq!(send(&server.internal, "POST", path, headers, body).await.status, 200);
+            assert_eq!(client.next().await["data"], json!(1));
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_is_asked_for_where_there_is_one() {
+    let server = TestServer::with(&[("INTERNAL_TOKEN", "s3cret")]).await;
+    let body = br#"{"rooms":[],"data":1}"#;
+    let post = async |headers: &[(&str, &str)]| send(&server.internal, "POST", "/trigger/", headers, body).await;
+    let refused = post(&[]).await;
+    assert_eq!((refused.status, refused.json()["message"].as_str()), (401, Some("not-authorized")));
+    assert!(refused.head.to_ascii_lowercase().contains("www-authenticate: bearer"));
+    for wrong in ["Bearer wrong", "Bearer s3cret2", "Bearer ", "Basic s3cret", "s3cret"] {
+        assert_eq!(post(&[("Authorization", wrong)]).await.status, 401, "{wrong}");
+    }
+    assert_eq!(post(&[("Authorization", "Bearer s3cret")]).await.status, 200);
+    assert_eq!(server.get("/metrics").await.status, 401);
+    assert_eq!(server.get("/healthz").await.status, 200);
+    assert_eq!(server.get("/readyz").await.status, 200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_page_of_another_host_may_not_post() {
+    let server = TestServer::start().await;
+    let body = br#"{"rooms":[],"data":1}"#;
+    for (origin, status) in [("https://evil.example", 403), ("null", 403), ("http://localhost", 200)] {
+        let reply = send(&server.internal, "POST", "/trigger/", &[("Origin", origin)], body).await;
+        assert_eq!(reply.status, status, "{origin}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn both_listeners_work_on_unix_sockets_and_replace_what_a_crash_left() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| format!("unix:{}", folder.path().join(name).display());
+    drop(std::os::unix::net::UnixListener::bind(folder.path().join("ws")).unwrap()); // leaves its file behind
+    let server = TestServer::with(&[("LISTEN", &path("ws")), ("INTERNAL_LISTEN", &path("internal"))]).await;
+    let mut client = server.subscriber(&[("1", json!({"target": "message"}))]).await;
+    server.trigger(json!({"rooms": [{"target": "message"}], "data": "x".repeat(100_000)})).await;
+    assert_eq!(client.next().await["data"].as_str().unwrap().len(), 100_000);
+    server.stop().await;
+    assert!(!folder.path().join("ws").exists());
+}

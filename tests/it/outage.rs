@@ -1,0 +1,91 @@
+//! RabbitMQ goes away and comes back, with clients connected.
+
+use high_templar::config;
+use serde_json::json;
+use uuid::Uuid;
+
+use crate::support::{Node, TestServer, eventually, rabbitmq};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn delivery_resumes_by_itself_and_readiness_tells_the_truth_meanwhile() {
+    let node = Node::start();
+    let server = TestServer::with(&[("AMQP_URL", &node.url)]).await;
+    let mut client = server.subscriber(&[("1", json!({"target": "message"}))]).await;
+    for round in 0..2 {
+        server.trigger(json!({"rooms": [{"target": "message"}], "data": round})).await;
+        assert_eq!(client.next().await["data"], json!(round));
+        node.kill();
+        eventually("it is not ready", async || {
+            let reply = server.get("/readyz").await;
+            reply.status == 503 && reply.json() == json!({"ready": false, "message": "broker-away"})
+        })
+        .await;
+        let reply = server.post("/trigger/", r#"{"rooms":[],"data":1}"#).await;
+        assert_eq!((reply.status, reply.json()["message"].as_str()), (503, Some("try-later")));
+        assert!(reply.head.to_ascii_lowercase().contains("retry-after: "), "{}", reply.head);
+        // Clients are served all the same.
+        client.expect_silence().await;
+        server.subscriber(&[("2", json!({"customer": 2}))]).await;
+        node.start_again();
+        server.until_ready().await;
+        eventually("a trigger is taken again", async || {
+            server.post("/trigger/", r#"{"rooms":[],"data":1}"#).await.status == 200
+        })
+        .await;
+    }
+    server.trigger(json!({"rooms": [{"target": "message"}], "data": "back"})).await;
+    assert_eq!(client.next().await["data"], json!("back"));
+    client.expect_silence().await;
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_trigger_posted_to_either_instance_reaches_the_clients_of_both_once() {
+    let exchange = format!("test-{}", Uuid::new_v4());
+    let url = rabbitmq::shared();
+    // The first broker of the list is not there: the next one is tried.
+    let list = format!("amqp://127.0.0.1:1/%2f,{url}");
+    let vars = [("AMQP_URL", list.as_str()), ("AMQP_EXCHANGE", exchange.as_str())];
+    let (one, two) = (TestServer::with(&vars).await, TestServer::with(&vars).await);
+    for server in [&one, &two] {
+        eventually("triggers are taken", async || {
+            server.post("/trigger/", r#"{"rooms":[],"data":0}"#).await.status == 200
+        })
+        .await;
+    }
+    let mut clients = [
+        one.subscriber(&[("1", json!({"target": "message"}))]).await,
+        two.subscriber(&[("1", json!({"target": "message"}))]).await,
+    ];
+    for round in 0..20 {
+        let server = if round % 2 == 0 { &one } else { &two };
+        server.trigger(json!({"rooms": [{"target": "message"}], "data": round})).await;
+        for client in &mut clients {
+            assert_eq!(client.next().await["data"], json!(round));
+        }
+    }
+    for client in &mut clients {
+        client.expect_silence().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_exchange_that_somebody_declared_otherwise_stops_triggers_but_not_clients() {
+    use lapin::{Connection, ConnectionProperties, ExchangeKind, options::ExchangeDeclareOptions, types::FieldTable};
+    let exchange = format!("test-{}", Uuid::new_v4());
+    let uris = config::Uris::parse(&rabbitmq::shared()).unwrap();
+    let connection = Connection::connect_uri(uris.at(0).amqp().clone(), ConnectionProperties::default()).await.unwrap();
+    let channel = connection.create_channel().await.unwrap();
+    let options = ExchangeDeclareOptions { auto_delete: false, durable: true, ..ExchangeDeclareOptions::default() };
+    channel
+        .exchange_declare(exchange.as_str().into(), ExchangeKind::Fanout, options, FieldTable::default())
+        .await
+        .unwrap();
+    let vars = [("AMQP_URL", rabbitmq::shared()), ("AMQP_EXCHANGE", exchange.clone())];
+    let vars: Vec<_> = vars.iter().map(|(name, value)| (*name, value.as_str())).collect();
+    let server = TestServer::starting(&vars).await;
+    server.subscriber(&[("1", json!({"target": "message"}))]).await;
+    assert_eq!(server.get("/readyz").await.status, 503);
+    channel.exchange_delete(exchange.as_str().into(), lapin::options::ExchangeDeleteOptions::default()).await.unwrap();
+    server.until_ready().await;
+}

@@ -1,0 +1,73 @@
+//! A clean stop.
+
+use serde_json::json;
+
+use crate::support::{Client, TestServer, backend::Answer, http::dial};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn clients_are_told_that_the_server_goes_away() {
+    let server = TestServer::start().await;
+    let mut clients = Vec::new();
+    for _ in 0..20 {
+        clients.push(server.subscriber(&[("1", json!({"target": "message"}))]).await);
+    }
+    server.trigger(json!({"rooms": [{"target": "message"}], "data": "last"})).await;
+    let codes = async {
+        for client in &mut clients {
+            let (texts, end) = client.end().await;
+            assert_eq!(texts.len(), 1, "the publication comes before the end");
+            assert_eq!(end, crate::support::client::End::Closed(1001, "going away".to_owned()));
+        }
+    };
+    let ((), report) = tokio::join!(codes, server.stop());
+    assert_eq!((report.connections, report.hooks), (0, 0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_does_not_go_is_cut_at_the_deadline_and_reported() {
+    let server = TestServer::with(&[("DRAIN", "1s"), ("OUTBOX_LIMIT", "64MiB"), ("MESSAGE_LIMIT", "16MiB")]).await;
+    let _stuck = server.subscriber(&[("1", json!({"target": "message"}))]).await;
+    for _ in 0..3 {
+        let data = "x".repeat(8_000_000);
+        server.trigger(json!({"rooms": [{"target": "message"}], "data": data})).await;
+    }
+    let report = server.stop().await;
+    assert_eq!(report.connections, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn while_it_drains_it_is_alive_but_not_ready_and_takes_no_clients() {
+    let server = TestServer::with(&[("DRAIN", "20s"), ("HOOK_DISCONNECT", "gone/"), ("API_TIMEOUT", "5s")]).await;
+    let mut client = server.connect().await;
+    server.backend.answer(|_| Answer::Silence);
+    let idle_internal = dial(&server.internal).await;
+    // A client that does not say goodbye keeps the drain going for a while.
+    server.begin_stop();
+    crate::support::eventually("it is not ready", async || {
+        match tokio::net::TcpStream::connect(address(&server.internal)).await {
+            Ok(_) => server.get("/readyz").await.json() == json!({"ready": false, "message": "stopping"}),
+            Err(_) => true,
+        }
+    })
+    .await;
+    assert!(tokio::net::TcpStream::connect(address(&server.public)).await.is_err());
+    assert_eq!(client.close_code().await, 1001);
+    drop(idle_internal);
+    server.stop().await;
+}
+
+fn address(listen: &high_templar::config::Listen) -> std::net::SocketAddr {
+    match listen {
+        high_templar::config::Listen::Tcp(address) => *address,
+        high_templar::config::Listen::Unix(_) => panic!("not TCP"),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_is_still_being_authenticated_is_told_too() {
+    let server = TestServer::with(&[("DRAIN", "5s")]).await;
+    server.backend.answer(|_| Answer::Silence);
+    let mut client = Client::connect(&server.public, "/ws/", &[]).await;
+    server.begin_stop();
+    assert_eq!(client.close_code().await, 1001);
+}

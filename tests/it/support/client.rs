@@ -1,0 +1,158 @@
+//! A client as browsers are: tungstenite, which is not what the server uses.
+
+use futures::{SinkExt, StreamExt};
+use high_templar::config::Listen;
+use serde_json::{Value, json};
+use tokio::{
+    io::AsyncWriteExt,
+    time::timeout,
+};
+use tokio_tungstenite::{
+    WebSocketStream, client_async,
+    tungstenite::{
+        Error, Message,
+        client::IntoClientRequest,
+        handshake::client::Response,
+        http::{HeaderName, HeaderValue},
+    },
+};
+
+use super::{
+    PATIENCE,
+    http::{Stream, dial},
+};
+
+pub struct Client {
+    socket: WebSocketStream<Box<dyn Stream>>,
+}
+
+/// How a connection ended.
+#[derive(Debug, PartialEq, Eq)]
+pub enum End {
+    /// With a close frame.
+    Closed(u16, String),
+    /// With a close frame without a code.
+    ClosedWithoutCode,
+    /// Without a close frame.
+    Cut,
+}
+
+impl Client {
+    pub async fn connect(address: &Listen, path: &str, headers: &[(&str, &str)]) -> Self {
+        Self::try_connect(address, path, headers).await.unwrap().0
+    }
+
+    pub async fn try_connect(address: &Listen, path: &str, headers: &[(&str, &str)]) -> Result<(Self, Response), Error> {
+        let mut request = format!("ws://localhost{path}").into_client_request().unwrap();
+        for (name, value) in headers {
+            request.headers_mut().append(name.parse::<HeaderName>().unwrap(), HeaderValue::from_str(value).unwrap());
+        }
+        let (socket, response) = client_async(request, dial(address).await).await?;
+        Ok((Self { socket }, response))
+    }
+
+    /// The next text frame, as it came.
+    pub async fn next_text(&mut self) -> String {
+        loop {
+            let message = timeout(PATIENCE, self.socket.next()).await.expect("a frame in time").expect("a frame").unwrap();
+            match message {
+                Message::Text(text) => return text.as_str().to_owned(),
+                Message::Ping(_) | Message::Pong(_) => {}
+                other => panic!("{other:?} instead of a text frame"),
+            }
+        }
+    }
+
+    /// The next text frame, read as JSON; `pong` as a string.
+    pub async fn next(&mut self) -> Value {
+        let text = self.next_text().await;
+        if text == "pong" {
+            return json!("pong");
+        }
+        serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}"))
+    }
+
+    pub async fn send(&mut self, message: Value) {
+        self.send_text(&message.to_string()).await;
+    }
+
+    pub async fn send_text(&mut self, text: &str) {
+        self.send_message(Message::text(text)).await;
+    }
+
+    pub async fn send_message(&mut self, message: Message) {
+        timeout(PATIENCE, self.socket.send(message)).await.unwrap().unwrap();
+    }
+
+    /// Sends a message and reads the answer.
+    pub async fn ask(&mut self, message: Value) -> Value {
+        self.send(message).await;
+        self.next().await
+    }
+
+    pub async fn subscribe(&mut self, id: &str, room: Value) {
+        let answer = self.ask(json!({"type": "subscribe", "requestId": id, "room": room})).await;
+        assert_eq!(answer, json!({"code": "success"}));
+    }
+
+    /// Checks that nothing was sent that has not been read: an answer to `ping` comes first.
+    pub async fn expect_silence(&mut self) {
+        self.send_text("ping").await;
+        assert_eq!(self.next().await, json!("pong"));
+    }
+
+    /// The number of transport pings the server sends before the next text frame.
+    pub async fn pings_before_text(&mut self) -> usize {
+        let mut pings = 0;
+        loop {
+            match timeout(PATIENCE, self.socket.next()).await.unwrap().unwrap().unwrap() {
+                Message::Ping(_) => pings += 1,
+                Message::Text(_) => return pings,
+                _ => {}
+            }
+        }
+    }
+
+    /// Reads to the end; text frames on the way are returned, too.
+    pub async fn end(&mut self) -> (Vec<String>, End) {
+        let mut texts = Vec::new();
+        loop {
+            match timeout(PATIENCE, self.socket.next()).await.expect("an end in time") {
+                Some(Ok(Message::Text(text))) => texts.push(text.as_str().to_owned()),
+                Some(Ok(Message::Close(Some(frame)))) => {
+                    let end = End::Closed(frame.code.into(), frame.reason.as_str().to_owned());
+                    let _ = timeout(PATIENCE, self.socket.next()).await; // lets the answer go out
+                    return (texts, end);
+                }
+                Some(Ok(Message::Close(None))) => return (texts, End::ClosedWithoutCode),
+                Some(Ok(_)) => {}
+                Some(Err(_)) | None => return (texts, End::Cut),
+            }
+        }
+    }
+
+    /// The code it is closed with; anything else fails the test.
+    pub async fn close_code(&mut self) -> u16 {
+        match self.end().await {
+            (_, End::Closed(code, _)) => code,
+            (texts, other) => panic!("{other:?} after {texts:?}"),
+        }
+    }
+
+    /// Says goodbye and waits for the answer.
+    pub async fn close(mut self) -> End {
+        self.socket.close(None).await.unwrap();
+        self.end().await.1
+    }
+
+    /// The raw stream, past the framing.
+    pub fn raw(&mut self) -> &mut Box<dyn Stream> {
+        self.socket.get_mut()
+    }
+
+    /// Sends bytes past the framing; a server that has had enough may not take them.
+    pub async fn send_raw(&mut self, bytes: &[u8]) {
+        let _ = self.raw().write_all(bytes).await;
+        let _ = self.raw().flush().await;
+    }
+}

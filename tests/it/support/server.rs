@@ -1,0 +1,133 @@
+//! A server of the test's own, on ports of its own.
+
+use std::collections::BTreeMap;
+
+use high_templar::{
+    config::{self, Listen},
+    server::{Report, Server},
+};
+use serde_json::{Value, json};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    Client, StubBackend,
+    backend::Address,
+    eventually,
+    http::{self, Reply},
+};
+
+/// A running server. Stopped when dropped.
+pub struct TestServer {
+    pub public: Listen,
+    pub internal: Listen,
+    pub backend: StubBackend,
+    stop: CancellationToken,
+    running: Option<JoinHandle<Report>>,
+}
+
+impl TestServer {
+    /// On the embedded broker, allowing every client the room `{"target":"message"}` and any `{"customer":…}`.
+    pub async fn start() -> Self {
+        Self::with(&[]).await
+    }
+
+    /// The same with further variables.
+    pub async fn with(vars: &[(&str, &str)]) -> Self {
+        let backend = StubBackend::allowing(json!([{"target": "message"}, {"customer": "*"}])).await;
+        Self::before(backend, vars).await
+    }
+
+    /// In front of `backend`.
+    pub async fn before(backend: StubBackend, vars: &[(&str, &str)]) -> Self {
+        let server = Self::starting_before(backend, vars).await;
+        server.until_ready().await;
+        server
+    }
+
+    /// As [`with`](Self::with), perhaps not ready yet.
+    pub async fn starting(vars: &[(&str, &str)]) -> Self {
+        let backend = StubBackend::allowing(json!([{"target": "message"}, {"customer": "*"}])).await;
+        Self::starting_before(backend, vars).await
+    }
+
+    async fn starting_before(backend: StubBackend, vars: &[(&str, &str)]) -> Self {
+        let url = backend.url();
+        let mut all = BTreeMap::from([("API_URL", url.as_str()), ("LISTEN", "127.0.0.1:0"), ("INTERNAL_LISTEN", "127.0.0.1:0")]);
+        let socket = match &backend.address {
+            Address::Unix(path) => path.to_string_lossy().into_owned(),
+            Address::Tcp(_) => String::new(),
+        };
+        all.insert("API_SOCKET", &socket);
+        all.extend(vars.iter().copied());
+        let all = all.into_iter().map(|(name, value)| (name.to_owned(), value.to_owned()));
+        let server = Server::bind(config::from_vars(all).unwrap()).await.unwrap();
+        let (public, internal) = (server.public_address().unwrap(), server.internal_address().unwrap());
+        let stop = CancellationToken::new();
+        let running = tokio::spawn(server.run(stop.clone()));
+        let running = Some(tokio::spawn(async { running.await.unwrap().unwrap() }));
+        Self { public, internal, backend, stop, running }
+    }
+
+    pub async fn until_ready(&self) {
+        eventually("the server is ready", async || self.get("/readyz").await.status == 200).await;
+    }
+
+    /// An authorised client; its first frame has been read.
+    pub async fn connect(&self) -> Client {
+        let mut client = Client::connect(&self.public, "/ws/", &[]).await;
+        let welcome = client.next().await;
+        assert_eq!(welcome["is_authorized"], json!(true), "{welcome}");
+        client
+    }
+
+    /// An authorised client with subscriptions, by `requestId`.
+    pub async fn subscriber(&self, rooms: &[(&str, Value)]) -> Client {
+        let mut client = self.connect().await;
+        for (id, room) in rooms {
+            client.subscribe(id, room.clone()).await;
+        }
+        client
+    }
+
+    /// Posts a trigger that must be accepted.
+    pub async fn trigger(&self, trigger: Value) {
+        let reply = self.post("/trigger/", &trigger.to_string()).await;
+        assert_eq!((reply.status, reply.json()), (200, json!({"code": "success"})));
+    }
+
+    pub async fn post(&self, path: &str, body: &str) -> Reply {
+        http::send(&self.internal, "POST", path, &[], body.as_bytes()).await
+    }
+
+    pub async fn get(&self, path: &str) -> Reply {
+        http::send(&self.internal, "GET", path, &[], b"").await
+    }
+
+    /// The numbers of the status frame.
+    pub async fn numbers(&self) -> Value {
+        self.get("/status").await.json()["clients"].clone()
+    }
+
+    /// Waits until a number of the status frame is `wanted`.
+    pub async fn until_number(&self, name: &str, wanted: u64) {
+        eventually(&format!("{name} is {wanted}"), async || self.numbers().await[name] == json!(wanted)).await;
+    }
+
+    /// Stops the server and waits for its end.
+    pub async fn stop(mut self) -> Report {
+        self.stop.cancel();
+        self.running.take().unwrap().await.unwrap()
+    }
+
+    /// Begins to stop it.
+    pub fn begin_stop(&self) {
+        self.stop.cancel();
+    }
+}
+
+impl Drop for TestServer {
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
+}
