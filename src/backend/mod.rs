@@ -75,6 +75,8 @@ impl Backend {
     /// # Errors
     /// When TLS cannot be set up.
     pub fn new(config: config::Backend, metrics: Arc<Metrics>) -> Result<Self, BuildError> {
+        // One cryptography for all TLS of the process, the broker's included; fails only when there is one already.
+        let _ = rustls::crypto::ring::default_provider().install_default();
         let mut http = reqwest::Client::builder()
             .user_agent(concat!("high-templar/", env!("CARGO_PKG_VERSION")))
             .redirect(Policy::none()) // cookies must not go elsewhere

@@ -55,8 +55,6 @@ pub fn main() -> ExitCode {
         Ok(config) => config,
         Err(error) => return fail(MISUSED, &error),
     };
-    // The one cryptography of all TLS here; it is the first to be installed.
-    let _ = rustls::crypto::ring::default_provider().install_default();
     let runtime = match Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return fail(FAILED, &error),

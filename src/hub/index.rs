@@ -105,19 +105,19 @@ impl Hub {
     }
 
     /// Ends the subscriptions of `seats`. `reply` runs when no publication can reach any of them any more.
-    pub fn leave(&self, seats: Vec<Seat>, reply: impl FnOnce()) {
-        let mut reply = Some(reply);
-        let last = seats.len().saturating_sub(1);
-        for (at, seat) in seats.into_iter().enumerate() {
-            let is_empty = seat.room.leave(&seat, || {
-                if let (true, Some(reply)) = (at == last, reply.take()) {
-                    reply();
-                }
-            });
-            self.metrics.subscriptions.dec();
-            if is_empty {
-                self.remove(&seat.room);
-            }
+    pub fn leave(&self, mut seats: Vec<Seat>, reply: impl FnOnce()) {
+        let Some(last) = seats.pop() else { return };
+        for seat in seats {
+            self.leave_one(&seat, || {});
+        }
+        self.leave_one(&last, reply);
+    }
+
+    fn leave_one(&self, seat: &Seat, reply: impl FnOnce()) {
+        let is_empty = seat.room.leave(seat, reply);
+        self.metrics.subscriptions.dec();
+        if is_empty {
+            self.remove(&seat.room);
         }
     }
 

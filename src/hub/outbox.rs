@@ -215,6 +215,10 @@ impl Outbox {
         // One frame larger than the limit is no sign of one either.
         if queue.bytes + weight > self.limit_bytes && !queue.frames.is_empty() {
             self.drop_unwritten(queue);
+            if frame.is_publication() {
+                self.metrics.publications_queued.inc();
+                self.metrics.publications_failed.inc();
+            }
             self.end(queue, CloseCode::TooSlow, Cow::Borrowed("too slow"));
             return Err(Full);
         }

@@ -36,6 +36,7 @@ async fn follow(name: &str, transcript: &str) {
     let server = TestServer::before(backend, &settings).await;
     let mut client = Client::connect(&server.public, "/ws/", &[]).await;
     for (number, line) in (1..).zip(transcript.lines()) {
+        eprintln!("{name}:{number}: {line}");
         let place = format!("{name}:{number}");
         if let Some(text) = line.strip_prefix("> ") {
             client.send_text(text).await;

@@ -1,5 +1,6 @@
 """One process of the server under test."""
 
+import atexit
 import http.client
 import random
 import signal
@@ -43,6 +44,7 @@ class Server:
                 stderr=subprocess.STDOUT,
                 umask=umask,
             )
+        atexit.register(self.kill)  # if the walk is interrupted
 
     def wait_ready(self, seconds=20, path="/readyz"):
         deadline = time.monotonic() + seconds

@@ -15,6 +15,7 @@ import argparse
 import importlib
 import itertools
 import shlex
+import signal
 import sys
 import tempfile
 import threading
@@ -46,6 +47,7 @@ WORLDS = {
 
 def main():
     arguments = parse()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     amqp_url = None if arguments.amqp == "none" else arguments.amqp
     report = Report()
     started = time.monotonic()
@@ -93,7 +95,8 @@ def walk(world, checks, report):
     """Runs a world's checks; the slow ones beside the others."""
     if not start(world, report):
         return
-    slow = [threading.Thread(target=run_one, args=(check, world, report)) for check in checks if check.background]
+    aside = [check for check in checks if check.background]
+    slow = [threading.Thread(target=run_one, args=(check, world, report), daemon=True) for check in aside]
     for thread in slow:
         thread.start()
     still_quiet = world.name != "down"

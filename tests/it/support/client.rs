@@ -53,14 +53,16 @@ impl Client {
 
     /// The next text frame, as it came.
     pub async fn next_text(&mut self) -> String {
-        loop {
-            let message = timeout(PATIENCE, self.socket.next()).await.expect("a frame in time").expect("a frame").unwrap();
-            match message {
-                Message::Text(text) => return text.as_str().to_owned(),
-                Message::Ping(_) | Message::Pong(_) => {}
-                other => panic!("{other:?} instead of a text frame"),
+        let next = async {
+            loop {
+                match self.socket.next().await.expect("a frame").unwrap() {
+                    Message::Text(text) => return text.as_str().to_owned(),
+                    Message::Ping(_) | Message::Pong(_) => {}
+                    other => panic!("{other:?} instead of a text frame"),
+                }
             }
-        }
+        };
+        timeout(PATIENCE, next).await.expect("a text frame in time")
     }
 
     /// The next text frame, read as JSON; `pong` as a string.
