@@ -79,6 +79,8 @@ pub(super) async fn rejected(rejection: Rejection) -> Result<Response, Infallibl
     } else {
         error(StatusCode::BAD_REQUEST, "bad-request", "the request could not be read")
     };
+    // The body, if there is one, has not been read: nothing else can follow on this connection.
+    response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     if response.status() == StatusCode::UNAUTHORIZED {
         response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
     }

@@ -19,6 +19,8 @@ use crate::{
 
 /// How long a caller may take to send its trigger.
 const BODY_DEADLINE: Duration = Duration::from_secs(10);
+/// How much beyond the limit is read and thrown away.
+const DISCARDED_BYTES: usize = 8 << 20;
 /// When a caller should try again after the broker was away.
 const RETRY_AFTER: &str = "1";
 
@@ -100,16 +102,19 @@ async fn publish(publisher: &Publisher, body: Bytes) -> Answer {
     }
 }
 
-/// The whole body, as long as it has no more than `limit_bytes`.
+/// The whole body, as long as it has no more than `limit_bytes`. Somewhat more is read all the same: a caller that is
+/// still sending would not see the answer.
 async fn collect(body: impl Stream<Item = Result<impl Buf, warp::Error>>, limit_bytes: usize) -> Result<Bytes, Answer> {
     let mut body = std::pin::pin!(body);
-    let mut whole = BytesMut::new();
+    let (mut whole, mut length) = (BytesMut::new(), 0_usize);
     while let Some(piece) = body.next().await {
         let mut piece = piece.map_err(|_| Answer::Incomplete)?;
-        if whole.len() + piece.remaining() > limit_bytes {
-            return Err(Answer::TooLarge);
+        length = length.saturating_add(piece.remaining());
+        if length <= limit_bytes {
+            whole.extend_from_slice(&piece.copy_to_bytes(piece.remaining()));
+        } else if length - limit_bytes > DISCARDED_BYTES {
+            break;
         }
-        whole.extend_from_slice(&piece.copy_to_bytes(piece.remaining()));
     }
-    Ok(whole.freeze())
+    if length > limit_bytes { Err(Answer::TooLarge) } else { Ok(whole.freeze()) }
 }

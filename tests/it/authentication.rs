@@ -42,7 +42,10 @@ async fn the_backend_is_asked_with_what_is_mapped_and_nothing_else() {
     assert_eq!(asked.header("host"), backend.strip_prefix("http://").and_then(|url| url.strip_suffix("/api/")));
     let mut names: Vec<_> = asked.headers.keys().map(String::as_str).collect();
     names.sort_unstable();
-    assert_eq!(names, ["accept", "authorization", "cookie", "host", "user-agent", "x-csrftoken", "x-real-ip", "x-tenant"]);
+    assert_eq!(
+        names,
+        ["accept", "authorization", "cookie", "host", "user-agent", "x-csrftoken", "x-real-ip", "x-tenant"]
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -90,7 +93,7 @@ async fn a_backend_that_is_not_there_means_not_authorised() {
 async fn the_backend_is_reached_over_a_unix_socket() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("api.sock");
-    let backend = StubBackend::on_unix_socket(&path, |_| reply(json!({"allowed_rooms": [{"a": 1}]}))).await;
+    let backend = StubBackend::on_unix_socket(&path, |_| reply(json!({"allowed_rooms": [{"a": 1}]})));
     let server = TestServer::before(backend, &[]).await;
     server.connect().await;
     let asked = server.backend.asked().remove(0);
@@ -113,7 +116,8 @@ async fn the_first_frame_repeats_the_rooms_as_the_backend_wrote_them() {
     let backend = StubBackend::answering(move |_| Answer::Reply(200, body.to_owned())).await;
     let server = TestServer::before(backend, &[]).await;
     let mut client = Client::connect(&server.public, "/ws/", &[]).await;
-    let expected = r#"{"is_authorized":true,"allowed_rooms":[{"b":1.50,"a":123456789012345678901234567890},{"a":"x"}]}"#;
+    let expected =
+        r#"{"is_authorized":true,"allowed_rooms":[{"b":1.50,"a":123456789012345678901234567890},{"a":"x"}]}"#;
     assert_eq!(client.next_text().await, expected);
 }
 
@@ -146,7 +150,9 @@ async fn a_client_that_goes_while_the_backend_thinks_is_forgotten() {
 async fn a_token_with_a_line_break_is_refused_before_the_backend_hears_of_it() {
     let server = TestServer::start().await;
     for query in ["token=a%0d%0aX-Evil:%201", "token=%00"] {
-        let Err(error) = Client::try_connect(&server.public, &format!("/ws/?{query}"), &[]).await else { panic!("{query}") };
+        let Err(error) = Client::try_connect(&server.public, &format!("/ws/?{query}"), &[]).await else {
+            panic!("{query}")
+        };
         assert!(error.to_string().contains("400"), "{error}");
     }
     assert!(server.backend.asked().is_empty());

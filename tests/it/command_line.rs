@@ -86,7 +86,10 @@ fn free_port() -> u16 {
 
 #[test]
 fn every_wrong_or_missing_variable_is_named_at_once() {
-    let output = run(&[], &[("IDLE_TIMEOUT", "soon"), ("OUTBOX_LIMIT", "1KB"), ("LISTEN", "8000"), ("AMQP_URL", "http://u:secret@h")]);
+    let output = run(
+        &[],
+        &[("IDLE_TIMEOUT", "soon"), ("OUTBOX_LIMIT", "1KB"), ("LISTEN", "8000"), ("AMQP_URL", "http://u:secret@h")],
+    );
     assert_eq!(output.status.code(), Some(2));
     let said = text(&output.stderr);
     for name in ["API_URL is not set", "IDLE_TIMEOUT must", "OUTBOX_LIMIT must", "LISTEN must", "AMQP_URL must"] {
@@ -134,7 +137,8 @@ async fn check_says_what_it_found_and_fails_when_something_is_wrong() {
     assert!(said.contains("wrong    broker: RabbitMQ at 127.0.0.1:1 failed"), "{said}");
     assert!(!said.contains("secret"), "{said}");
 
-    let reached = run(&["check"], &[&free[..], &[("API_URL", &url), ("AMQP_URL", &crate::support::rabbitmq::shared())]].concat());
+    let reached =
+        run(&["check"], &[&free[..], &[("API_URL", &url), ("AMQP_URL", &crate::support::rabbitmq::shared())]].concat());
     assert!(text(&reached.stdout).contains("exchange hightemplar declared"), "{}", text(&reached.stdout));
 }
 
@@ -192,10 +196,17 @@ async fn nothing_secret_reaches_the_log_even_at_its_finest() {
     for format in ["text", "json"] {
         let hook = ("HOOK_CONNECT", "online/");
         let url = backend.url();
-        let vars = [("API_URL", url.as_str()), ("LOG", "trace"), ("LOG_FORMAT", format), ("INTERNAL_TOKEN", "s3cret-internal"), hook];
+        let vars = [
+            ("API_URL", url.as_str()),
+            ("LOG", "trace"),
+            ("LOG_FORMAT", format),
+            ("INTERNAL_TOKEN", "s3cret-internal"),
+            hook,
+        ];
         let running = Running::start(&vars).await;
         let headers = [("Cookie", "sessionid=s3cret-cookie; csrftoken=s3cret-csrf")];
-        let mut client = Client::connect(&running.public, "/ws/?token=s3cret-token&session=s3cret-query", &headers).await;
+        let mut client =
+            Client::connect(&running.public, "/ws/?token=s3cret-token&session=s3cret-query", &headers).await;
         client.next().await;
         client.subscribe("1", json!({"target": "message"})).await;
         let token = [("Authorization", "Bearer s3cret-internal")];
@@ -237,7 +248,8 @@ async fn the_env_file_of_3_1_works_as_it_is_and_the_log_says_what_came_from_wher
     let headers = [("Origin", "https://any.example")];
     let mut client = Client::connect(&running.public, "/ws/?session_token=st", &headers).await;
     assert_eq!(client.next().await["is_authorized"], json!(true));
-    eventually("the hook is posted", async || backend.lines().contains(&"POST /api/user/notify_online/".to_owned())).await;
+    eventually("the hook is posted", async || backend.lines().contains(&"POST /api/user/notify_online/".to_owned()))
+        .await;
     let asked = backend.asked().remove(0);
     assert_eq!(asked.header("x-session-token"), Some("st"));
     assert_eq!(asked.header("referer"), Some("https://app.example.org/api/"));

@@ -34,7 +34,9 @@ fn the_defaults_in_the_table_are_the_code() {
     // Giving every default of the table is the same as giving none.
     let given = rows
         .iter()
-        .filter(|(name, value)| VARIABLES.contains(&name.as_str()) && !value.is_empty() && !value.starts_with(['(', '—']))
+        .filter(|(name, value)| {
+            VARIABLES.contains(&name.as_str()) && !value.is_empty() && !value.starts_with(['(', '—'])
+        })
         .map(|(name, value)| (name.clone(), value.clone()))
         .chain([("API_URL".to_owned(), "http://a/".to_owned())]);
     let given = high_templar::config::from_vars(given).unwrap();

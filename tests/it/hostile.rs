@@ -82,7 +82,11 @@ async fn a_message_that_is_no_request_is_told_so_and_the_connection_stays() {
     let bombs = [
         "[".repeat(500_000),
         format!("{}{}", "[".repeat(400_000), "]".repeat(400_000)),
-        format!(r#"{{"type":"subscribe","requestId":1,"room":{}1{}}}"#, r#"{"a":"#.repeat(100_000), "}".repeat(100_000)),
+        format!(
+            r#"{{"type":"subscribe","requestId":1,"room":{}1{}}}"#,
+            r#"{"a":"#.repeat(100_000),
+            "}".repeat(100_000)
+        ),
         format!(r#"{{"type":"subscribe","requestId":1,"room":{{"a":{}}}}}"#, "9".repeat(500_000)),
         format!(r#"{{"type":"subscribe","requestId":{},"room":{{"target":"message"}}}}"#, "9".repeat(5000)),
         format!(r#"{{"type":"{}"}}"#, "\\u0000".repeat(100_000)),
@@ -114,7 +118,17 @@ async fn a_message_that_is_no_request_is_told_so_and_the_connection_stays() {
 async fn wrong_types_in_every_field_are_answered_with_an_error() {
     let server = TestServer::start().await;
     let mut client = server.connect().await;
-    let values = [json!(null), json!(true), json!(1.5), json!(""), json!("*"), json!([]), json!({}), json!([[]]), json!({"a": {}})];
+    let values = [
+        json!(null),
+        json!(true),
+        json!(1.5),
+        json!(""),
+        json!("*"),
+        json!([]),
+        json!({}),
+        json!([[]]),
+        json!({"a": {}}),
+    ];
     let good = json!({"type": "subscribe", "requestId": "1", "room": {"target": "message"}});
     for field in ["type", "requestId", "room"] {
         for value in &values {
@@ -142,9 +156,9 @@ async fn random_bytes_on_many_sockets_disturb_nobody() {
         let mut client = server.connect().await;
         let bytes: Vec<u8> = (0..random.random_range(1..400)).map(|_| random.random()).collect();
         match round % 3 {
-            0 => client.send_raw(&bytes).await,                     // garbage
+            0 => client.send_raw(&bytes).await,                                      // garbage
             1 => client.send_raw(&frame(0x81, &bytes)[..bytes.len().min(20)]).await, // half a frame, then gone
-            _ => client.send_raw(&frame(0x82, &bytes)).await,       // a whole frame of garbage
+            _ => client.send_raw(&frame(0x82, &bytes)).await,                        // a whole frame of garbage
         }
         if round % 20 == 0 {
             server.trigger(json!({"rooms": [{"target": "message"}], "data": round})).await;
@@ -206,5 +220,9 @@ async fn an_offer_of_extensions_or_subprotocols_is_declined() {
     let offer = "GET /ws/ HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
                  Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Protocol: unknown\r\n\r\n";
     let answer = exchange(&server.public, [offer.as_bytes(), &frame(0x88, b"")].concat().as_slice()).await;
-    assert!(answer.status == 101 && !answer.head.to_ascii_lowercase().contains("sec-websocket-protocol"), "{}", answer.head);
+    assert!(
+        answer.status == 101 && !answer.head.to_ascii_lowercase().contains("sec-websocket-protocol"),
+        "{}",
+        answer.head
+    );
 }

@@ -14,7 +14,11 @@ async fn health_status_metrics_and_the_document_are_served() {
     assert_eq!(status["broker"], json!({"kind": "embedded", "consuming": true}));
     assert_eq!((&status["subscriptions"], &status["clients"]["num_rooms"]), (&json!(1), &json!(1)));
     let metrics = server.get("/metrics").await;
-    assert!(metrics.head.to_ascii_lowercase().contains("content-type: application/openmetrics-text"), "{}", metrics.head);
+    assert!(
+        metrics.head.to_ascii_lowercase().contains("content-type: application/openmetrics-text"),
+        "{}",
+        metrics.head
+    );
     assert!(metrics.body.contains("high_templar_connections 1\n") && metrics.body.ends_with("# EOF\n"));
     assert_eq!(server.get("/openapi.json").await.json()["openapi"], json!("3.1.0"));
     let missing = server.get("/nothing").await;

@@ -1,6 +1,7 @@
 //! The server as its clients, its backend and its publishers see it: real sockets, real processes, a real RabbitMQ.
 
 #![expect(unreachable_pub, reason = "a test binary has no outside")]
+#![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "this is how a test fails")]
 
 mod authentication;
 mod broker_contract;

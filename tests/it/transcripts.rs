@@ -36,11 +36,11 @@ async fn follow(name: &str, transcript: &str) {
     let server = TestServer::before(backend, &settings).await;
     let mut client = Client::connect(&server.public, "/ws/", &[]).await;
     for (number, line) in (1..).zip(transcript.lines()) {
-        eprintln!("{name}:{number}: {line}");
         let place = format!("{name}:{number}");
         if let Some(text) = line.strip_prefix("> ") {
             client.send_text(text).await;
         } else if let Some(expected) = line.strip_prefix("< ") {
+            eprintln!("{place}: waiting for {expected}");
             let got = client.next_text().await;
             assert!(is_as_expected(expected, &got), "{place}: {got}");
         } else if let Some(trigger) = line.strip_prefix("! ") {

@@ -85,19 +85,6 @@ def any_other_bad_posted_trigger_is_answered_400_with_one_word(world, case):
 
 
 @check()
-def an_array_of_triggers_is_answered_by_one_result_each(world):
-    client, room = member(world)
-    post = world.post_to(world.server)
-    triggers = [{"rooms": [room], "data": 1}, {"data": 2}, {"rooms": [room], "data": 3}, {"rooms": [room]}]
-    status, results = post.attempt(triggers)
-    equal(status, 200, "status")
-    equal([result.get("code") for result in results], ["success", "error", "success", "error"], f"codes of {results}")
-    equal([results[1].get("message"), results[3].get("message")], ["no-rooms", "no-data"], "messages")
-    equal([client.receive() for _ in range(2)], [publication(1, "r"), publication(3, "r")], "publications")
-    equal(list(post.attempt([])), [200, []], "answer to an empty array")
-
-
-@check()
 def get_of_the_trigger_path_is_answered_405_or_404(world):
     one_of(world.server.internal("GET", "/trigger/")[0], [404, 405], "status")
 

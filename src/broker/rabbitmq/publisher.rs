@@ -19,6 +19,8 @@ use crate::config;
 
 /// How long the broker may take to confirm.
 const CONFIRM_DEADLINE: Duration = Duration::from_secs(10);
+/// How long publishing waits for its connection while the consumer has one.
+const CATCH_UP: Duration = Duration::from_secs(1);
 /// How often an unused connection is looked at.
 const LOOK: Duration = Duration::from_millis(500);
 
@@ -40,11 +42,8 @@ pub(super) fn open(
     let exchange = config.exchange.clone();
     let upkeep = async move {
         let mut retry = Retry::new(config.uris);
-        loop {
-            tokio::select! {
-                () = stop.cancelled() => return,
-                () = keep(&mut retry, &config.exchange, &sender, &stop) => {}
-            }
+        while !stop.is_cancelled() {
+            keep(&mut retry, &config.exchange, &sender, &stop).await;
         }
     };
     (Publisher { exchange, channel, consuming }, upkeep)
@@ -52,10 +51,12 @@ pub(super) fn open(
 
 /// One life of the connection.
 async fn keep(retry: &mut Retry, exchange: &str, sender: &watch::Sender<Option<Channel>>, stop: &CancellationToken) {
-    let uri = retry.next().await;
-    let connection = match prepare(uri, exchange).await {
+    let prepared = tokio::select! {
+        () = stop.cancelled() => return,
+        prepared = prepare(retry, exchange) => prepared,
+    };
+    let connection = match prepared {
         Ok((connection, channel)) => {
-            info!(host = %uri.authority.host, port = uri.authority.port, "publishing to RabbitMQ");
             sender.send_replace(Some(channel));
             connection
         }
@@ -82,18 +83,28 @@ fn is_alive(connection: &Connection, sender: &watch::Sender<Option<Channel>>) ->
 }
 
 async fn prepare(
-    uri: &lapin::uri::AMQPUri,
+    retry: &mut Retry,
     exchange: &str,
 ) -> Result<(Connection, Channel), Box<dyn std::error::Error + Send + Sync>> {
+    let uri = retry.next().await;
     let (connection, channel) = connect(uri, exchange, "publisher").await?;
     timeout(CONFIRM_DEADLINE, channel.confirm_select(ConfirmSelectOptions::default())).await??;
+    info!(host = %uri.authority.host, port = uri.authority.port, "publishing to RabbitMQ");
     Ok((connection, channel))
 }
 
 impl Publisher {
+    /// The channel; where the broker is there, its connection may be a moment behind the consumer's.
+    async fn channel(&self) -> Option<Channel> {
+        let mut channel = self.channel.clone();
+        timeout(CATCH_UP, channel.wait_for(Option::is_some)).await.ok()?.ok()?.clone()
+    }
+
     pub(in super::super) async fn publish(&self, body: Bytes) -> Result<(), Error> {
-        let channel = self.channel.borrow().clone();
-        let Some(channel) = channel.filter(|_| *self.consuming.borrow()) else { return Err(Error::Away) };
+        if !*self.consuming.borrow() {
+            return Err(Error::Away);
+        }
+        let channel = self.channel().await.ok_or(Error::Away)?;
         let sending = async {
             // Mandatory: a trigger that no queue takes comes back instead of being confirmed into the void.
             let options = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };

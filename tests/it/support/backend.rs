@@ -82,7 +82,7 @@ impl StubBackend {
     }
 
     /// The same on a unix socket at `path`.
-    pub async fn on_unix_socket(path: &Path, rule: impl Fn(&Asked) -> Answer + Send + Sync + 'static) -> Self {
+    pub fn on_unix_socket(path: &Path, rule: impl Fn(&Asked) -> Answer + Send + Sync + 'static) -> Self {
         let listener = UnixListener::bind(path).unwrap();
         let (mut backend, shared) = Self::new(Address::Unix(path.to_owned()), Arc::new(rule));
         backend._tasks.spawn(async move {

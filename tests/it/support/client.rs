@@ -3,10 +3,7 @@
 use futures::{SinkExt, StreamExt};
 use high_templar::config::Listen;
 use serde_json::{Value, json};
-use tokio::{
-    io::AsyncWriteExt,
-    time::timeout,
-};
+use tokio::{io::AsyncWriteExt, time::timeout};
 use tokio_tungstenite::{
     WebSocketStream, client_async,
     tungstenite::{
@@ -42,7 +39,11 @@ impl Client {
         Self::try_connect(address, path, headers).await.unwrap().0
     }
 
-    pub async fn try_connect(address: &Listen, path: &str, headers: &[(&str, &str)]) -> Result<(Self, Response), Error> {
+    pub async fn try_connect(
+        address: &Listen,
+        path: &str,
+        headers: &[(&str, &str)],
+    ) -> Result<(Self, Response), Error> {
         let mut request = format!("ws://localhost{path}").into_client_request().unwrap();
         for (name, value) in headers {
             request.headers_mut().append(name.parse::<HeaderName>().unwrap(), HeaderValue::from_str(value).unwrap());

@@ -9,7 +9,8 @@ use tempfile::TempDir;
 
 /// The URL of the test run's own node.
 pub fn shared() -> String {
-    std::env::var("TEST_AMQP_URL").expect("TEST_AMQP_URL is the URL of a RabbitMQ node for tests: run ./test, which starts one")
+    std::env::var("TEST_AMQP_URL")
+        .expect("TEST_AMQP_URL is the URL of a RabbitMQ node for tests: run ./test, which starts one")
 }
 
 /// A node of one test's own. Stopped when dropped.

@@ -53,7 +53,8 @@ impl TestServer {
 
     async fn starting_before(backend: StubBackend, vars: &[(&str, &str)]) -> Self {
         let url = backend.url();
-        let mut all = BTreeMap::from([("API_URL", url.as_str()), ("LISTEN", "127.0.0.1:0"), ("INTERNAL_LISTEN", "127.0.0.1:0")]);
+        let mut all =
+            BTreeMap::from([("API_URL", url.as_str()), ("LISTEN", "127.0.0.1:0"), ("INTERNAL_LISTEN", "127.0.0.1:0")]);
         let socket = match &backend.address {
             Address::Unix(path) => path.to_string_lossy().into_owned(),
             Address::Tcp(_) => String::new(),
