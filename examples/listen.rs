@@ -58,7 +58,8 @@ async fn run(arguments: Arguments) -> Result<(), Box<dyn Error>> {
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let mut request = arguments.url.clone().into_client_request()?;
     if let Some(path) = &arguments.cookie {
-        let jar = fs::read_to_string(path).map_err(|error| format!("cannot read {}: {error}", path.display()))?;
+        let jar = fs::read_to_string(path)
+            .map_err(|error| format!("cannot read {}: {error}; log in first", path.display()))?;
         let now = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs();
         let cookies = cookies_for(&jar, arguments.url.host().unwrap_or_default(), now);
         if cookies.is_empty() {
@@ -111,7 +112,8 @@ fn cookies_for(jar: &str, host: &str, now: u64) -> String {
         let fields: Vec<_> = line.split('\t').collect();
         let [domain, _subdomains, _path, _secure, expires, name, value] = fields[..] else { return None };
         let is_alive = matches!(expires.parse::<u64>(), Ok(at) if at == 0 || at > now);
-        (domain.eq_ignore_ascii_case(host) && is_alive).then(|| format!("{name}={value}"))
+        let is_for_host = domain.trim_matches(['[', ']']).eq_ignore_ascii_case(host.trim_matches(['[', ']']));
+        (is_for_host && is_alive).then(|| format!("{name}={value}"))
     };
     jar.lines().filter_map(cookie).collect::<Vec<_>>().join("; ")
 }

@@ -93,6 +93,12 @@ impl Hub {
         self.stripes.iter().map(|stripe| stripe.read().len()).sum()
     }
 
+    /// Whether nothing is kept of any room.
+    #[cfg(test)]
+    pub(super) fn is_blank(&self) -> bool {
+        self.rooms() == 0 && self.shapes.read().is_empty()
+    }
+
     /// Subscribes to the room of `key`. `reply` runs when nobody can have published to the new subscription yet and
     /// nothing will until it returns: what it puts into `outbox` comes before any publication.
     pub fn join(&self, key: RoomKey, outbox: &Arc<Outbox>, request_id: &RequestId, mut reply: impl FnMut()) -> Seat {

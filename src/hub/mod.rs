@@ -9,3 +9,6 @@ mod outbox;
 pub use index::{Hub, WildcardDispatch};
 pub use members::Seat;
 pub use outbox::{Encoder, Frame, Full, Outbox, Publication, Wire};
+
+#[cfg(test)]
+mod tests;

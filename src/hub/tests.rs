@@ -1,0 +1,260 @@
+//! The hub against a naive oracle, and the outbox's limits.
+
+use std::{
+    io::{self, IoSlice},
+    sync::Arc,
+};
+
+use parking_lot::Mutex;
+use proptest::prelude::*;
+use serde_json::{Value, json, value::to_raw_value};
+
+use super::*;
+use crate::{
+    metrics::Metrics,
+    protocol::{CloseCode, RequestId},
+    room::RoomKey,
+};
+
+/// Writes down the payloads, as long as it is open.
+#[derive(Clone, Default)]
+struct Recorder {
+    frames: Arc<Mutex<Vec<String>>>,
+    is_blocked: Arc<Mutex<bool>>,
+}
+
+impl Wire for Recorder {
+    fn encoded_len(&self, frame: &Frame) -> usize {
+        frame.payload_len() + 1
+    }
+
+    fn encode<'a>(&self, frame: &'a Frame, out: &mut Encoder<'a, '_>) {
+        match frame {
+            Frame::Fixed(text) => out.put(text.as_bytes()),
+            Frame::Text(text) | Frame::Pong(text) => out.put(text),
+            Frame::Publication(publication, id) => {
+                out.put(&publication.shared);
+                out.put(id.as_json().as_bytes());
+                out.put(b"}");
+            }
+            Frame::Ping => {}
+            Frame::Close(code, reason) => {
+                out.put_copy(&code.number().to_be_bytes());
+                out.put(reason.as_bytes());
+            }
+        }
+        out.put(b"\n");
+    }
+
+    fn try_write(&self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+        if *self.is_blocked.lock() {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
+        let bytes: Vec<u8> = slices.iter().flat_map(|slice| slice.iter().copied()).collect();
+        let lines = bytes.split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
+        self.frames.lock().extend(lines.map(|line| String::from_utf8_lossy(line).into_owned()));
+        Ok(bytes.len())
+    }
+}
+
+fn outbox(limit_bytes: usize) -> (Recorder, Arc<Outbox>, Arc<Metrics>) {
+    let (recorder, metrics) = (Recorder::default(), Arc::new(Metrics::default()));
+    let outbox = Outbox::new(Box::new(recorder.clone()), limit_bytes, metrics.clone());
+    (recorder, Arc::new(outbox), metrics)
+}
+
+fn id(text: &str) -> RequestId {
+    RequestId::new(&to_raw_value(text).unwrap()).unwrap()
+}
+
+fn publication(text: &str) -> Arc<Publication> {
+    Arc::new(Publication { shared: text.to_owned().into() })
+}
+
+fn publish(hub: &Hub, rooms: &[Value], text: &str) -> u64 {
+    let keys: Vec<_> = rooms.iter().map(|room| key(hub, room)).collect();
+    let mut dirty = Vec::new();
+    let reached = hub.publish(&keys, &publication(text), &mut dirty);
+    dirty.iter().for_each(|outbox: &Arc<Outbox>| outbox.flush());
+    reached
+}
+
+fn key(hub: &Hub, room: &Value) -> RoomKey {
+    RoomKey::new(&to_raw_value(room).unwrap(), hub.dispatch().numbers()).unwrap()
+}
+
+fn matches(dispatch: WildcardDispatch, subscribed: &Value, triggered: &Value) -> bool {
+    let (subscribed, triggered) = (subscribed.as_object().unwrap(), triggered.as_object().unwrap());
+    let is_match = |mine: &Value, theirs: &Value| match dispatch {
+        WildcardDispatch::Both => mine == "*" || theirs == "*" || mine == theirs,
+        WildcardDispatch::Subscriptions => mine == "*" || mine == theirs,
+        WildcardDispatch::Exact => mine == theirs,
+    };
+    subscribed.len() == triggered.len()
+        && subscribed.iter().all(|(key, mine)| triggered.get(key).is_some_and(|theirs| is_match(mine, theirs)))
+}
+
+#[derive(Debug, Clone)]
+enum Step {
+    Join(Value),
+    /// The subscription of that number, counted around.
+    Leave(usize),
+    Publish(Vec<Value>),
+}
+
+fn room() -> impl Strategy<Value = Value> {
+    let value = prop_oneof![2 => Just(json!("*")), 2 => (0..2).prop_map(Value::from), 1 => Just(json!("x"))];
+    prop::collection::btree_map("[abc]", value, 0..4).prop_map(|map| Value::Object(map.into_iter().collect()))
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        3 => room().prop_map(Step::Join),
+        1 => any::<usize>().prop_map(Step::Leave),
+        3 => prop::collection::vec(room(), 0..4).prop_map(Step::Publish),
+    ]
+}
+
+proptest! {
+    #[test]
+    fn whoever_matches_gets_it_and_nobody_else(
+        steps in prop::collection::vec(step(), 1..40),
+        dispatch in prop_oneof![
+            Just(WildcardDispatch::Both), Just(WildcardDispatch::Subscriptions), Just(WildcardDispatch::Exact)
+        ],
+    ) {
+        let metrics = Arc::new(Metrics::default());
+        let hub = Hub::new(dispatch, metrics.clone());
+        let mut joined: Vec<(Value, String, Seat)> = Vec::new();
+        let (recorder, outbox, _) = outbox(1 << 20);
+        for (number, step) in steps.into_iter().enumerate() {
+            match step {
+                Step::Join(room) => {
+                    let name = format!("s{number}");
+                    let seat = hub.join(key(&hub, &room), &outbox, &id(&name), || {});
+                    joined.push((room, name, seat));
+                }
+                Step::Leave(_) if joined.is_empty() => {}
+                Step::Leave(which) => {
+                    let (_, _, seat) = joined.swap_remove(which % joined.len());
+                    hub.leave(vec![seat], || {});
+                }
+                Step::Publish(rooms) => {
+                    let times = |subscribed: &Value| {
+                        let matching = rooms.iter().filter(|room| matches(dispatch, subscribed, room)).count();
+                        if dispatch == WildcardDispatch::Exact { matching } else { matching.min(1) }
+                    };
+                    let mut expected: Vec<String> = joined
+                        .iter()
+                        .flat_map(|(room, name, _)| vec![format!("p{number}:\"{name}\"}}"); times(room)])
+                        .collect();
+                    let reached = publish(&hub, &rooms, &format!("p{number}:"));
+                    let mut got = std::mem::take(&mut *recorder.frames.lock());
+                    expected.sort();
+                    got.sort();
+                    prop_assert_eq!(reached, expected.len() as u64);
+                    prop_assert_eq!(got, expected);
+                }
+            }
+            let mut rooms: Vec<_> = joined.iter().map(|(room, ..)| room.to_string()).collect();
+            rooms.sort();
+            rooms.dedup();
+            prop_assert_eq!(hub.rooms(), rooms.len());
+            prop_assert_eq!(metrics.rooms.get(), i64::try_from(rooms.len()).unwrap());
+        }
+        hub.leave(joined.into_iter().map(|(.., seat)| seat).collect(), || {});
+        prop_assert!(hub.is_blank(), "something is kept of rooms that are gone");
+    }
+
+    #[test]
+    fn an_outbox_holds_no_more_than_its_limit_and_keeps_the_order(
+        sizes in prop::collection::vec(1..60_usize, 1..60), unblock in any::<bool>()
+    ) {
+        const LIMIT: usize = 500;
+        let (recorder, outbox, metrics) = outbox(LIMIT);
+        *recorder.is_blocked.lock() = true;
+        let mut waiting = 0;
+        let mut accepted = Vec::new();
+        for (number, size) in sizes.iter().enumerate() {
+            let text = format!("{number}-{}", "x".repeat(*size));
+            let weight = text.len() + 1;
+            let outcome = outbox.push(Frame::Text(text.clone().into()));
+            outbox.flush();
+            if waiting + weight > LIMIT && waiting > 0 {
+                prop_assert_eq!(outcome, Err(Full));
+                prop_assert_eq!(outbox.close_code(), Some(CloseCode::TooSlow));
+                accepted.clear(); // dropped, and told by the close frame
+                break;
+            }
+            prop_assert_eq!(outcome, Ok(()));
+            waiting += weight;
+            accepted.push(text);
+        }
+        if unblock {
+            *recorder.is_blocked.lock() = false;
+            outbox.resume();
+            let frames = recorder.frames.lock().clone();
+            prop_assert!(outbox.is_empty());
+            match outbox.close_code() {
+                None => prop_assert_eq!(frames, accepted),
+                Some(_) => prop_assert_eq!(frames.len(), 1),
+            }
+        }
+        prop_assert_eq!(metrics.publications_failed.get(), 0);
+    }
+}
+
+#[test]
+fn a_room_with_many_members_reaches_them_all_and_lets_them_go() {
+    let metrics = Arc::new(Metrics::default());
+    let hub = Hub::new(WildcardDispatch::Both, metrics);
+    let (recorder, outbox, _) = outbox(1 << 20);
+    let mut seats: Vec<Seat> =
+        (0..3000).map(|n| hub.join(key(&hub, &json!({"a": 1})), &outbox, &id(&n.to_string()), || {})).collect();
+    assert_eq!(publish(&hub, &[json!({"a": 1})], "all:"), 3000);
+    recorder.frames.lock().clear();
+    let staying = seats.split_off(2990);
+    hub.leave(seats, || {});
+    assert_eq!(publish(&hub, &[json!({"a": "*"})], "some:"), 10);
+    let more: Vec<Seat> =
+        (0..2000).map(|n| hub.join(key(&hub, &json!({"a": 1})), &outbox, &id(&n.to_string()), || {})).collect();
+    assert_eq!(publish(&hub, &[json!({"a": 1})], "again:"), 2010);
+    hub.leave(staying, || {});
+    hub.leave(more, || {});
+    assert!(hub.is_blank());
+}
+
+#[test]
+fn a_reply_stands_between_what_came_before_and_what_comes_after() {
+    let hub = Arc::new(Hub::new(WildcardDispatch::Both, Arc::new(Metrics::default())));
+    let (recorder, outbox, _) = outbox(64 << 20);
+    let room = json!({"a": 1});
+    std::thread::scope(|scope| {
+        let publisher = scope.spawn(|| (0..20_000).for_each(|n| drop(publish(&hub, &[room.clone()], &format!("{n}:")))));
+        while !publisher.is_finished() {
+            let reply = |text| outbox.push(Frame::Fixed(text)).unwrap();
+            let seat = hub.join(key(&hub, &room), &outbox, &id("1"), || reply("joined"));
+            hub.leave(vec![seat], || reply("left"));
+            outbox.flush();
+        }
+    });
+    let mut is_member = false;
+    for frame in recorder.frames.lock().iter() {
+        match frame.as_str() {
+            "joined" => is_member = true,
+            "left" => is_member = false,
+            publication => assert!(is_member, "{publication} outside of the subscription"),
+        }
+    }
+}
+
+#[test]
+fn the_first_reason_to_close_stands_and_nothing_follows_it() {
+    let (recorder, outbox, _) = outbox(1000);
+    outbox.push(Frame::Fixed("before")).unwrap();
+    outbox.close(CloseCode::Normal, "");
+    outbox.close(CloseCode::GoingAway, "");
+    assert_eq!(outbox.push(Frame::Fixed("after")), Err(Full));
+    assert_eq!(outbox.close_code(), Some(CloseCode::Normal));
+    assert_eq!(recorder.frames.lock().len(), 2);
+}
