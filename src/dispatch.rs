@@ -2,15 +2,19 @@
 
 use std::sync::Arc;
 
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use crate::{
     broker::{Consumer, Delivery},
-    hub::{Hub, Outbox, Publication},
+    hub::{Flush, Hub, Outbox, Publication},
     metrics::Metrics,
     protocol::{server, trigger::Trigger},
 };
+
+/// Pieces of large rooms that may wait to be written.
+const JOBS: usize = 256;
 
 /// Takes batches from the broker and fans them out.
 #[derive(Debug)]
@@ -28,7 +32,8 @@ impl Dispatch {
 
     /// Runs until `stop`; the batch in hand is then finished.
     pub async fn run(mut self, stop: CancellationToken) {
-        let mut dirty = Vec::new();
+        let mut flush = Flush::default();
+        let mut jobs = JoinSet::new();
         loop {
             let batch = tokio::select! {
                 biased;
@@ -36,20 +41,27 @@ impl Dispatch {
                 batch = self.consumer.next() => batch,
             };
             self.metrics.triggers.inc_by(batch.deliveries.len() as u64);
-            for delivery in &batch.deliveries {
-                self.publish(delivery, &mut dirty);
+            for (left, delivery) in (0..batch.deliveries.len()).rev().zip(&batch.deliveries) {
+                flush.last(left == 0);
+                self.publish(delivery, &mut flush);
             }
-            for outbox in dirty.drain(..) {
-                outbox.flush();
+            for outboxes in flush.finish() {
+                // Large rooms are written beside what comes next, but never fall behind by more than this.
+                if jobs.len() >= JOBS {
+                    jobs.join_next().await;
+                }
+                jobs.spawn(async move { Outbox::flush_all(outboxes.iter().map(Arc::as_ref)) });
             }
+            while jobs.try_join_next().is_some() {}
             self.consumer.acknowledge(batch).await;
             // A broker that always has more ready must not keep this worker from its other tasks.
             tokio::task::consume_budget().await;
         }
+        while jobs.join_next().await.is_some() {}
         self.consumer.close().await;
     }
 
-    fn publish(&self, delivery: &Delivery, dirty: &mut Vec<Arc<Outbox>>) {
+    fn publish(&self, delivery: &Delivery, flush: &mut Flush) {
         let trigger = match Trigger::parse(&delivery.body, self.hub.dispatch().numbers()) {
             Ok(trigger) => trigger,
             Err(error) => {
@@ -59,7 +71,7 @@ impl Dispatch {
             }
         };
         let publication = Arc::new(Publication { shared: server::publication(trigger.data).into() });
-        let members = self.hub.publish(&trigger.rooms, &publication, dirty);
+        let members = self.hub.publish(&trigger.rooms, &publication, flush);
         tracing::trace!(rooms = trigger.rooms.len(), members, bytes = delivery.body.len(), "trigger dispatched");
     }
 }

@@ -45,10 +45,15 @@ pub(super) struct Consumer {
 
 impl Consumer {
     pub(super) async fn next(&mut self) -> Batch {
-        let mut bodies = Vec::new();
-        if self.receiver.recv_many(&mut bodies, BATCH).await == 0 {
+        let Some(first) = self.receiver.recv().await else {
             // Every publisher is gone: nothing will ever come.
-            std::future::pending::<()>().await;
+            return std::future::pending().await;
+        };
+        let mut bodies = vec![first];
+        // Under load others are about to publish, too; what is handed over together is written together.
+        tokio::task::yield_now().await;
+        while let (true, Ok(body)) = (bodies.len() < BATCH, self.receiver.try_recv()) {
+            bodies.push(body);
         }
         let deliveries = bodies.into_iter().map(|body| Delivery { body }).collect();
         Batch { deliveries, tag: None }

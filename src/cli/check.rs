@@ -44,6 +44,9 @@ pub(super) async fn run(config: &Config, out: &mut impl Write) -> io::Result<boo
 async fn listen(listen: &crate::config::Listen) -> Result<String, String> {
     match Listener::bind(listen).await {
         Ok(_) => Ok(format!("{listen} is free")),
+        Err(error) if error.is_in_use() => {
+            Ok(format!("{listen} is in use, by a server that is running already if all is well"))
+        }
         Err(error) => Err(chain(&error)),
     }
 }

@@ -59,7 +59,7 @@ impl Connections {
     }
 
     /// A connection over `wire` that is not authorised yet.
-    pub fn register(self: &Arc<Self>, wire: Box<dyn Wire>) -> Link {
+    pub fn register(self: &Arc<Self>, wire: Arc<dyn Wire>) -> Link {
         let id = Uuid::new_v4();
         let outbox = Arc::new(Outbox::new(wire, self.config.outbox_limit_bytes, self.metrics.clone()));
         self.outboxes.lock().insert(id, outbox.clone());

@@ -56,8 +56,9 @@ impl Readiness {
 
 /// `/healthz` and `/readyz`, which need no token: they tell nothing but yes or no.
 pub(super) fn health(readiness: Readiness) -> impl Filter<Extract = (Response,), Error = Rejection> + Clone {
-    let alive = warp::path!("healthz").and(warp::get()).map(|| reply::json(StatusCode::OK, &json!({"alive": true})));
-    let ready = warp::path!("readyz").and(warp::get()).map(move || match readiness.obstacle() {
+    let looks = || warp::get().or(warp::head()).unify();
+    let alive = warp::path!("healthz").and(looks()).map(|| reply::json(StatusCode::OK, &json!({"alive": true})));
+    let ready = warp::path!("readyz").and(looks()).map(move || match readiness.obstacle() {
         None => reply::json(StatusCode::OK, &json!({"ready": true})),
         Some(obstacle) => reply::json(StatusCode::SERVICE_UNAVAILABLE, &json!({"ready": false, "message": obstacle})),
     });

@@ -36,6 +36,13 @@ pub struct BindError {
     source: io::Error,
 }
 
+impl BindError {
+    /// Whether somebody listens there already.
+    pub fn is_in_use(&self) -> bool {
+        self.source.kind() == io::ErrorKind::AddrInUse
+    }
+}
+
 /// An address that is listened on. A unix socket's file goes when it is dropped.
 #[derive(Debug)]
 pub struct Listener(Kind);

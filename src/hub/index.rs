@@ -14,7 +14,7 @@ use foldhash::fast::RandomState;
 use parking_lot::RwLock;
 
 use super::{
-    Outbox, Publication,
+    Flush, Outbox, Publication,
     members::{Room, Seat},
 };
 use crate::{
@@ -127,19 +127,15 @@ impl Hub {
         }
     }
 
-    /// Puts `publication` into the outboxes of all subscriptions that match any of `rooms`; those that have to be flushed
-    /// because of it are added to `dirty`. How many subscriptions it went to.
-    pub fn publish(&self, rooms: &[RoomKey], publication: &Arc<Publication>, dirty: &mut Vec<Arc<Outbox>>) -> u64 {
-        let mut reached = 0;
-        if self.dispatch == WildcardDispatch::Exact {
-            for room in rooms.iter().filter_map(|key| self.find(key.as_str())) {
-                reached += room.publish(publication, dirty);
-            }
-        } else {
-            for room in self.matching(rooms) {
-                reached += room.publish(publication, dirty);
-            }
-        }
+    /// Puts `publication` into the outboxes of all subscriptions that match any of `rooms`, and leaves it to `flush` when
+    /// they are written. How many subscriptions it went to.
+    pub fn publish(&self, rooms: &[RoomKey], publication: &Arc<Publication>, flush: &mut Flush) -> u64 {
+        let found = match self.dispatch {
+            WildcardDispatch::Exact => rooms.iter().filter_map(|key| self.find(key.as_str())).collect(),
+            WildcardDispatch::Both | WildcardDispatch::Subscriptions => self.matching(rooms),
+        };
+        flush.expect(found.iter().map(|room| room.len()).sum());
+        let reached = found.iter().map(|room| room.publish(publication, flush)).sum();
         self.metrics.publications_queued.inc_by(reached);
         reached
     }

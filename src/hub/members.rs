@@ -4,11 +4,18 @@ use std::sync::Arc;
 
 use parking_lot::{Mutex, RwLock};
 
-use super::outbox::{Outbox, Publication};
+use super::{
+    flush::Flush,
+    outbox::{Outbox, Publication},
+};
 use crate::{protocol::RequestId, room::RoomKey};
 
 /// Members kept under one lock.
 const CHUNK: usize = 1024;
+
+/// Members that are published to before the lock is let go: few enough for all that belongs to them to stay in the
+/// processor's cache until it is written.
+const GROUP: usize = 32;
 
 /// A room that somebody is subscribed to.
 #[derive(Debug)]
@@ -99,6 +106,11 @@ impl Room {
         Some(Seat { room: self.clone(), chunk, place })
     }
 
+    /// Members at present.
+    pub(super) fn len(&self) -> usize {
+        self.places.lock().taken
+    }
+
     /// Takes a member out and runs `reply` when no publication can reach it any more. Whether the room is empty now.
     pub(super) fn leave(&self, seat: &Seat, reply: impl FnOnce()) -> bool {
         let mut places = self.places.lock();
@@ -123,20 +135,24 @@ impl Room {
         retires
     }
 
-    /// Puts `publication` into every member's outbox; those that need a flush because of it go to `dirty`.
-    ///
-    /// How many it went to.
-    pub(super) fn publish(&self, publication: &Arc<Publication>, dirty: &mut Vec<Arc<Outbox>>) -> u64 {
+    /// Puts `publication` into every member's outbox, and leaves to `flush` when it is written. How many it went to.
+    pub(super) fn publish(&self, publication: &Arc<Publication>, flush: &mut Flush) -> u64 {
         let mut reached = 0;
         for at in 0.. {
             let Some(chunk) = self.places.lock().chunks.get(at).cloned() else { break };
-            for member in chunk.0.read().all.iter().flatten() {
-                if let Ok(needs_flush) = member.outbox.publish(publication, &member.request_id) {
-                    reached += 1;
-                    if needs_flush {
-                        dirty.push(member.outbox.clone());
+            for start in (0..CHUNK).step_by(GROUP) {
+                let members = chunk.0.read();
+                let Some(rest) = members.all.get(start..).filter(|rest| !rest.is_empty()) else { break };
+                for member in rest.iter().take(GROUP).flatten() {
+                    if let Ok(needs_flush) = member.outbox.publish(publication, &member.request_id) {
+                        reached += 1;
+                        if needs_flush {
+                            flush.add(&member.outbox);
+                        }
                     }
                 }
+                drop(members); // never held over a write to a socket
+                flush.group_ends();
             }
         }
         reached

@@ -2,10 +2,12 @@
 //!
 //! Passive: every call returns at once. Knows no sockets, no HTTP and no broker.
 
+mod flush;
 mod index;
 mod members;
 mod outbox;
 
+pub use flush::Flush;
 pub use index::{Hub, WildcardDispatch};
 pub use members::Seat;
 pub use outbox::{Encoder, Frame, Full, Outbox, Publication, Wire};

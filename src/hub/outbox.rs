@@ -93,7 +93,7 @@ pub struct Full;
 
 /// Frames waiting for one client, bounded by bytes.
 pub struct Outbox {
-    wire: Box<dyn Wire>,
+    wire: Arc<dyn Wire>,
     queue: Mutex<Queue>,
     /// Wakes the connection's task when the wire is blocked or the outbox is closing.
     wake: Notify,
@@ -124,7 +124,7 @@ enum End {
 
 impl Outbox {
     /// An empty outbox that holds up to `limit_bytes` of unsent frames.
-    pub fn new(wire: Box<dyn Wire>, limit_bytes: usize, metrics: Arc<Metrics>) -> Self {
+    pub fn new(wire: Arc<dyn Wire>, limit_bytes: usize, metrics: Arc<Metrics>) -> Self {
         Self { wire, queue: Mutex::default(), wake: Notify::new(), limit_bytes, metrics }
     }
 
@@ -150,25 +150,38 @@ impl Outbox {
 
     /// Writes what the wire takes now. What it does not take stays, and the connection's task is woken to go on with it.
     pub fn flush(&self) {
-        let mut queue = self.queue.lock();
-        queue.is_promised = false;
-        if queue.blocked_since.is_none() {
-            self.write(&mut queue);
+        Self::flush_all([self]);
+    }
+
+    /// Flushes many outboxes, and counts what was sent only once.
+    pub fn flush_all<'a>(outboxes: impl IntoIterator<Item = &'a Self>) {
+        let mut sent = 0;
+        let mut metrics = None;
+        for outbox in outboxes {
+            let mut queue = outbox.queue.lock();
+            queue.is_promised = false;
+            if queue.blocked_since.is_none() {
+                sent += outbox.write(&mut queue);
+            }
+            metrics = Some(&outbox.metrics);
+        }
+        if let (Some(metrics), 1..) = (metrics, sent) {
+            metrics.publications_sent.inc_by(sent);
         }
     }
 
     /// As [`flush`](Self::flush), for the connection's task when the wire can be written to again.
     pub fn resume(&self) {
-        self.write(&mut self.queue.lock());
+        let sent = self.write(&mut self.queue.lock());
+        self.metrics.publications_sent.inc_by(sent);
     }
 
     /// Ends the connection after what is queued: `code` and `reason` are told last. The first reason given stands.
     pub fn close(&self, code: CloseCode, reason: impl Into<Cow<'static, str>>) {
         let mut queue = self.queue.lock();
         self.end(&mut queue, code, reason.into());
-        if queue.blocked_since.is_none() {
-            self.write(&mut queue);
-        }
+        drop(queue);
+        self.flush();
     }
 
     /// Forgets what is queued: there is nobody to send it to.
@@ -210,7 +223,9 @@ impl Outbox {
         }
         let weight = self.wire.encoded_len(&frame);
         if queue.bytes + weight > self.limit_bytes && queue.blocked_since.is_none() {
-            self.write(queue); // frames that merely wait for the end of a batch are no sign of a slow client
+            // Frames that merely wait for the end of a batch are no sign of a slow client.
+            let sent = self.write(queue);
+            self.metrics.publications_sent.inc_by(sent);
         }
         // One frame larger than the limit is no sign of one either.
         if queue.bytes + weight > self.limit_bytes && !queue.frames.is_empty() {
@@ -240,29 +255,30 @@ impl Outbox {
         }
     }
 
-    fn write(&self, queue: &mut Queue) {
+    /// Writes as much as the wire takes. How many publications were completed.
+    fn write(&self, queue: &mut Queue) -> u64 {
+        let mut sent = 0;
         while !queue.frames.is_empty() {
-            let outcome = encode::write(&*self.wire, &queue.frames, queue.written);
-            match outcome {
-                Ok(0) => return self.drop_all(queue),
-                Ok(count) => {
+            match encode::write(&*self.wire, &queue.frames, queue.written) {
+                Ok(count @ 1..) => {
                     queue.blocked_since = None;
-                    self.advance(queue, count);
+                    sent += self.advance(queue, count);
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     queue.blocked_since.get_or_insert_with(Instant::now);
                     self.wake.notify_one();
-                    return;
+                    return sent;
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(_) => return self.drop_all(queue),
+                Ok(0) | Err(_) => self.drop_all(queue),
             }
         }
         queue.blocked_since = None;
+        sent
     }
 
-    /// Forgets `count` bytes at the front: they are written.
-    fn advance(&self, queue: &mut Queue, count: usize) {
+    /// Forgets `count` bytes at the front: they are written. How many publications were completed by them.
+    fn advance(&self, queue: &mut Queue, count: usize) -> u64 {
         let mut count = count + queue.written;
         let mut sent = 0;
         while let Some(frame) = queue.frames.front() {
@@ -276,8 +292,8 @@ impl Outbox {
             queue.frames.pop_front();
         }
         queue.written = count;
-        self.metrics.publications_sent.inc_by(sent);
         queue.give_memory_back();
+        sent
     }
 
     /// Drops all but a frame that has been written in part.

@@ -59,7 +59,7 @@ impl Wire for Recorder {
 
 fn outbox(limit_bytes: usize) -> (Recorder, Arc<Outbox>, Arc<Metrics>) {
     let (recorder, metrics) = (Recorder::default(), Arc::new(Metrics::default()));
-    let outbox = Outbox::new(Box::new(recorder.clone()), limit_bytes, metrics.clone());
+    let outbox = Outbox::new(Arc::new(recorder.clone()), limit_bytes, metrics.clone());
     (recorder, Arc::new(outbox), metrics)
 }
 
@@ -73,9 +73,11 @@ fn publication(text: &str) -> Arc<Publication> {
 
 fn publish(hub: &Hub, rooms: &[Value], text: &str) -> u64 {
     let keys: Vec<_> = rooms.iter().map(|room| key(hub, room)).collect();
-    let mut dirty = Vec::new();
-    let reached = hub.publish(&keys, &publication(text), &mut dirty);
-    dirty.iter().for_each(|outbox: &Arc<Outbox>| outbox.flush());
+    let mut flush = Flush::default();
+    let reached = hub.publish(&keys, &publication(text), &mut flush);
+    for job in flush.finish() {
+        Outbox::flush_all(job.iter().map(Arc::as_ref));
+    }
     reached
 }
 
@@ -230,7 +232,8 @@ fn a_reply_stands_between_what_came_before_and_what_comes_after() {
     let (recorder, outbox, _) = outbox(64 << 20);
     let room = json!({"a": 1});
     std::thread::scope(|scope| {
-        let publisher = scope.spawn(|| (0..20_000).for_each(|n| drop(publish(&hub, &[room.clone()], &format!("{n}:")))));
+        let publisher = scope
+            .spawn(|| (0..20_000).map(|n| publish(&hub, std::slice::from_ref(&room), &format!("{n}:"))).sum::<u64>());
         while !publisher.is_finished() {
             let reply = |text| outbox.push(Frame::Fixed(text)).unwrap();
             let seat = hub.join(key(&hub, &room), &outbox, &id("1"), || reply("joined"));

@@ -9,6 +9,7 @@ async fn health_status_metrics_and_the_document_are_served() {
     let server = TestServer::start().await;
     let _client = server.subscriber(&[("1", json!({"target": "message"}))]).await;
     assert_eq!(server.get("/healthz").await.status, 200);
+    assert_eq!(send(&server.internal, "HEAD", "/readyz", &[], b"").await.status, 200);
     assert_eq!(server.get("/readyz").await.json(), json!({"ready": true}));
     let status = server.get("/status").await.json();
     assert_eq!(status["broker"], json!({"kind": "embedded", "consuming": true}));

@@ -6,10 +6,7 @@ pub mod frame;
 mod run;
 mod upgrade;
 
-use std::{
-    io::{self, IoSlice},
-    sync::Arc,
-};
+use std::io::{self, IoSlice};
 
 pub use run::serve;
 pub use upgrade::{Refused, Request, accept};
@@ -18,9 +15,10 @@ use super::socket::Socket;
 use crate::hub::{Encoder, Frame, Wire};
 
 /// A socket as an outbox writes to it.
-struct WebSocketWire(Arc<Socket>);
+#[derive(Debug)]
+struct WebSocket(Socket);
 
-impl Wire for WebSocketWire {
+impl Wire for WebSocket {
     fn encoded_len(&self, frame: &Frame) -> usize {
         frame::encoded_len(frame)
     }

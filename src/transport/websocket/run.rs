@@ -12,7 +12,7 @@ use tokio::{
 use tracing::debug;
 
 use super::{
-    Socket, WebSocketWire,
+    Socket, WebSocket,
     frame::{Event, Reader, Violation},
 };
 use crate::{
@@ -39,8 +39,8 @@ pub async fn serve(upgrade: OnUpgrade, headers: HeaderMap, connections: Arc<Conn
     };
     let Ok(parts) = parts else { return };
     let reader = Reader::new(connections.config.message_limit_bytes, &parts.read_buf);
-    let socket = Arc::new(parts.io.into_inner());
-    let link = connections.register(Box::new(WebSocketWire(socket.clone())));
+    let socket = Arc::new(WebSocket(parts.io.into_inner()));
+    let link = connections.register(socket.clone());
     drop((parts.read_buf, connections));
     let mut client = Client { socket, reader, connection: None, link };
     Box::pin(client.authenticate(headers)).await;
@@ -50,7 +50,7 @@ pub async fn serve(upgrade: OnUpgrade, headers: HeaderMap, connections: Arc<Conn
 
 /// One client. What only its beginning and its end need is boxed: the rest is there as long as the client is.
 struct Client {
-    socket: Arc<Socket>,
+    socket: Arc<WebSocket>,
     reader: Reader,
     /// There as long as the client is authorised.
     connection: Option<Connection>,
@@ -67,7 +67,7 @@ impl Client {
         let connections = self.link.connections().clone();
         let admission = tokio::select! {
             admission = connections.backend.authenticate(headers.clone()) => admission,
-            () = wait_for_end(&self.socket, &mut self.reader) => {
+            () = wait_for_end(&self.socket.0, &mut self.reader) => {
                 connections.metrics.connections_refused.inc("gone");
                 return self.outbox().abandon();
             }
@@ -95,7 +95,7 @@ impl Client {
             tokio::select! {
                 biased;
                 () = self.link.outbox().needs_task() => {}
-                ready = self.socket.ready(interest) => {
+                ready = self.socket.0.ready(interest) => {
                     if is_blocked && ready.as_ref().is_ok_and(|ready| ready.is_writable()) {
                         self.outbox().resume();
                     }
@@ -147,7 +147,7 @@ impl Client {
 
     /// Reads what has arrived. Whether the client is still there.
     fn receive(&mut self) -> bool {
-        match self.socket.try_read(self.reader.buffer()) {
+        match self.socket.0.try_read(self.reader.buffer()) {
             Ok(count) => count > 0,
             Err(error) => matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted),
         }
@@ -158,18 +158,18 @@ impl Client {
         let outbox = self.outbox();
         let flush = async {
             while !outbox.is_empty() {
-                if self.socket.ready(Interest::WRITABLE).await.is_err() {
+                if self.socket.0.ready(Interest::WRITABLE).await.is_err() {
                     outbox.abandon();
                 }
                 outbox.resume();
             }
         };
         let is_flushed = timeout(FLUSH_DEADLINE, flush).await.is_ok();
-        self.socket.shutdown_write();
+        self.socket.0.shutdown_write();
         if is_flushed {
             // A socket closed with something unread is reset, and may take our last frames with it.
             let mut unread = Reader::new(0, &[]);
-            let _ = timeout(GOODBYE_DEADLINE, discard(&self.socket, &mut unread)).await;
+            let _ = timeout(GOODBYE_DEADLINE, discard(&self.socket.0, &mut unread)).await;
         }
     }
 }

@@ -180,7 +180,7 @@ proptest! {
         let slow = Slow { step, ..Slow::default() };
         let taken = slow.taken.clone();
         let metrics = Arc::new(Metrics::default());
-        let outbox = Outbox::new(Box::new(slow), 1 << 20, metrics.clone());
+        let outbox = Outbox::new(Arc::new(slow), 1 << 20, metrics.clone());
         let id = RequestId::new(&serde_json::value::to_raw_value("id").unwrap()).unwrap();
         let mut expected = Vec::new();
         for (at, size) in sizes.iter().enumerate() {
