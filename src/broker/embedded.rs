@@ -19,7 +19,7 @@ const DEADLINE: Duration = Duration::from_secs(10);
 
 pub(super) fn open() -> (Publisher, Consumer) {
     let (sender, receiver) = mpsc::channel(CAPACITY);
-    (Publisher { sender }, Consumer { receiver, consuming: watch::Sender::new(true) })
+    (Publisher { sender }, Consumer { receiver, taken: Vec::new(), consuming: watch::Sender::new(true) })
 }
 
 #[derive(Debug, Clone)]
@@ -40,23 +40,29 @@ impl Publisher {
 #[derive(Debug)]
 pub(super) struct Consumer {
     receiver: mpsc::Receiver<Bytes>,
+    /// Taken from the receiver and not yet handed over.
+    taken: Vec<Delivery>,
     consuming: watch::Sender<bool>,
 }
 
 impl Consumer {
+    /// Loses nothing when it is dropped while it waits.
     pub(super) async fn next(&mut self) -> Batch {
-        let Some(first) = self.receiver.recv().await else {
-            // Every publisher is gone: nothing will ever come.
-            return std::future::pending().await;
-        };
-        let mut bodies = vec![first];
+        if self.taken.is_empty() {
+            let Some(first) = self.receiver.recv().await else {
+                // Every publisher is gone: nothing will ever come.
+                return std::future::pending().await;
+            };
+            self.taken.push(Delivery { body: first });
+        }
         // Under load others are about to publish, too; what is handed over together is written together.
         tokio::task::yield_now().await;
-        while let (true, Ok(body)) = (bodies.len() < BATCH, self.receiver.try_recv()) {
-            bodies.push(body);
+        while self.taken.len() < BATCH
+            && let Ok(body) = self.receiver.try_recv()
+        {
+            self.taken.push(Delivery { body });
         }
-        let deliveries = bodies.into_iter().map(|body| Delivery { body }).collect();
-        Batch { deliveries, tag: None }
+        Batch { deliveries: std::mem::take(&mut self.taken), tag: None }
     }
 
     pub(super) fn is_consuming(&self) -> watch::Receiver<bool> {

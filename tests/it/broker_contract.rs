@@ -101,6 +101,21 @@ async fn keeps_the_contract(config: &config::Broker) {
     numbers.sort_unstable();
     assert_eq!(numbers, (0..1000).collect::<Vec<_>>());
 
+    // Nothing is lost when somebody stops waiting for it.
+    instance.received.clear();
+    for number in 0..50_u8 {
+        instance.publisher.publish(Bytes::from(vec![number])).await.unwrap();
+        for _ in 0..3 {
+            let polled_once = futures::FutureExt::now_or_never(instance.consumer.next());
+            if let Some(batch) = polled_once {
+                instance.received.extend(batch.deliveries.iter().map(|delivery| delivery.body.clone()));
+                instance.consumer.acknowledge(batch).await;
+            }
+        }
+    }
+    instance.receive(50).await;
+    assert_eq!(instance.received, (0..50_u8).map(|number| Bytes::from(vec![number])).collect::<Vec<_>>());
+
     assert!(*instance.consumer.is_consuming().borrow());
     instance.stop().await;
 }
