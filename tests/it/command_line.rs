@@ -174,6 +174,35 @@ async fn sigterm_and_sigint_end_it_cleanly_and_a_second_signal_at_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_api_is_reached_over_tls_if_its_certificate_is_trusted() {
+    let answer = || Answer::Reply(200, r#"{"allowed_rooms":[{"a":1}]}"#.to_owned());
+    let (backend, certificate) = StubBackend::over_tls(move |_| answer()).await;
+    let (_, other) = StubBackend::over_tls(move |_| answer()).await;
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("authorities.pem");
+    let url = backend.url().replace("http://127.0.0.1", "https://localhost");
+    for (trusted, is_authorized) in [(certificate, true), (other, false)] {
+        std::fs::write(&path, trusted).unwrap();
+        let running = Running::start(&[("API_URL", &url), ("SSL_CERT_FILE", path.to_str().unwrap())]).await;
+        let mut client = Client::connect(&running.public, "/ws/", &[("Cookie", "a=1")]).await;
+        assert_eq!(client.next().await["is_authorized"], json!(is_authorized));
+    }
+    assert_eq!(backend.lines(), ["GET /api/bootstrap/"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_machine_without_certificates_serves_an_api_without_tls() {
+    let backend = StubBackend::allowing(json!([])).await;
+    let running = Running::start(&[("API_URL", &backend.url()), ("SSL_CERT_FILE", "/dev/null")]).await;
+    let mut client = Client::connect(&running.public, "/ws/", &[]).await;
+    assert_eq!(client.next().await["is_authorized"], json!(true));
+    let output =
+        run(&[], &[("API_URL", "https://localhost:1/"), ("SSL_CERT_FILE", "/dev/null"), ("LISTEN", "127.0.0.1:0")]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text(&output.stderr).contains("ca-certificates"), "{}", text(&output.stderr));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn systemd_is_told_when_it_serves_and_when_it_stops() {
     let backend = StubBackend::allowing(json!([])).await;
     let folder = tempfile::tempdir().unwrap();

@@ -11,12 +11,14 @@ use std::{
 };
 
 use parking_lot::Mutex;
+use rustls::{ServerConfig, pki_types::PrivatePkcs8KeyDer};
 use serde_json::Value;
 use tokio::{
     io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader},
     net::{TcpListener, UnixListener},
     task::JoinSet,
 };
+use tokio_rustls::TlsAcceptor;
 
 /// One request as it arrived.
 #[derive(Debug, Clone)]
@@ -92,6 +94,30 @@ impl StubBackend {
             }
         });
         backend
+    }
+
+    /// The same over TLS, with a certificate for `localhost` that is returned in PEM.
+    pub async fn over_tls(rule: impl Fn(&Asked) -> Answer + Send + Sync + 'static) -> (Self, String) {
+        let signed = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+        let key = PrivatePkcs8KeyDer::from(signed.signing_key.serialize_der());
+        let config = ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(vec![signed.cert.der().clone()], key.into())
+            .unwrap();
+        let acceptor = TlsAcceptor::from(Arc::new(config));
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (mut backend, shared) = Self::new(Address::Tcp(listener.local_addr().unwrap()), Arc::new(rule));
+        backend._tasks.spawn(async move {
+            let mut connections = JoinSet::new();
+            while let Ok((stream, _)) = listener.accept().await {
+                if let Ok(stream) = acceptor.accept(stream).await {
+                    connections.spawn(shared.clone().serve(stream));
+                }
+            }
+        });
+        (backend, signed.cert.pem())
     }
 
     fn new(address: Address, rule: Rule) -> (Self, Shared) {
