@@ -5,12 +5,13 @@
 
 use std::{
     io::{self, IoSlice},
-    sync::Arc,
+    rc::Rc,
+    sync::{Arc, LazyLock},
 };
 
 use arbitrary::Arbitrary;
 use high_templar::{
-    hub::{Encoder, Frame, Hub, Outbox, Publication, Seat, WildcardDispatch, Wire},
+    hub::{Encoder, Flush, Frame, Hub, Outbox, Publication, Seat, WildcardDispatch, Wire},
     metrics::Metrics,
     protocol::{RequestId, server},
     room::{Allowed, Numbers, RoomKey},
@@ -51,25 +52,42 @@ const VALUES: [(&str, u8, u8); 24] = [
 ];
 
 const WILDCARD: u8 = 0;
+
+static IDS: LazyLock<[(&str, RequestId); 3]> = LazyLock::new(|| ["1", "\"b\"", "null"].map(|id| (id, request_id(id))));
+static METRICS: LazyLock<Arc<Metrics>> = LazyLock::new(Arc::default); // dear to make
+
+/// Clients who are there from the beginning.
 const CLIENTS: usize = 4;
-const IDS: [&str; 3] = ["1", "\"b\"", "null"];
-/// More than the hub keeps under one lock.
-const CROWD: usize = 1100;
+/// Clients who come at once: more than the hub keeps under one lock, and more than are written to on the spot.
+const CROWD: usize = 2100;
+const RIGHT_FOR_A_CROWD: u8 = 0xC0;
 
 #[derive(Debug, Arbitrary)]
 struct Input {
     allowed: Vec<Room>,
     wanted: Vec<Room>,
+    dispatch: Dispatch,
     /// Bytes that the wires take at once, to begin with.
     step: u8,
     steps: Vec<Step>,
 }
 
 #[derive(Debug, Arbitrary)]
+enum Dispatch {
+    Both,
+    Subscriptions,
+    Exact,
+}
+
+#[derive(Debug, Arbitrary)]
 enum Step {
-    Join(Visitor),
-    /// Joins very often.
-    Crowd(Visitor),
+    Join {
+        client: u8,
+        id: u8,
+        room: Room,
+    },
+    /// Many new clients join one room, if the number is right: that takes its time.
+    Crowd(u8, Room),
     /// The subscription at this place of all leaves.
     Leave(u16),
     /// All subscriptions of a client leave at once.
@@ -77,14 +95,10 @@ enum Step {
     Publish(Vec<Room>),
     /// As `Publish`, with a payload too large to be copied.
     PublishMuch(Vec<Room>),
+    /// What is published next may be written at once.
+    Last(bool),
+    /// The batch ends.
     Flush,
-}
-
-#[derive(Debug, Arbitrary)]
-struct Visitor {
-    client: u8,
-    id: u8,
-    room: Room,
 }
 
 /// A room's keys and values, by their places in the tables.
@@ -97,13 +111,14 @@ struct Room {
 
 fuzz_target!(|input: Input| {
     check_allowed(&input.allowed, &input.wanted);
-    for dispatch in [WildcardDispatch::Both, WildcardDispatch::Subscriptions, WildcardDispatch::Exact] {
-        let mut world = World::new(dispatch, usize::from(input.step) + 16);
-        for step in &input.steps {
-            world.take(step);
-        }
-        world.end();
-    }
+    let dispatch = match input.dispatch {
+        Dispatch::Both => WildcardDispatch::Both,
+        Dispatch::Subscriptions => WildcardDispatch::Subscriptions,
+        Dispatch::Exact => WildcardDispatch::Exact,
+    };
+    let mut world = World::new(dispatch, usize::from(input.step) + 16);
+    input.steps.iter().for_each(|step| world.take(step));
+    world.end();
 });
 
 fn check_allowed(allowed: &[Room], wanted: &[Room]) {
@@ -112,7 +127,7 @@ fn check_allowed(allowed: &[Room], wanted: &[Room]) {
     for wanted in wanted {
         let oracle = allowed.iter().any(|room| {
             let mut pairs = room.meaning(Numbers::ByValue).zip(wanted.meaning(Numbers::ByValue));
-            room.names() == wanted.names() && pairs.all(|(allowed, wanted)| allowed == WILDCARD || allowed == wanted)
+            room.shape() == wanted.shape() && pairs.all(|(allowed, wanted)| allowed == WILDCARD || allowed == wanted)
         });
         let key = wanted.key(Numbers::ByValue);
         assert_eq!(set.covers(&key), oracle, "{key:?} among {keys:?}");
@@ -120,8 +135,13 @@ fn check_allowed(allowed: &[Room], wanted: &[Room]) {
 }
 
 impl Room {
+    /// Which set of keys.
+    fn shape(&self) -> usize {
+        usize::from(self.keys) % KEYS.len()
+    }
+
     fn names(&self) -> &'static [&'static str] {
-        KEYS[usize::from(self.keys) % KEYS.len()]
+        KEYS[self.shape()]
     }
 
     fn values(&self) -> impl Iterator<Item = &'static (&'static str, u8, u8)> {
@@ -148,13 +168,13 @@ impl Room {
     }
 
     fn is_same(&self, other: &Self, numbers: Numbers) -> bool {
-        self.names() == other.names() && self.meaning(numbers).eq(other.meaning(numbers))
+        self.shape() == other.shape() && self.meaning(numbers).eq(other.meaning(numbers))
     }
 
     /// Whether a trigger for this room goes to a subscription to `other`.
     fn reaches(&self, other: &Self, dispatch: WildcardDispatch) -> bool {
         let numbers = dispatch.numbers();
-        self.names() == other.names()
+        self.shape() == other.shape()
             && self.meaning(numbers).zip(other.meaning(numbers)).all(|(trigger, subscription)| {
                 trigger == subscription
                     || (subscription == WILDCARD && dispatch != WildcardDispatch::Exact)
@@ -166,48 +186,56 @@ impl Room {
 /// A hub with its clients, and what should become of them.
 struct World {
     hub: Hub,
-    metrics: Arc<Metrics>,
+    flush: Flush,
     clients: Vec<Client>,
+    step: usize,
     members: Vec<Member>,
-    dirty: Vec<Arc<Outbox>>,
     published: u64,
-    reached: u64,
+    /// Publications that have been put into an outbox, those before this world included.
+    queued: u64,
 }
 
 struct Client {
     outbox: Arc<Outbox>,
     received: Arc<Mutex<Vec<u8>>>,
     /// What is to come: runs of frames, in any order within a run.
-    expected: Vec<Vec<String>>,
+    expected: Vec<Vec<Rc<str>>>,
 }
 
 struct Member {
     client: usize,
-    id: &'static str,
+    id: usize,
     room: Room,
     seat: Seat,
 }
 
 impl World {
     fn new(dispatch: WildcardDispatch, step: usize) -> Self {
-        let metrics = Arc::new(Metrics::default());
-        let client = |_| {
-            let received = Arc::default();
-            let wire = Recorder { received: Arc::clone(&received), step };
-            let outbox = Arc::new(Outbox::new(Box::new(wire), usize::MAX / 2, metrics.clone()));
-            Client { outbox, received, expected: Vec::new() }
-        };
-        let clients = (0..CLIENTS).map(client).collect();
-        let hub = Hub::new(dispatch, metrics.clone());
-        Self { hub, metrics, clients, members: Vec::new(), dirty: Vec::new(), published: 0, reached: 0 }
+        Self {
+            hub: Hub::new(dispatch, METRICS.clone()),
+            flush: Flush::default(),
+            clients: (0..CLIENTS).map(|_| Client::new(step)).collect(),
+            step,
+            members: Vec::new(),
+            published: 0,
+            queued: METRICS.publications_queued.get(),
+        }
     }
 
     fn take(&mut self, step: &Step) {
         match step {
-            Step::Join(visitor) => self.join(visitor),
-            // One crowd is enough, and takes its time.
-            Step::Crowd(visitor) if self.members.len() < CROWD => (0..CROWD).for_each(|_| self.join(visitor)),
-            Step::Crowd(_) => {}
+            Step::Join { client, id, room } => {
+                let key = room.key(self.hub.dispatch().numbers());
+                self.join(usize::from(*client) % self.clients.len(), usize::from(*id) % IDS.len(), room, key);
+            }
+            Step::Crowd(RIGHT_FOR_A_CROWD, room) if !self.has_crowd() => {
+                let key = room.key(self.hub.dispatch().numbers());
+                for client in CLIENTS..CLIENTS + CROWD {
+                    self.clients.push(Client::new(self.step));
+                    self.join(client, 0, room, key.clone());
+                }
+            }
+            Step::Crowd(..) => {}
             Step::Leave(at) => {
                 if let Some(at) = usize::from(*at).checked_rem(self.members.len()) {
                     let member = self.members.swap_remove(at);
@@ -215,16 +243,20 @@ impl World {
                 }
             }
             Step::LeaveAll(client) => {
-                let client = usize::from(*client) % CLIENTS;
-                let seats = self.members.extract_if(.., |member| member.client == client);
-                let seats = seats.map(|member| member.seat).collect();
+                let client = usize::from(*client) % self.clients.len();
+                let members = self.members.extract_if(.., |member| member.client == client);
+                let seats = members.map(|member| member.seat).collect();
                 self.leave(client, seats);
             }
             Step::Publish(rooms) => self.publish(rooms, 0),
-            Step::PublishMuch(rooms) => self.publish(rooms, if self.members.len() < CROWD { 5000 } else { 0 }),
+            Step::PublishMuch(rooms) => self.publish(rooms, if self.has_crowd() { 0 } else { 5000 }),
+            Step::Last(is_last) => self.flush.last(*is_last),
             Step::Flush => self.flush(),
         }
-        assert_eq!(self.hub.rooms(), self.rooms());
+    }
+
+    fn has_crowd(&self) -> bool {
+        self.clients.len() > CLIENTS
     }
 
     /// How many rooms have a member.
@@ -238,79 +270,88 @@ impl World {
         rooms.len()
     }
 
-    fn join(&mut self, visitor: &Visitor) {
-        let client = usize::from(visitor.client) % CLIENTS;
-        let id = IDS[usize::from(visitor.id) % IDS.len()];
+    fn join(&mut self, client: usize, id: usize, room: &Room, key: RoomKey) {
         let Client { outbox, expected, .. } = &mut self.clients[client];
         let reply = || outbox.push(Frame::Fixed("joined")).unwrap();
-        let key = visitor.room.key(self.hub.dispatch().numbers());
-        let seat = self.hub.join(key, outbox, &request_id(id), reply);
-        expected.push(vec!["joined".to_owned()]);
-        self.members.push(Member { client, id, room: visitor.room.clone(), seat });
+        let seat = self.hub.join(key, outbox, &IDS[id].1, reply);
+        expected.push(vec!["joined".into()]);
+        self.members.push(Member { client, id, room: room.clone(), seat });
     }
 
     fn leave(&mut self, client: usize, seats: Vec<Seat>) {
         let Client { outbox, expected, .. } = &mut self.clients[client];
         if !seats.is_empty() {
-            expected.push(vec!["left".to_owned()]);
+            expected.push(vec!["left".into()]);
         }
         self.hub.leave(seats, || outbox.push(Frame::Fixed("left")).unwrap());
     }
 
     fn publish(&mut self, rooms: &[Room], padding: usize) {
         self.published += 1;
-        let data = format!("{}{}", self.published, " ".repeat(padding));
-        let keys: Vec<RoomKey> = rooms.iter().map(|room| room.key(self.hub.dispatch().numbers())).collect();
-        let json = RawValue::from_string(format!("\"{data}\"")).unwrap();
-        let publication = Arc::new(Publication { shared: server::publication(&json).into() });
-        let reached = self.hub.publish(&keys, &publication, &mut self.dirty);
-
+        let data = format!("\"{}{}\"", self.published, " ".repeat(padding));
+        let frame = |id: &str| Rc::from(format!(r#"{{"type":"publish","data":{data},"requestId":{id}}}"#));
+        let frames: [Rc<str>; 3] = IDS.each_ref().map(|(id, _)| frame(id));
         let dispatch = self.hub.dispatch();
-        let mut runs = vec![Vec::new(); CLIENTS];
+        for client in &mut self.clients {
+            client.expected.push(Vec::new());
+        }
+        let mut oracle = 0;
         for member in &self.members {
             let mut times = rooms.iter().filter(|room| room.reaches(&member.room, dispatch)).count();
             if dispatch != WildcardDispatch::Exact {
                 times = times.min(1);
             }
-            let frame = format!(r#"{{"type":"publish","data":"{data}","requestId":{}}}"#, member.id);
-            runs[member.client].extend(std::iter::repeat_n(frame, times));
+            let run = self.clients[member.client].expected.last_mut().unwrap();
+            run.extend(std::iter::repeat_n(frames[member.id].clone(), times));
+            oracle += times as u64;
         }
-        let oracle: usize = runs.iter().map(Vec::len).sum();
-        assert_eq!(reached, oracle as u64, "{dispatch:?}: {keys:?} reached");
-        self.reached += reached;
-        for (client, run) in self.clients.iter_mut().zip(runs) {
-            client.expected.push(run);
-        }
+
+        let keys: Vec<RoomKey> = rooms.iter().map(|room| room.key(dispatch.numbers())).collect();
+        let shared = server::publication(&RawValue::from_string(data).unwrap());
+        let publication = Arc::new(Publication { shared: shared.into() });
+        let reached = self.hub.publish(&keys, &publication, &mut self.flush);
+        assert_eq!(reached, oracle, "{dispatch:?}: {keys:?}");
+        self.queued += reached;
     }
 
-    /// As dispatch does it at the end of a batch; a reply that comes later is not its business.
+    /// Ends a batch as dispatch does. A reply that comes later is not its business.
     fn flush(&mut self) {
-        self.dirty.drain(..).for_each(|outbox| outbox.flush());
-        assert_eq!(self.metrics.publications_waiting(), 0);
+        for outboxes in self.flush.finish() {
+            Outbox::flush_all(outboxes.iter().map(Arc::as_ref));
+        }
+        assert_eq!(METRICS.publications_waiting(), 0);
+        assert_eq!(self.hub.rooms(), self.rooms());
     }
 
     fn end(mut self) {
         self.flush();
         self.clients.iter_mut().for_each(Client::check);
-        let counted = [&self.metrics.publications_queued, &self.metrics.publications_sent].map(|counter| counter.get());
-        assert_eq!(counted, [self.reached; 2]);
+        let counted = [METRICS.publications_queued.get(), METRICS.publications_sent.get()];
+        assert_eq!(counted, [self.queued; 2]);
         self.hub.leave(self.members.drain(..).map(|member| member.seat).collect(), || {});
         assert_eq!(self.hub.rooms(), 0);
-        assert_eq!((self.metrics.rooms.get(), self.metrics.subscriptions.get()), (0, 0));
+        assert_eq!((METRICS.rooms.get(), METRICS.subscriptions.get()), (0, 0));
     }
 }
 
 impl Client {
+    fn new(step: usize) -> Self {
+        let received = Arc::default();
+        let wire = Recorder { received: Arc::clone(&received), step };
+        let outbox = Arc::new(Outbox::new(Arc::new(wire), usize::MAX / 2, METRICS.clone()));
+        Self { outbox, received, expected: Vec::new() }
+    }
+
     /// Asserts that everything expected has been received, and nothing else.
     fn check(&mut self) {
         self.outbox.flush();
         let bytes = self.received.lock();
         let mut frames = frames(&bytes);
-        for mut run in self.expected.drain(..) {
+        for run in &mut self.expected {
             let mut received: Vec<&str> = frames.by_ref().take(run.len()).collect();
-            run.sort_unstable();
             received.sort_unstable();
-            assert_eq!(received, run);
+            run.sort_unstable();
+            assert!(received.iter().copied().eq(run.iter().map(Rc::as_ref)), "{received:?} instead of {run:?}");
         }
         assert_eq!(frames.next(), None);
     }
