@@ -16,62 +16,77 @@ use crate::{
 /// Pieces of large rooms that may wait to be written.
 const JOBS: usize = 256;
 
+/// Frames put into outboxes after which they are written, even in the middle of a batch.
+const QUEUED: u64 = 65_536;
+
 /// Takes batches from the broker and fans them out.
 #[derive(Debug)]
 pub struct Dispatch {
-    consumer: Consumer,
     hub: Arc<Hub>,
     metrics: Arc<Metrics>,
 }
 
 impl Dispatch {
-    /// A dispatch from `consumer` to `hub`.
-    pub fn new(consumer: Consumer, hub: Arc<Hub>, metrics: Arc<Metrics>) -> Self {
-        Self { consumer, hub, metrics }
+    /// A dispatch to `hub`.
+    pub fn new(hub: Arc<Hub>, metrics: Arc<Metrics>) -> Self {
+        Self { hub, metrics }
     }
 
-    /// Runs until `stop`; the batch in hand is then finished.
-    pub async fn run(mut self, stop: CancellationToken) {
+    /// Fans out what `consumer` yields until `stop`; what is in hand then is finished.
+    pub async fn run(self, mut consumer: Consumer, stop: CancellationToken) {
         let mut flush = Flush::default();
         let mut jobs = JoinSet::new();
+        let mut queued = 0;
         loop {
             let batch = tokio::select! {
                 biased;
                 () = stop.cancelled() => break,
-                batch = self.consumer.next() => batch,
+                batch = consumer.next() => batch,
             };
             self.metrics.triggers.inc_by(batch.deliveries.len() as u64);
             for (left, delivery) in (0..batch.deliveries.len()).rev().zip(&batch.deliveries) {
                 flush.last(left == 0);
-                self.publish(delivery, &mut flush);
-            }
-            for outboxes in flush.finish() {
-                // Large rooms are written beside what comes next, but never fall behind by more than this.
-                if jobs.len() >= JOBS {
-                    jobs.join_next().await;
+                queued += self.publish(delivery, &mut flush);
+                if left > 0 && queued < QUEUED {
+                    continue;
                 }
-                jobs.spawn(async move { Outbox::flush_all(outboxes.iter().map(Arc::as_ref)) });
+                queued = 0;
+                for outboxes in flush.finish() {
+                    // Large rooms are written beside what comes next, but never fall behind by more than this.
+                    if jobs.len() >= JOBS {
+                        jobs.join_next().await;
+                    }
+                    jobs.spawn(async move { Outbox::flush_all(outboxes.iter().map(Arc::as_ref)) });
+                }
             }
             while jobs.try_join_next().is_some() {}
-            self.consumer.acknowledge(batch).await;
+            consumer.acknowledge(batch).await;
             // A broker that always has more ready must not keep this worker from its other tasks.
             tokio::task::consume_budget().await;
         }
+        for delivery in consumer.close().await {
+            self.metrics.triggers.inc();
+            self.publish(&delivery, &mut flush);
+        }
+        for outboxes in flush.finish() {
+            jobs.spawn(async move { Outbox::flush_all(outboxes.iter().map(Arc::as_ref)) });
+        }
         while jobs.join_next().await.is_some() {}
-        self.consumer.close().await;
     }
 
-    fn publish(&self, delivery: &Delivery, flush: &mut Flush) {
+    /// How many outboxes it went into.
+    fn publish(&self, delivery: &Delivery, flush: &mut Flush) -> u64 {
         let trigger = match Trigger::parse(&delivery.body, self.hub.dispatch().numbers()) {
             Ok(trigger) => trigger,
             Err(error) => {
                 self.metrics.triggers_dropped.inc(error.word());
                 warn!(%error, bytes = delivery.body.len(), "trigger dropped");
-                return;
+                return 0;
             }
         };
         let publication = Arc::new(Publication { shared: server::publication(trigger.data).into() });
         let members = self.hub.publish(&trigger.rooms, &publication, flush);
         tracing::trace!(rooms = trigger.rooms.len(), members, bytes = delivery.body.len(), "trigger dispatched");
+        members
     }
 }

@@ -57,6 +57,7 @@ pub struct Server {
     connections: Arc<Connections>,
     readiness: Readiness,
     publisher: Publisher,
+    consumer: Consumer,
     dispatch: Dispatch,
     upkeep: Upkeep,
     /// Ends what comes in: clients, triggers.
@@ -80,7 +81,7 @@ impl Server {
         let hub = Arc::new(Hub::new(config.dispatch, metrics.clone()));
         let backend = Arc::new(Backend::new(config.backend.clone(), metrics.clone())?);
         let hooks = Arc::new(Hooks::new(backend.clone(), config.hooks.clone()));
-        let dispatch = Dispatch::new(consumer, hub.clone(), metrics.clone());
+        let dispatch = Dispatch::new(hub.clone(), metrics.clone());
         let connections = Arc::new(Connections::new(hub, backend, hooks, metrics, config.connection.clone()));
         Ok(Self {
             public,
@@ -89,6 +90,7 @@ impl Server {
             connections,
             readiness,
             publisher,
+            consumer,
             dispatch,
             upkeep,
             stop_intake,
@@ -123,7 +125,7 @@ impl Server {
         let public = http::public(self.connections.clone(), self.config.origins);
         let internal = http::internal(&self.config.internal, self.publisher, self.readiness.clone());
         let (mut intake, mut rest) = (JoinSet::new(), JoinSet::new());
-        intake.spawn(self.dispatch.run(self.stop_intake.clone()));
+        intake.spawn(self.dispatch.run(self.consumer, self.stop_intake.clone()));
         intake.spawn(self.public.serve(public, peer_timeout, http_tasks.clone(), self.stop_intake.clone()));
         rest.spawn(self.internal.serve(internal, peer_timeout, http_tasks.clone(), self.stop_rest.clone()));
         rest.spawn(self.upkeep);
@@ -145,6 +147,7 @@ impl Server {
             self.stop_rest.cancel();
             http_tasks.close();
             http_tasks.wait().await;
+            connections.tasks.wait().await; // a handshake that was finished meanwhile
             connections.hooks.finish().await;
         };
         let is_drained = timeout_at(deadline, drained).await.is_ok();

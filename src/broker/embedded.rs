@@ -65,6 +65,15 @@ impl Consumer {
         Batch { deliveries: std::mem::take(&mut self.taken), tag: None }
     }
 
+    /// Takes nothing more; what was taken and not handed over.
+    pub(super) fn close(mut self) -> Vec<Delivery> {
+        self.receiver.close();
+        while let Ok(body) = self.receiver.try_recv() {
+            self.taken.push(Delivery { body });
+        }
+        self.taken
+    }
+
     pub(super) fn is_consuming(&self) -> watch::Receiver<bool> {
         self.consuming.subscribe()
     }

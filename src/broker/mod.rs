@@ -120,10 +120,14 @@ impl Consumer {
         }
     }
 
-    /// Leaves the broker in good order.
-    pub async fn close(self) {
-        if let Consuming::Rabbitmq(consumer) = self.0 {
-            consumer.close().await;
+    /// Leaves the broker in good order. What had been accepted for this instance alone comes back, to be delivered.
+    pub async fn close(self) -> Vec<Delivery> {
+        match self.0 {
+            Consuming::Embedded(consumer) => consumer.close(),
+            Consuming::Rabbitmq(consumer) => {
+                consumer.close().await;
+                Vec::new()
+            }
         }
     }
 

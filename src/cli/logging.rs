@@ -2,14 +2,27 @@
 
 use std::io::{self, IsTerminal};
 
-use tracing_subscriber::{Layer, filter::Targets, fmt, layer::SubscriberExt, util::SubscriberInitExt};
+use tracing_subscriber::{
+    Layer,
+    filter::{LevelFilter, Targets},
+    fmt,
+    layer::SubscriberExt,
+    util::SubscriberInitExt,
+};
 
 use crate::config::Log;
+
+/// All that the AMQP library logs under.
+const AMQP_LIBRARY: [&str; 5] = ["lapin", "amq_protocol", "async_rs", "tcp_stream", "io_loop"];
 
 /// Starts logging to standard error, for the life of the process.
 pub(super) fn start(config: &Log) {
     // The filter has been checked together with the rest of the configuration.
-    let filter: Targets = config.filter.parse().unwrap_or_default();
+    let mut filter: Targets = config.filter.parse().unwrap_or_default();
+    // Below this level the AMQP library writes down the password it shows to the broker.
+    for library in AMQP_LIBRARY {
+        filter = filter.with_target(library, LevelFilter::WARN);
+    }
     let lines = fmt::layer().with_writer(io::stderr);
     let lines = if config.is_json {
         lines.json().flatten_event(true).boxed()

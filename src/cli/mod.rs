@@ -60,7 +60,7 @@ pub fn main() -> ExitCode {
         Err(error) => return fail(FAILED, &error),
     };
     match command {
-        Command::Serve => serve(&runtime, config),
+        Command::Serve => serve(runtime, config),
         Command::Check => match runtime.block_on(check::run(&config, &mut io::stdout())) {
             Ok(true) => OK.into(),
             Ok(false) => FAILED.into(),
@@ -69,7 +69,7 @@ pub fn main() -> ExitCode {
     }
 }
 
-fn serve(runtime: &Runtime, config: Config) -> ExitCode {
+fn serve(runtime: Runtime, config: Config) -> ExitCode {
     logging::start(&config.log);
     for note in &config.notes {
         match note {
@@ -77,7 +77,9 @@ fn serve(runtime: &Runtime, config: Config) -> ExitCode {
             Note::Weak(text) => warn!("{text}"),
         }
     }
-    match runtime.block_on(run(config)) {
+    let outcome = runtime.block_on(run(config));
+    runtime.shutdown_background(); // a look-up of a name that hangs must not keep us
+    match outcome {
         Ok(()) => OK.into(),
         Err(error) => {
             tracing::error!(error = &*error, "cannot serve");

@@ -7,6 +7,7 @@ use serde::Deserialize;
 
 use super::{
     Backend, Broker, Config, Connection, Hooks, Internal, Listen, Log, Note, Origins, Rabbitmq, Secret, Template, Uris,
+    env_file,
     legacy::{self, Legacy},
     units,
 };
@@ -126,19 +127,13 @@ pub fn from_environment() -> Result<Config, Error> {
     if let Some(path) = &file {
         let set: HashSet<String> =
             vars.iter().filter(|(_, value)| !value.is_empty()).map(|(name, _)| name.clone()).collect();
-        // The library's own message would repeat the line, and with it a password.
-        let unreadable = |error: &dotenvy::Error| match error {
-            dotenvy::Error::LineParse(_, at) => {
-                format!("ENV_FILE {path} has a line that cannot be read (near its character {at})")
-            }
-            _ => format!("ENV_FILE {path} cannot be read"),
-        };
-        for entry in dotenvy::from_path_iter(path).map_err(|error| Error(vec![unreadable(&error)]))? {
-            let (name, value) = entry.map_err(|error| Error(vec![unreadable(&error)]))?;
-            if !set.contains(&name) {
-                vars.push((name, value));
-            }
-        }
+        let text = std::fs::read_to_string(path)
+            .map_err(|error| Error(vec![format!("ENV_FILE {path} cannot be read: {error}")]))?;
+        let lines = env_file::parse(&text).map_err(|line| {
+            // The line itself may hold a password.
+            Error(vec![format!("ENV_FILE {path} has no NAME=value in line {line}")])
+        })?;
+        vars.extend(lines.into_iter().filter(|(name, _)| !set.contains(name)));
     }
     let mut config = from_vars(vars.into_iter())?;
     if let Some(path) = file {

@@ -35,6 +35,10 @@ fn backend(env: &mut Env, legacy: &mut Legacy) -> bool {
     let socket = [("BINDER_SOCKET", &env.binder_socket), ("CY_BINDER_SOCKET", &env.cy_binder_socket)];
     let internal = internal.into_iter().find_map(|(name, value)| Some((name, value.clone()?)));
     let socket = socket.into_iter().find_map(|(name, value)| Some((name, value.clone()?)));
+    if let (None, Some((name, path))) = (&env.api_socket, &socket) {
+        legacy.notes.push(taken("API_SOCKET", name));
+        env.api_socket = Some(path.clone());
+    }
     if env.api_url.is_some() || (internal.is_none() && socket.is_none() && env.app_url.is_none()) {
         return false;
     }
@@ -49,10 +53,6 @@ fn backend(env: &mut Env, legacy: &mut Legacy) -> bool {
         legacy.notes.push(taken("API_URL", "APP_URL"));
         app_api.clone()
     };
-    if let (None, Some((name, path))) = (&env.api_socket, socket) {
-        legacy.notes.push(taken("API_SOCKET", name));
-        env.api_socket = Some(path);
-    }
     legacy.headers.push(("X-Session-Token", "{param:session_token}".to_owned()));
     if let Some(referer) = app_api {
         legacy.headers.push(("Referer", referer.replace('{', "{{").replace('}', "}}")));

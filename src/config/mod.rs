@@ -3,6 +3,7 @@
 //! The only place that reads the environment. Each part of the program receives its own piece.
 
 mod env;
+mod env_file;
 mod legacy;
 mod templates;
 mod units;

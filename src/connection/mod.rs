@@ -23,6 +23,8 @@ use crate::{
     protocol::{CloseCode, client::Message, server},
 };
 
+/// What a client is told at a stop.
+const GOING_AWAY: &str = "going away";
 /// At a stop, no more connections than this are closed in a millisecond.
 const CLOSED_PER_MILLISECOND: u32 = 1;
 /// The part of `DRAIN` over which they are closed; the rest is for their goodbyes.
@@ -43,7 +45,14 @@ pub struct Connections {
     pub config: config::Connection,
     /// Their tasks.
     pub tasks: TaskTracker,
-    outboxes: Mutex<HashMap<Uuid, Arc<Outbox>>>,
+    open: Mutex<Open>,
+}
+
+#[derive(Debug, Default)]
+struct Open {
+    outboxes: HashMap<Uuid, Arc<Outbox>>,
+    /// The server is stopping: who comes now is sent away again.
+    is_over: bool,
 }
 
 impl Connections {
@@ -55,31 +64,41 @@ impl Connections {
         metrics: Arc<Metrics>,
         config: config::Connection,
     ) -> Self {
-        Self { hub, backend, hooks, metrics, config, tasks: TaskTracker::new(), outboxes: Mutex::default() }
+        Self { hub, backend, hooks, metrics, config, tasks: TaskTracker::new(), open: Mutex::default() }
     }
 
     /// A connection over `wire` that is not authorised yet.
     pub fn register(self: &Arc<Self>, wire: Arc<dyn Wire>) -> Link {
         let id = Uuid::new_v4();
         let outbox = Arc::new(Outbox::new(wire, self.config.outbox_limit_bytes, self.metrics.clone()));
-        self.outboxes.lock().insert(id, outbox.clone());
+        let mut open = self.open.lock();
+        open.outboxes.insert(id, outbox.clone());
+        let is_over = open.is_over;
+        drop(open);
+        if is_over {
+            outbox.close(CloseCode::GoingAway, GOING_AWAY);
+        }
         Link { id, outbox, connections: self.clone() }
     }
 
     /// How many there are, authorised or not.
     pub fn count(&self) -> usize {
-        self.outboxes.lock().len()
+        self.open.lock().outboxes.len()
     }
 
     /// Ends all connections, spread over a part of `within`, and returns when each one has been told.
     pub async fn close_all(&self, within: Duration) {
-        let outboxes: Vec<Arc<Outbox>> = self.outboxes.lock().values().cloned().collect();
+        let outboxes: Vec<Arc<Outbox>> = {
+            let mut open = self.open.lock();
+            open.is_over = true;
+            open.outboxes.values().cloned().collect()
+        };
         let count = u32::try_from(outboxes.len()).unwrap_or(u32::MAX).max(1);
         let spread = within.mul_f64(SPREAD).min(Duration::from_millis((count / CLOSED_PER_MILLISECOND).into()));
         let start = Instant::now();
         for (at, outbox) in (0u32..).zip(outboxes) {
             sleep_until(start + spread.mul_f64(f64::from(at) / f64::from(count))).await;
-            outbox.close(CloseCode::GoingAway, "going away");
+            outbox.close(CloseCode::GoingAway, GOING_AWAY);
         }
     }
 }
@@ -132,7 +151,7 @@ impl Link {
 
 impl Drop for Link {
     fn drop(&mut self) {
-        self.connections.outboxes.lock().remove(&self.id);
+        self.connections.open.lock().outboxes.remove(&self.id);
         if let Some(code) = self.outbox.close_code() {
             self.connections.metrics.connections_closed.inc(code.word());
         }

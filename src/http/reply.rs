@@ -1,6 +1,6 @@
 //! From what went wrong to what is answered.
 
-use std::convert::Infallible;
+use std::{convert::Infallible, net::IpAddr};
 
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 use serde::Serialize;
@@ -46,13 +46,23 @@ pub(super) fn guard(token: Option<Secret>) -> impl Filter<Extract = (), Error = 
 
 fn check(headers: &HeaderMap, token: Option<&Secret>) -> Result<(), Refused> {
     let Some(token) = token else {
-        let host = headers.get(header::HOST).map(HeaderValue::as_bytes);
+        let host = headers.get(header::HOST).map(HeaderValue::as_bytes).unwrap_or_default();
         let page = headers.get(header::ORIGIN).map(HeaderValue::as_bytes);
-        let is_own = |page: &[u8]| page.strip_prefix(b"http://").is_some_and(|page| Some(page) == host);
-        return if page.is_none_or(is_own) { Ok(()) } else { Err(Refused::ForeignPage) };
+        let is_own = |page: &[u8]| page.strip_prefix(b"http://").is_some_and(|page| page == host);
+        return if is_this_machine(host) && page.is_none_or(is_own) { Ok(()) } else { Err(Refused::ForeignPage) };
     };
     let shown = headers.get(header::AUTHORIZATION).map(HeaderValue::as_bytes).and_then(bearer);
     if token.matches(shown.unwrap_or_default()) { Ok(()) } else { Err(Refused::Token) }
+}
+
+/// Whether a `Host` names this machine and not a name that somebody else may point here (DNS rebinding).
+fn is_this_machine(host: &[u8]) -> bool {
+    let Ok(host) = std::str::from_utf8(host) else { return false };
+    let name = match host.strip_prefix('[').and_then(|host| host.split_once(']')) {
+        Some((address, _)) => address,
+        None => host.split_once(':').map_or(host, |(name, _)| name),
+    };
+    name.is_empty() || name.eq_ignore_ascii_case("localhost") || name.parse().is_ok_and(|ip: IpAddr| ip.is_loopback())
 }
 
 /// The token of `Bearer TOKEN` (RFC 6750 section 2.1).
@@ -68,9 +78,11 @@ pub(super) async fn rejected(rejection: Rejection) -> Result<Response, Infallibl
             Refused::Token => {
                 error(StatusCode::UNAUTHORIZED, "not-authorized", "show INTERNAL_TOKEN as a bearer token")
             }
-            Refused::ForeignPage => {
-                error(StatusCode::FORBIDDEN, "foreign-page", "a page of another host may not call this")
-            }
+            Refused::ForeignPage => error(
+                StatusCode::FORBIDDEN,
+                "foreign-page",
+                "without INTERNAL_TOKEN only this machine may call this, by the name localhost or its address",
+            ),
         }
     } else if rejection.is_not_found() {
         error(StatusCode::NOT_FOUND, "not-found", "there is nothing at this path")

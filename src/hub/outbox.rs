@@ -227,8 +227,9 @@ impl Outbox {
             let sent = self.write(queue);
             self.metrics.publications_sent.inc_by(sent);
         }
-        // One frame larger than the limit is no sign of one either.
-        if queue.bytes + weight > self.limit_bytes && !queue.frames.is_empty() {
+        // Nor is a large frame that is under way: only what waits behind the first one counts.
+        let first = queue.frames.front().map_or(weight, |first| self.wire.encoded_len(first));
+        if queue.bytes + weight - first > self.limit_bytes {
             self.drop_unwritten(queue);
             if frame.is_publication() {
                 self.metrics.publications_queued.inc();

@@ -2,7 +2,10 @@
 
 use serde_json::json;
 
-use crate::support::{TestServer, http::send};
+use crate::support::{
+    TestServer,
+    http::{exchange, send},
+};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn health_status_metrics_and_the_document_are_served() {
@@ -64,6 +67,31 @@ async fn a_page_of_another_host_may_not_post() {
     for (origin, status) in [("https://evil.example", 403), ("null", 403), ("http://localhost", 200)] {
         let reply = send(&server.internal, "POST", "/trigger/", &[("Origin", origin)], body).await;
         assert_eq!(reply.status, status, "{origin}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_a_token_this_machine_alone_may_call_by_its_own_names() {
+    let server = TestServer::start().await;
+    let guarded = TestServer::with(&[("INTERNAL_TOKEN", "t")]).await;
+    let body = br#"{"rooms":[],"data":1}"#;
+    for (host, status) in [
+        ("localhost:8002", 200),
+        ("127.0.0.1:8002", 200),
+        ("[::1]:8002", 200),
+        ("evil.example", 403),
+        ("evil.example:8002", 403),
+        ("127.0.0.1.evil.example", 403),
+        ("10.0.0.1", 403),
+    ] {
+        let request = format!(
+            "POST /trigger/ HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\nContent-Length: {}\r\n",
+            body.len()
+        );
+        let plain = [request.as_bytes(), b"\r\n", body].concat();
+        assert_eq!(exchange(&server.internal, &plain).await.status, status, "{host}");
+        let shown = [request.as_bytes(), b"Authorization: Bearer t\r\n\r\n", body].concat();
+        assert_eq!(exchange(&guarded.internal, &shown).await.status, 200, "{host}");
     }
 }
 

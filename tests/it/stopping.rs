@@ -1,6 +1,7 @@
 //! A clean stop.
 
 use serde_json::json;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::support::{Client, TestServer, backend::Answer, http::dial};
 
@@ -64,10 +65,36 @@ fn address(listen: &high_templar::config::Listen) -> std::net::SocketAddr {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_client_that_is_still_being_authenticated_is_told_too() {
-    let server = TestServer::with(&[("DRAIN", "5s")]).await;
+async fn a_client_that_is_still_being_authenticated_is_told_too_and_keeps_nobody() {
+    let server = TestServer::with(&[("DRAIN", "20s")]).await;
     server.backend.answer(|_| Answer::Silence);
     let mut client = Client::connect(&server.public, "/ws/", &[]).await;
+    let start = tokio::time::Instant::now();
+    let (code, report) = tokio::join!(async { client.close_code().await }, server.stop());
+    assert_eq!((code, report.connections), (1001, 0));
+    assert!(start.elapsed() < std::time::Duration::from_secs(9), "it waited for the backend");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_handshake_that_ends_during_the_stop_is_told_too() {
+    let server = TestServer::with(&[("DRAIN", "20s"), ("HOOK_DISCONNECT", "gone/"), ("API_TIMEOUT", "2s")]).await;
+    let holder = server.connect().await;
+    server.backend.answer(|_| Answer::Silence);
+    let mut late = dial(&server.public).await;
+    let head = "GET /ws/ HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
+                Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
+    let (first, rest) = head.as_bytes().split_at(20);
+    late.write_all(first).await.unwrap();
+    server.get("/healthz").await; // the first part has been read by now
     server.begin_stop();
-    assert_eq!(client.close_code().await, 1001);
+    crate::support::eventually("it stops", async || {
+        tokio::net::TcpStream::connect(address(&server.public)).await.is_err()
+    })
+    .await;
+    late.write_all(rest).await.unwrap();
+    let mut answer = Vec::new();
+    late.read_to_end(&mut answer).await.unwrap();
+    assert!(answer.windows(4).any(|bytes| bytes == [0x88, 12, 0x03, 0xE9]), "{}", String::from_utf8_lossy(&answer));
+    drop(holder);
+    assert_eq!(server.stop().await.connections, 0);
 }

@@ -15,7 +15,7 @@ use uuid::Uuid;
 
 use super::{
     super::{Batch, Delivery},
-    CONNECT_DEADLINE, Error, ROUTING_KEY, Retry, close, connect,
+    CLOSE_DEADLINE, CONNECT_DEADLINE, Error, ROUTING_KEY, Retry, close, connect,
 };
 use crate::{config, metrics::Metrics};
 
@@ -27,8 +27,6 @@ const BATCH: usize = 512;
 #[derive(Debug)]
 pub(in super::super) struct Consumer {
     exchange: String,
-    /// One name for the life of the process; the queue itself lives as long as a connection.
-    queue: String,
     retry: Retry,
     session: Option<Session>,
     sessions: u64,
@@ -41,6 +39,8 @@ struct Session {
     connection: Connection,
     channel: Channel,
     deliveries: ReadyChunks<lapin::Consumer>,
+    /// Why nothing more comes.
+    broken: Option<lapin::Error>,
 }
 
 /// The last delivery of a batch, on the session it came by.
@@ -53,7 +53,6 @@ pub(in super::super) struct Tag {
 impl Consumer {
     pub(super) fn new(config: config::Rabbitmq, metrics: Arc<Metrics>) -> Self {
         Self {
-            queue: format!("hightemplar_{}", Uuid::new_v4()),
             retry: Retry::new(config.uris),
             exchange: config.exchange,
             session: None,
@@ -73,23 +72,35 @@ impl Consumer {
                 self.connect().await;
                 continue;
             };
-            match session.deliveries.next().await.map(|ready| ready.into_iter().collect::<Result<Vec<_>, _>>()) {
-                Some(Ok(ready)) if !ready.is_empty() => {
-                    let last = ready.last().map_or(0, |delivery| delivery.delivery_tag);
-                    let deliveries = ready.into_iter().map(|ready| Delivery { body: Bytes::from(ready.data) });
-                    let tag = Some(Tag { session: self.sessions, last });
-                    return Batch { deliveries: deliveries.collect(), tag };
+            if let Some(error) = session.broken.take() {
+                self.lost(Some(&error)).await;
+                continue;
+            }
+            let Some(ready) = session.deliveries.next().await else {
+                self.lost(None).await;
+                continue;
+            };
+            let (mut deliveries, mut last) = (Vec::with_capacity(ready.len()), 0);
+            for ready in ready {
+                match ready {
+                    Ok(delivery) => {
+                        last = delivery.delivery_tag;
+                        deliveries.push(Delivery { body: Bytes::from(delivery.data) });
+                    }
+                    // What came before it is here, and is delivered first.
+                    Err(error) => session.broken = Some(error),
                 }
-                Some(Ok(_)) => {}
-                Some(Err(error)) => self.lost(Some(&error)).await,
-                None => self.lost(None).await,
+            }
+            if !deliveries.is_empty() {
+                return Batch { deliveries, tag: Some(Tag { session: self.sessions, last }) };
             }
         }
     }
 
     pub(in super::super) async fn acknowledge(&mut self, tag: Tag) {
         let Some(session) = self.session.as_ref().filter(|_| tag.session == self.sessions) else { return };
-        if let Err(error) = session.channel.basic_ack(tag.last, BasicAckOptions { multiple: true }).await {
+        let acknowledging = session.channel.basic_ack(tag.last, BasicAckOptions { multiple: true });
+        if let Ok(Err(error)) = timeout(CLOSE_DEADLINE, acknowledging).await {
             debug!(%error, "acknowledgement failed"); // the stream of deliveries tells the rest
         }
     }
@@ -102,7 +113,7 @@ impl Consumer {
 
     async fn connect(&mut self) {
         let uri = self.retry.next().await;
-        match Session::open(uri, &self.exchange, &self.queue).await {
+        match Session::open(uri, &self.exchange).await {
             Ok(session) => {
                 info!(host = %uri.authority.host, port = uri.authority.port, exchange = self.exchange, "consuming from RabbitMQ");
                 self.retry.succeeded();
@@ -112,6 +123,7 @@ impl Consumer {
             }
             Err(error) => {
                 self.metrics.broker_failures.inc();
+                self.retry.failed(&error);
                 warn!(error = &error as &dyn std::error::Error, "cannot consume from RabbitMQ, trying again");
             }
         }
@@ -136,11 +148,13 @@ impl Consumer {
 }
 
 impl Session {
-    async fn open(uri: &lapin::uri::AMQPUri, exchange: &str, queue: &str) -> Result<Self, Error> {
+    async fn open(uri: &lapin::uri::AMQPUri, exchange: &str) -> Result<Self, Error> {
         let (connection, channel) = connect(uri, exchange, "consumer").await?;
         let host = format!("{}:{}", uri.authority.host, uri.authority.port);
-        match timeout(CONNECT_DEADLINE, consume(&channel, exchange, queue)).await {
-            Ok(Ok(consumer)) => Ok(Self { connection, channel, deliveries: consumer.ready_chunks(BATCH) }),
+        match timeout(CONNECT_DEADLINE, consume(&channel, exchange)).await {
+            Ok(Ok(consumer)) => {
+                Ok(Self { connection, channel, deliveries: consumer.ready_chunks(BATCH), broken: None })
+            }
             Ok(Err(source)) => {
                 close(&connection).await;
                 Err(Error::Failed { host, source })
@@ -150,8 +164,9 @@ impl Session {
     }
 }
 
-async fn consume(channel: &Channel, exchange: &str, queue: &str) -> Result<lapin::Consumer, lapin::Error> {
-    let queue = ShortString::from(queue);
+async fn consume(channel: &Channel, exchange: &str) -> Result<lapin::Consumer, lapin::Error> {
+    // A new name each time: the broker may hold on to the last one for as long as it thinks us there.
+    let queue = ShortString::from(format!("hightemplar_{}", Uuid::new_v4()));
     let none = FieldTable::default;
     channel.basic_qos(PREFETCH, BasicQosOptions::default()).await?;
     let exclusive = QueueDeclareOptions { exclusive: true, ..QueueDeclareOptions::default() };

@@ -28,6 +28,8 @@ const LOOK: Duration = Duration::from_millis(500);
 pub(in super::super) struct Publisher {
     exchange: String,
     channel: watch::Receiver<Option<Channel>>,
+    /// Whether RabbitMQ takes nothing at present, short of memory or disk.
+    is_blocked: watch::Receiver<bool>,
     /// Whether this instance would receive what it publishes.
     consuming: watch::Receiver<bool>,
 }
@@ -39,18 +41,25 @@ pub(super) fn open(
     stop: CancellationToken,
 ) -> (Publisher, impl Future<Output = ()> + Send) {
     let (sender, channel) = watch::channel(None);
+    let (block, is_blocked) = watch::channel(false);
     let exchange = config.exchange.clone();
     let upkeep = async move {
         let mut retry = Retry::new(config.uris);
         while !stop.is_cancelled() {
-            keep(&mut retry, &config.exchange, &sender, &stop).await;
+            keep(&mut retry, &config.exchange, &sender, &block, &stop).await;
         }
     };
-    (Publisher { exchange, channel, consuming }, upkeep)
+    (Publisher { exchange, channel, is_blocked, consuming }, upkeep)
 }
 
 /// One life of the connection.
-async fn keep(retry: &mut Retry, exchange: &str, sender: &watch::Sender<Option<Channel>>, stop: &CancellationToken) {
+async fn keep(
+    retry: &mut Retry,
+    exchange: &str,
+    sender: &watch::Sender<Option<Channel>>,
+    block: &watch::Sender<bool>,
+    stop: &CancellationToken,
+) {
     let prepared = tokio::select! {
         () = stop.cancelled() => return,
         prepared = prepare(retry, exchange) => prepared,
@@ -71,10 +80,13 @@ async fn keep(retry: &mut Retry, exchange: &str, sender: &watch::Sender<Option<C
     while is_alive(&connection, sender) {
         tokio::select! {
             () = stop.cancelled() => break,
-            _ = look.tick() => {}
+            _ = look.tick() => {
+                block.send_replace(connection.status().blocked());
+            }
         }
     }
     sender.send_replace(None);
+    block.send_replace(false);
     close(&connection).await;
 }
 
@@ -87,9 +99,16 @@ async fn prepare(
     exchange: &str,
 ) -> Result<(Connection, Channel), Box<dyn std::error::Error + Send + Sync>> {
     let uri = retry.next().await;
-    let (connection, channel) = connect(uri, exchange, "publisher").await?;
+    let connected = connect(uri, exchange, "publisher").await;
+    let (connection, channel) = match connected {
+        Ok(connected) => connected,
+        Err(error) => {
+            retry.failed(&error);
+            return Err(error.into());
+        }
+    };
     timeout(CONFIRM_DEADLINE, channel.confirm_select(ConfirmSelectOptions::default())).await??;
-    info!(host = %uri.authority.host, port = uri.authority.port, "publishing to RabbitMQ");
+    info!("publishing to RabbitMQ");
     Ok((connection, channel))
 }
 
@@ -105,6 +124,9 @@ impl Publisher {
             return Err(Error::Away);
         }
         let channel = self.channel().await.ok_or(Error::Away)?;
+        if *self.is_blocked.borrow() {
+            return Err(Error::Away);
+        }
         let sending = async {
             // Mandatory: a trigger that no queue takes comes back instead of being confirmed into the void.
             let options = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };

@@ -1,11 +1,16 @@
 //! When to try the next broker of the list.
 
-use std::time::Duration;
+use std::{io, time::Duration};
 
-use lapin::uri::AMQPUri;
+use lapin::uri::{AMQPScheme, AMQPUri};
 use rand::Rng;
-use tokio::time::sleep;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    time::{sleep, timeout},
+};
 
+use super::Error;
 use crate::config;
 
 /// The longest wait between two attempts.
@@ -13,27 +18,40 @@ const LONGEST: Duration = Duration::from_secs(5);
 /// The wait before the second attempt.
 const SHORTEST: Duration = Duration::from_millis(500);
 
+/// How long a broker that has hung before may take to say its first word.
+const WORD_DEADLINE: Duration = Duration::from_secs(5);
+/// What a client begins with (AMQP 0-9-1 section 4.2.2).
+const GREETING: &[u8] = b"AMQP\x00\x00\x09\x01";
+
 /// Walks through the list of brokers: at once to the first, then with growing, randomly shortened waits of 5 s at most.
 #[derive(Debug)]
 pub(super) struct Retry {
     uris: config::Uris,
     attempt: usize,
     wait: Duration,
+    /// The last one tried took the connection and then said nothing.
+    has_hung: bool,
 }
 
 impl Retry {
     pub(super) fn new(uris: config::Uris) -> Self {
-        Self { uris, attempt: 0, wait: Duration::ZERO }
+        Self { uris, attempt: 0, wait: Duration::ZERO, has_hung: false }
     }
 
     /// Waits until it is time, and says whom to try.
     pub(super) async fn next(&mut self) -> &AMQPUri {
-        let wait = self.wait.mul_f64(rand::rng().random_range(0.5..=1.0));
-        self.wait = (self.wait * 2).clamp(SHORTEST, LONGEST);
-        sleep(wait).await;
-        let uri = self.uris.at(self.attempt);
-        self.attempt = self.attempt.wrapping_add(1);
-        uri.amqp()
+        loop {
+            let wait = self.wait.mul_f64(rand::rng().random_range(0.5..=1.0));
+            self.wait = (self.wait * 2).clamp(SHORTEST, LONGEST);
+            sleep(wait).await;
+            let attempt = self.attempt;
+            self.attempt = attempt.wrapping_add(1);
+            // The library never gives up a handshake that hangs: after one, a broker is first asked for a word.
+            if !self.has_hung || is_talking(self.uris.at(attempt).amqp()).await {
+                self.has_hung = false;
+                return self.uris.at(attempt).amqp();
+            }
+        }
     }
 
     /// The last one tried works: begin with it when it is lost.
@@ -41,6 +59,24 @@ impl Retry {
         self.attempt = self.attempt.wrapping_sub(1);
         self.wait = SHORTEST;
     }
+
+    /// The last one tried did not answer.
+    pub(super) fn failed(&mut self, error: &Error) {
+        self.has_hung = matches!(error, Error::TimedOut { .. });
+    }
+}
+
+/// Whether the broker answers a greeting. Over TLS only that it takes the connection.
+async fn is_talking(uri: &AMQPUri) -> bool {
+    let talk = async {
+        let mut stream = TcpStream::connect((uri.authority.host.as_str(), uri.authority.port)).await?;
+        if uri.scheme == AMQPScheme::AMQPS {
+            return Ok(1);
+        }
+        stream.write_all(GREETING).await?;
+        stream.read(&mut [0]).await
+    };
+    matches!(timeout(WORD_DEADLINE, talk).await, Ok(io::Result::Ok(1..)))
 }
 
 #[cfg(test)]
@@ -64,5 +100,23 @@ mod tests {
         assert!(waits.iter().all(|wait| *wait <= LONGEST + Duration::from_millis(10)), "{waits:?}");
         retry.succeeded();
         assert_eq!(retry.next().await.authority.host, "two");
+    }
+
+    #[tokio::test]
+    async fn a_broker_that_has_hung_is_tried_again_only_when_it_talks() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let uris = format!("amqp://{}", listener.local_addr().unwrap());
+        let mut retry = Retry::new(config::Uris::parse(&uris).unwrap());
+        retry.next().await;
+        retry.failed(&Error::TimedOut { host: String::new() });
+        let broker = async {
+            drop(listener.accept().await.unwrap()); // says nothing, and goes
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut greeting = [0; 8];
+            stream.read_exact(&mut greeting).await.unwrap();
+            assert_eq!(greeting, GREETING);
+            stream.write_all(b"\x01").await.unwrap();
+        };
+        tokio::join!(broker, retry.next());
     }
 }

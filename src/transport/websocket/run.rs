@@ -27,6 +27,8 @@ const WRITE_DEADLINE: Duration = Duration::from_secs(30);
 const FLUSH_DEADLINE: Duration = Duration::from_secs(5);
 /// How long the client may take to close its side after that.
 const GOODBYE_DEADLINE: Duration = Duration::from_secs(2);
+/// Messages of one client that are handled before others have their turn.
+const MESSAGES_AT_ONCE: usize = 64;
 /// What is read ahead of a client that is not authorised yet.
 const EARLY_BYTES: usize = 64 * 1024;
 
@@ -48,6 +50,17 @@ pub async fn serve(upgrade: OnUpgrade, headers: HeaderMap, connections: Arc<Conn
     Box::pin(client.finish()).await;
 }
 
+/// How far a round of messages got.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Progress {
+    /// All that is there is handled.
+    Done,
+    /// There may be more.
+    More,
+    /// The client is no longer authorised, or not there.
+    Ended,
+}
+
 /// One client. What only its beginning and its end need is boxed: the rest is there as long as the client is.
 struct Client {
     socket: Arc<WebSocket>,
@@ -67,12 +80,14 @@ impl Client {
         let connections = self.link.connections().clone();
         let admission = tokio::select! {
             admission = connections.backend.authenticate(headers.clone()) => admission,
+            () = self.link.outbox().needs_task() => return, // the server is stopping
             () = wait_for_end(&self.socket.0, &mut self.reader) => {
                 connections.metrics.connections_refused.inc("gone");
                 return self.outbox().abandon();
             }
         };
         match admission {
+            Ok(_) if self.outbox().is_closing() => {}
             Ok(admission) => self.connection = self.link.admit(admission, &headers).ok(),
             Err(error) => {
                 connections.metrics.connections_refused.inc("backend");
@@ -89,7 +104,16 @@ impl Client {
         let clock = sleep_until(keepalive.next());
         tokio::pin!(clock);
         // What came before the welcome is answered after it.
-        while self.handle_messages(&mut keepalive) {
+        loop {
+            match self.handle_messages(&mut keepalive) {
+                Progress::Ended => return,
+                Progress::More => {
+                    // A client that always has more to say must not keep this worker from the others.
+                    tokio::task::yield_now().await;
+                    continue;
+                }
+                Progress::Done => {}
+            }
             let is_blocked = self.outbox().blocked_for().is_some();
             let interest = if is_blocked { Interest::READABLE | Interest::WRITABLE } else { Interest::READABLE };
             tokio::select! {
@@ -112,12 +136,17 @@ impl Client {
         }
     }
 
-    /// Handles all complete messages. Whether the client is still authorised and there.
-    fn handle_messages(&mut self, keepalive: &mut Keepalive) -> bool {
+    /// Handles complete messages, though not too many at once.
+    fn handle_messages(&mut self, keepalive: &mut Keepalive) -> Progress {
         let outbox = self.link.outbox();
+        let mut handled = 0;
         while let Some(connection) = self.connection.as_mut().filter(|_| !outbox.is_closing()) {
+            if handled == MESSAGES_AT_ONCE {
+                return Progress::More;
+            }
+            handled += 1;
             let message = match self.reader.next_event() {
-                Ok(None) => return true,
+                Ok(None) => return Progress::Done,
                 Ok(Some(Event::Text(text))) => Message::parse(text),
                 Ok(Some(Event::Binary)) => Message::NotJson,
                 Ok(Some(Event::Pong)) => continue,
@@ -142,7 +171,7 @@ impl Client {
             let _ = connection.on_message(message);
         }
         self.connection = None;
-        false
+        Progress::Ended
     }
 
     /// Reads what has arrived. Whether the client is still there.
