@@ -94,7 +94,7 @@ metrics! {
     connections: Gauge,
     /// Connections that were authorised.
     connections_opened: Counter,
-    /// Connections that the server ended, by reason.
+    /// Connections that ended with a close frame, by reason; `client` for those that the client closed.
     connections_closed: ByWord as family,
     /// Handshakes that were not authorised, by reason.
     connections_refused: ByWord as family,

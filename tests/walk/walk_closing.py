@@ -94,8 +94,10 @@ def a_vanished_client_s_room_gets_nothing_more(world, publish):
     client, watcher, before = subscriber(world, room)
     client.reset()
     eventually(lambda: numbers(watcher), before, "connections and rooms", seconds=1)
-    sent = watcher.status()["ws_messages_send"]
+    status = watcher.status()
+    sent, taken = status["ws_messages_send"], status["rabbitmq_messages_received"]
     publish({"rooms": [room], "data": 1})
+    eventually(lambda: watcher.status()["rabbitmq_messages_received"], taken + 1, "triggers taken")
     again = world.connect([room])
     again.subscribe(room, "r")
     equal(again.before_marker(publish, room), [], "frames before the marker")

@@ -44,7 +44,7 @@ def a_trigger_may_be_posted_in_chunks(world):
     body = json.dumps({"rooms": [room], "data": 7}).encode()
     chunks = b"".join(b"%x\r\n%s\r\n" % (len(c), c) for c in (body[:5], body[5:])) + b"0\r\n\r\n"
     with socket.create_connection(("127.0.0.1", world.server.internal_port), 5) as connection:
-        connection.sendall(b"POST /trigger/ HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n" + chunks)
+        connection.sendall(b"POST /trigger/ HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n" + chunks)
         holds(connection.recv(12).endswith(b"200"), "status", "200", "something else")
     equal(client.receive(), publication(7, "r"), "publication")
 
@@ -93,7 +93,7 @@ def get_of_the_trigger_path_is_answered_405_or_404(world):
 def a_body_beyond_all_measure_is_answered_413(world):
     """Sends until an answer comes, at most 64 MiB."""
     with socket.create_connection(("127.0.0.1", world.server.internal_port), 5) as connection:
-        connection.sendall(b"POST /trigger/ HTTP/1.1\r\nHost: x\r\nContent-Length: 99999999999\r\n\r\n")
+        connection.sendall(b"POST /trigger/ HTTP/1.1\r\nHost: localhost\r\nContent-Length: 99999999999\r\n\r\n")
         piece = b"x" * 65_536
         for _ in range(1024):
             if select.select([connection], [], [], 0.005)[0]:
