@@ -7,6 +7,7 @@ use serde::Serialize;
 use serde_json::json;
 use warp::{Filter, Rejection, Reply, reply::Response};
 
+use super::Origination;
 use crate::config::Secret;
 
 /// `{"code":"success"}`.
@@ -37,19 +38,25 @@ impl warp::reject::Reject for Refused {}
 /// could otherwise be made to post from.
 pub(super) fn guard(token: Option<Secret>) -> impl Filter<Extract = (), Error = Rejection> + Clone {
     warp::header::headers_cloned()
-        .and_then(move |headers: HeaderMap| {
-            let outcome = check(&headers, token.as_ref()).map_err(warp::reject::custom);
+        .and(warp::ext::get::<Origination>())
+        .and_then(move |headers: HeaderMap, from: Origination| {
+            let outcome = check(&headers, from, token.as_ref()).map_err(warp::reject::custom);
             std::future::ready(outcome)
         })
         .untuple_one()
 }
 
-fn check(headers: &HeaderMap, token: Option<&Secret>) -> Result<(), Refused> {
+fn check(headers: &HeaderMap, from: Origination, token: Option<&Secret>) -> Result<(), Refused> {
     let Some(token) = token else {
         let host = headers.get(header::HOST).map(HeaderValue::as_bytes).unwrap_or_default();
         let page = headers.get(header::ORIGIN).map(HeaderValue::as_bytes);
         let is_own = |page: &[u8]| page.strip_prefix(b"http://").is_some_and(|page| page == host);
-        return if is_this_machine(host) && page.is_none_or(is_own) { Ok(()) } else { Err(Refused::ForeignPage) };
+        let is_unix_socket = from.peer.is_none(); // which no browser can be pointed at
+        return if (is_unix_socket || is_this_machine(host)) && page.is_none_or(is_own) {
+            Ok(())
+        } else {
+            Err(Refused::ForeignPage)
+        };
     };
     let shown = headers.get(header::AUTHORIZATION).map(HeaderValue::as_bytes).and_then(bearer);
     if token.matches(shown.unwrap_or_default()) { Ok(()) } else { Err(Refused::Token) }

@@ -104,6 +104,8 @@ async fn both_listeners_work_on_unix_sockets_and_replace_what_a_crash_left() {
     let mut client = server.subscriber(&[("1", json!({"target": "message"}))]).await;
     server.trigger(json!({"rooms": [{"target": "message"}], "data": "x".repeat(100_000)})).await;
     assert_eq!(client.next().await["data"].as_str().unwrap().len(), 100_000);
+    let any_name = b"GET /status HTTP/1.1\r\nHost: sidecar\r\nConnection: close\r\n\r\n";
+    assert_eq!(exchange(&server.internal, any_name).await.status, 200);
     server.stop().await;
     assert!(!folder.path().join("ws").exists());
 }
