@@ -43,7 +43,6 @@ impl Dispatch {
                 () = stop.cancelled() => break,
                 batch = consumer.next() => batch,
             };
-            self.metrics.triggers.inc_by(batch.deliveries.len() as u64);
             for (left, delivery) in (0..batch.deliveries.len()).rev().zip(&batch.deliveries) {
                 flush.last(left == 0);
                 queued += self.publish(delivery, &mut flush);
@@ -59,6 +58,8 @@ impl Dispatch {
                     jobs.spawn(async move { Outbox::flush_all(outboxes.iter().map(Arc::as_ref)) });
                 }
             }
+            // Counted when they are in the outboxes: who sees the number knows that whoever joins now is too late for them.
+            self.metrics.triggers.inc_by(batch.deliveries.len() as u64);
             while jobs.try_join_next().is_some() {}
             consumer.acknowledge(batch).await;
             // A broker that always has more ready must not keep this worker from its other tasks.

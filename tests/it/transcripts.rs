@@ -35,6 +35,7 @@ async fn follow(name: &str, transcript: &str) {
     let settings: Vec<_> = settings.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
     let server = TestServer::before(backend, &settings).await;
     let mut client = Client::connect(&server.public, "/ws/", &[]).await;
+    let mut triggers = 0;
     for (number, line) in (1..).zip(transcript.lines()) {
         let place = format!("{name}:{number}");
         if let Some(text) = line.strip_prefix("> ") {
@@ -46,6 +47,8 @@ async fn follow(name: &str, transcript: &str) {
         } else if let Some(trigger) = line.strip_prefix("! ") {
             let reply = server.post("/trigger/", trigger).await;
             assert_eq!((reply.status, reply.json()), (200, json!({"code": "success"})), "{place}");
+            triggers += 1; // accepted is not yet dispatched, and what comes next may change who gets it
+            server.until_number("rabbitmq_messages_received", triggers).await;
         } else {
             assert!(line.is_empty() || line.starts_with('#'), "{place}: {line}");
         }
