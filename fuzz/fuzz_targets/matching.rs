@@ -364,7 +364,7 @@ struct Recorder {
 }
 
 /// Up to here a recorder takes few bytes at once.
-const SLOW_BYTES: usize = 4096;
+const SLOW_BYTES: usize = 1024;
 
 impl Wire for Recorder {
     fn encoded_len(&self, frame: &Frame) -> usize {
