@@ -1,93 +1,152 @@
 //! From a delivery to the outboxes: the only way data enters the hub.
+//!
+//! What a client sees first is decided when a frame comes to its outbox, and so one trigger is in all its outboxes before
+//! the next one is looked at. When they are written is another matter: the last trigger of a batch at once, those before
+//! it together with it.
 
-use std::sync::Arc;
+mod spread;
+mod writers;
 
-use tokio::task::JoinSet;
+use std::{num::NonZero, sync::Arc};
+
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
+use self::{spread::Spread, writers::Writers};
 use crate::{
-    broker::{Consumer, Delivery},
-    hub::{Flush, Hub, Outbox, Publication},
+    broker::{Batch, Consumer, Delivery},
+    hub::{Audience, Hub, Outbox, Pace, Publication, Tally},
     metrics::Metrics,
     protocol::{server, trigger::Trigger},
 };
 
-/// Pieces of large rooms that may wait to be written.
-const JOBS: usize = 256;
-
-/// Frames put into outboxes after which they are written, even in the middle of a batch.
+/// Subscriptions that are written to, one after the other, before anything else has its turn: about a millisecond.
+const WRITTEN_AT_ONCE: usize = 256;
+/// As many take about as long to be put into their outboxes only.
+const QUEUED_AT_ONCE: usize = 8192;
+/// Frames queued after which writing begins, even in the middle of a batch.
 const QUEUED: u64 = 65_536;
+/// Frames queued after which everything has to be written before more is queued.
+const BACKLOG: u64 = 1 << 20;
 
 /// Takes batches from the broker and fans them out.
 #[derive(Debug)]
 pub struct Dispatch {
     hub: Arc<Hub>,
     metrics: Arc<Metrics>,
+    writers: Writers,
+    workers: usize,
+    tally: Tally,
+    /// Queued since the writers had nothing left to do.
+    backlog: u64,
 }
 
 impl Dispatch {
     /// A dispatch to `hub`.
     pub fn new(hub: Arc<Hub>, metrics: Arc<Metrics>) -> Self {
-        Self { hub, metrics }
+        let workers = std::thread::available_parallelism().map_or(1, NonZero::get);
+        Self { hub, metrics, writers: Writers::new(workers), workers, tally: Tally::default(), backlog: 0 }
     }
 
     /// Fans out what `consumer` yields until `stop`; what is in hand then is finished.
-    pub async fn run(self, mut consumer: Consumer, stop: CancellationToken) {
-        let mut flush = Flush::default();
-        let mut jobs = JoinSet::new();
-        let mut queued = 0;
+    pub async fn run(mut self, mut consumer: Consumer, stop: CancellationToken) {
+        let mut ready: Option<Batch> = None;
         loop {
-            let batch = tokio::select! {
-                biased;
-                () = stop.cancelled() => break,
-                batch = consumer.next() => batch,
+            let batch = match ready.take() {
+                Some(batch) => batch,
+                None => tokio::select! {
+                    biased;
+                    () = stop.cancelled() => break,
+                    batch = consumer.next() => batch,
+                },
             };
-            for (left, delivery) in (0..batch.deliveries.len()).rev().zip(&batch.deliveries) {
-                flush.last(left == 0);
-                queued += self.publish(delivery, &mut flush);
-                if left > 0 && queued < QUEUED {
-                    continue;
-                }
-                queued = 0;
-                for outboxes in flush.finish() {
-                    // Large rooms are written beside what comes next, but never fall behind by more than this.
-                    if jobs.len() >= JOBS {
-                        jobs.join_next().await;
-                    }
-                    jobs.spawn(async move { Outbox::flush_all(outboxes.iter().map(Arc::as_ref)) });
-                }
-            }
-            // Counted when they are in the outboxes: who sees the number knows that whoever joins now is too late for them.
-            self.metrics.triggers.inc_by(batch.deliveries.len() as u64);
-            while jobs.try_join_next().is_some() {}
+            let more = (!stop.is_cancelled()).then_some(&mut consumer);
+            ready = self.fan_out(&batch.deliveries, more).await;
             consumer.acknowledge(batch).await;
             // A broker that always has more ready must not keep this worker from its other tasks.
             tokio::task::consume_budget().await;
         }
-        for delivery in consumer.close().await {
-            self.metrics.triggers.inc();
-            self.publish(&delivery, &mut flush);
-        }
-        for outboxes in flush.finish() {
-            jobs.spawn(async move { Outbox::flush_all(outboxes.iter().map(Arc::as_ref)) });
-        }
-        while jobs.join_next().await.is_some() {}
+        let left = consumer.close().await;
+        self.fan_out(&left, None).await;
+        self.writers.finish().await;
     }
 
-    /// How many outboxes it went into.
-    fn publish(&self, delivery: &Delivery, flush: &mut Flush) -> u64 {
+    /// Publishes `deliveries`. A batch that `consumer` had ready before all of it was done is given back.
+    async fn fan_out(&mut self, deliveries: &[Delivery], mut consumer: Option<&mut Consumer>) -> Option<Batch> {
+        let mut ready = None;
+        for (left, delivery) in (0..deliveries.len()).rev().zip(deliveries) {
+            let Some((publication, audience)) = self.prepare(delivery) else { continue };
+            let members = audience.len();
+            let pace = if left == 0 && deliveries.len() == 1 { Pace::AtOnce } else { Pace::Later };
+            let inline = match pace {
+                Pace::AtOnce => WRITTEN_AT_ONCE,
+                Pace::Later => QUEUED_AT_ONCE,
+            };
+            if members <= inline {
+                audience.publish(&publication, pace, &mut self.tally);
+            } else {
+                let consumer = consumer.as_deref_mut().filter(|_| left == 0 && ready.is_none());
+                ready = self.spread(audience, publication, pace, consumer).await.or(ready);
+            }
+            if self.tally.queued >= QUEUED {
+                self.settle().await;
+            }
+        }
+        self.settle().await;
+        // Counted when they are in the outboxes: who sees the number knows that whoever joins now is too late for them.
+        self.metrics.triggers.inc_by(deliveries.len() as u64);
+        ready
+    }
+
+    /// What `delivery` publishes and to whom; `None` when it is no trigger.
+    fn prepare(&self, delivery: &Delivery) -> Option<(Arc<Publication>, Audience)> {
         let trigger = match Trigger::parse(&delivery.body, self.hub.dispatch().numbers()) {
             Ok(trigger) => trigger,
             Err(error) => {
                 self.metrics.triggers_dropped.inc(error.word());
                 warn!(%error, bytes = delivery.body.len(), "trigger dropped");
-                return 0;
+                return None;
             }
         };
-        let publication = Arc::new(Publication { shared: server::publication(trigger.data).into() });
-        let members = self.hub.publish(&trigger.rooms, &publication, flush);
-        tracing::trace!(rooms = trigger.rooms.len(), members, bytes = delivery.body.len(), "trigger dispatched");
-        members
+        let audience = self.hub.audience(&trigger.rooms);
+        tracing::trace!(rooms = trigger.rooms.len(), bytes = delivery.body.len(), "trigger");
+        Some((Arc::new(Publication { shared: server::publication(trigger.data).into() }), audience))
+    }
+
+    /// Publishes to many by all workers. As soon as `consumer` has something ready, the rest is only queued.
+    async fn spread(
+        &mut self,
+        audience: Audience,
+        publication: Arc<Publication>,
+        pace: Pace,
+        consumer: Option<&mut Consumer>,
+    ) -> Option<Batch> {
+        let mut spread = Spread::start(audience, publication, pace, self.workers);
+        let ready = match consumer {
+            Some(consumer) => tokio::select! {
+                biased;
+                () = spread.finished(&mut self.tally) => return None,
+                batch = consumer.next() => Some(batch),
+            },
+            None => None,
+        };
+        spread.hurry();
+        spread.finished(&mut self.tally).await;
+        ready
+    }
+
+    /// Has written what waits: little at once, much by the writers beside what comes next.
+    async fn settle(&mut self) {
+        self.backlog += self.tally.queued;
+        let dirty = self.tally.settle(&self.metrics);
+        if dirty.len() <= WRITTEN_AT_ONCE {
+            Outbox::flush_all(dirty.iter().map(Arc::as_ref));
+        } else {
+            self.writers.add(dirty);
+        }
+        if self.backlog > BACKLOG {
+            self.writers.finish().await;
+            self.backlog = 0;
+        }
     }
 }

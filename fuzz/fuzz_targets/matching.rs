@@ -11,7 +11,7 @@ use std::{
 
 use arbitrary::Arbitrary;
 use high_templar::{
-    hub::{Encoder, Flush, Frame, Hub, Outbox, Publication, Seat, WildcardDispatch, Wire},
+    hub::{Content, Encoder, Frame, Hub, Outbox, Pace, Publication, Seat, Tally, WildcardDispatch, Wire},
     metrics::Metrics,
     protocol::{RequestId, server},
     room::{Allowed, Numbers, RoomKey},
@@ -95,8 +95,8 @@ enum Step {
     Publish(Vec<Room>),
     /// As `Publish`, with a payload too large to be copied.
     PublishMuch(Vec<Room>),
-    /// What is published next may be written at once.
-    Last(bool),
+    /// What is published next is written at once, or (`false`) later.
+    Pace(bool),
     /// The batch ends.
     Flush,
 }
@@ -186,7 +186,8 @@ impl Room {
 /// A hub with its clients, and what should become of them.
 struct World {
     hub: Hub,
-    flush: Flush,
+    tally: Tally,
+    pace: Pace,
     clients: Vec<Client>,
     step: usize,
     members: Vec<Member>,
@@ -213,7 +214,8 @@ impl World {
     fn new(dispatch: WildcardDispatch, step: usize) -> Self {
         Self {
             hub: Hub::new(dispatch, METRICS.clone()),
-            flush: Flush::default(),
+            tally: Tally::default(),
+            pace: Pace::Later,
             clients: (0..CLIENTS).map(|_| Client::new(step)).collect(),
             step,
             members: Vec::new(),
@@ -250,7 +252,8 @@ impl World {
             }
             Step::Publish(rooms) => self.publish(rooms, 0),
             Step::PublishMuch(rooms) => self.publish(rooms, if self.has_crowd() { 0 } else { 5000 }),
-            Step::Last(is_last) => self.flush.last(*is_last),
+            Step::Pace(true) => self.pace = Pace::AtOnce,
+            Step::Pace(false) => self.pace = Pace::Later,
             Step::Flush => self.flush(),
         }
     }
@@ -273,7 +276,7 @@ impl World {
     fn join(&mut self, client: usize, id: usize, room: &Room, key: RoomKey) {
         let Client { outbox, expected, .. } = &mut self.clients[client];
         let reply = || outbox.push(Frame::Fixed("joined")).unwrap();
-        let seat = self.hub.join(key, outbox, &IDS[id].1, reply);
+        let seat = self.hub.join(&key, outbox, &IDS[id].1, reply);
         expected.push(vec!["joined".into()]);
         self.members.push(Member { client, id, room: room.clone(), seat });
     }
@@ -309,16 +312,17 @@ impl World {
         let keys: Vec<RoomKey> = rooms.iter().map(|room| room.key(dispatch.numbers())).collect();
         let shared = server::publication(&RawValue::from_string(data).unwrap());
         let publication = Arc::new(Publication { shared: shared.into() });
-        let reached = self.hub.publish(&keys, &publication, &mut self.flush);
+        let before = self.tally.written + self.tally.queued;
+        self.hub.audience(&keys).publish(&publication, self.pace, &mut self.tally);
+        let reached = self.tally.written + self.tally.queued - before;
         assert_eq!(reached, oracle, "{dispatch:?}: {keys:?}");
         self.queued += reached;
     }
 
     /// Ends a batch as dispatch does. A reply that comes later is not its business.
     fn flush(&mut self) {
-        for outboxes in self.flush.finish() {
-            Outbox::flush_all(outboxes.iter().map(Arc::as_ref));
-        }
+        let outboxes = self.tally.settle(&METRICS);
+        Outbox::flush_all(outboxes.iter().map(Arc::as_ref));
         assert_eq!(METRICS.publications_waiting(), 0);
         assert_eq!(self.hub.rooms(), self.rooms());
     }
@@ -328,7 +332,7 @@ impl World {
         self.clients.iter_mut().for_each(Client::check);
         let counted = [METRICS.publications_queued.get(), METRICS.publications_sent.get()];
         assert_eq!(counted, [self.queued; 2]);
-        self.hub.leave(self.members.drain(..).map(|member| member.seat).collect(), || {});
+        self.hub.leave(self.members.drain(..).map(|member| member.seat), || {});
         assert_eq!(self.hub.rooms(), 0);
         assert_eq!((METRICS.rooms.get(), METRICS.subscriptions.get()), (0, 0));
     }
@@ -338,7 +342,7 @@ impl Client {
     fn new(step: usize) -> Self {
         let received = Arc::default();
         let wire = Recorder { received: Arc::clone(&received), step };
-        let outbox = Arc::new(Outbox::new(Arc::new(wire), usize::MAX / 2, METRICS.clone()));
+        let outbox = Arc::new(Outbox::new(wire, usize::MAX / 2, METRICS.clone()));
         Self { outbox, received, expected: Vec::new() }
     }
 
@@ -367,15 +371,15 @@ struct Recorder {
 const SLOW_BYTES: usize = 1024;
 
 impl Wire for Recorder {
-    fn encoded_len(&self, frame: &Frame) -> usize {
-        size_of::<u32>() + frame.payload_len()
+    fn encoded_len(&self, content: Content<'_>) -> usize {
+        size_of::<u32>() + content.payload_len()
     }
 
-    fn encode<'a>(&self, frame: &'a Frame, out: &mut Encoder<'a, '_>) {
-        out.put_copy(&u32::try_from(frame.payload_len()).unwrap().to_be_bytes());
-        match frame {
-            Frame::Fixed(text) => out.put(text.as_bytes()),
-            Frame::Publication(publication, request_id) => {
+    fn encode<'a>(&self, content: Content<'a>, out: &mut Encoder<'a, '_>) {
+        out.put_copy(&u32::try_from(content.payload_len()).unwrap().to_be_bytes());
+        match content {
+            Content::Text(text) => out.put(text),
+            Content::Publication(publication, request_id) => {
                 out.put(&publication.shared);
                 out.put(request_id.as_json().as_bytes());
                 out.put(server::PUBLICATION_END.as_bytes());

@@ -67,10 +67,11 @@ impl Connections {
         Self { hub, backend, hooks, metrics, config, tasks: TaskTracker::new(), open: Mutex::default() }
     }
 
-    /// A connection over `wire` that is not authorised yet.
-    pub fn register(self: &Arc<Self>, wire: Arc<dyn Wire>) -> Link {
+    /// A connection over `wire` that is not authorised yet, and its outbox as what it is.
+    pub fn register<W: Wire + 'static>(self: &Arc<Self>, wire: W) -> (Arc<Outbox<W>>, Link) {
         let id = Uuid::new_v4();
-        let outbox = Arc::new(Outbox::new(wire, self.config.outbox_limit_bytes, self.metrics.clone()));
+        let concrete = Arc::new(Outbox::new(wire, self.config.outbox_limit_bytes, self.metrics.clone()));
+        let outbox: Arc<Outbox> = concrete.clone();
         let mut open = self.open.lock();
         open.outboxes.insert(id, outbox.clone());
         let is_over = open.is_over;
@@ -78,7 +79,7 @@ impl Connections {
         if is_over {
             outbox.close(CloseCode::GoingAway, GOING_AWAY);
         }
-        Link { id, outbox, connections: self.clone() }
+        (concrete, Link { id, outbox, connections: self.clone() })
     }
 
     /// How many there are, authorised or not.

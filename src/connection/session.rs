@@ -87,7 +87,7 @@ impl Session {
         }
         let mut outcome = Ok(());
         let reply = || outcome = self.outbox.push(Frame::Fixed(server::SUCCESS));
-        seats.push(hub.join(key, &self.outbox, &request_id, reply));
+        seats.push(hub.join(&key, &self.outbox, &request_id, reply));
         outcome
     }
 

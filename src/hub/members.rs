@@ -3,19 +3,20 @@
 use std::sync::Arc;
 
 use parking_lot::{Mutex, RwLock};
+use smallvec::SmallVec;
 
 use super::{
-    flush::Flush,
-    outbox::{Outbox, Publication},
+    Full, Outbox, Publication,
+    fanout::{Pace, Tally},
+    outbox::Published,
 };
 use crate::{protocol::RequestId, room::RoomKey};
 
 /// Members kept under one lock.
 const CHUNK: usize = 1024;
 
-/// Members that are published to before the lock is let go: few enough for all that belongs to them to stay in the
-/// processor's cache until it is written.
-const GROUP: usize = 32;
+/// Members that are published to before the lock is let go, so that who wants to join waits for no more than these writes.
+const GROUP: usize = 16;
 
 /// A room that somebody is subscribed to.
 #[derive(Debug)]
@@ -37,7 +38,7 @@ struct Places {
 /// Up to [`CHUNK`] members. Its lock is held for reading while a publication goes into their outboxes and for writing
 /// while one joins or leaves, so what a member is sent agrees with the replies in its outbox.
 #[derive(Debug, Default)]
-struct Chunk(RwLock<Members>);
+pub(super) struct Chunk(RwLock<Members>);
 
 #[derive(Debug, Default)]
 struct Members {
@@ -135,27 +136,35 @@ impl Room {
         retires
     }
 
-    /// Puts `publication` into every member's outbox, and leaves to `flush` when it is written. How many it went to.
-    pub(super) fn publish(&self, publication: &Arc<Publication>, flush: &mut Flush) -> u64 {
-        let mut reached = 0;
-        for at in 0.. {
-            let Some(chunk) = self.places.lock().chunks.get(at).cloned() else { break };
-            for start in (0..CHUNK).step_by(GROUP) {
-                let members = chunk.0.read();
-                let Some(rest) = members.all.get(start..).filter(|rest| !rest.is_empty()) else { break };
-                for member in rest.iter().take(GROUP).flatten() {
-                    if let Ok(needs_flush) = member.outbox.publish(publication, &member.request_id) {
-                        reached += 1;
-                        if needs_flush {
-                            flush.add(&member.outbox);
-                        }
+    /// The members' chunks at present.
+    pub(super) fn chunks(&self) -> SmallVec<[Arc<Chunk>; 1]> {
+        self.places.lock().chunks.iter().cloned().collect()
+    }
+}
+
+impl Chunk {
+    /// Publishes to the members from place `start` on, to a group of them. Where the next group starts, if there is one.
+    pub(super) fn publish(
+        &self,
+        start: usize,
+        publication: &Arc<Publication>,
+        pace: Pace,
+        tally: &mut Tally,
+    ) -> Option<usize> {
+        let members = self.0.read();
+        for member in members.all.iter().skip(start).take(GROUP).flatten() {
+            match member.outbox.publish(publication, &member.request_id, pace) {
+                Ok(Published::Written) => tally.written += 1,
+                Ok(Published::Queued { must_flush }) => {
+                    tally.queued += 1;
+                    if must_flush {
+                        tally.must_flush(&member.outbox);
                     }
                 }
-                drop(members); // never held over a write to a socket
-                flush.group_ends();
+                Err(Full) => {}
             }
         }
-        reached
+        (start + GROUP < members.all.len()).then_some(start + GROUP)
     }
 }
 

@@ -2,15 +2,19 @@
 //!
 //! Passive: every call returns at once. Knows no sockets, no HTTP and no broker.
 
-mod flush;
+mod fanout;
 mod index;
 mod members;
 mod outbox;
+mod shape;
 
-pub use flush::Flush;
+pub use fanout::{Audience, Pace, Portion, Tally};
 pub use index::{Hub, WildcardDispatch};
 pub use members::Seat;
-pub use outbox::{Encoder, Frame, Full, Outbox, Publication, Wire};
+pub use outbox::{Content, Encoder, Frame, Full, Outbox, Publication, Wire};
+
+#[cfg(test)]
+pub(crate) use outbox::Published;
 
 #[cfg(test)]
 mod tests;

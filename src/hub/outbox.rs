@@ -25,6 +25,8 @@ mod encode;
 
 pub use encode::Encoder;
 
+use super::Pace;
+
 /// An empty queue keeps no more places than this.
 const KEPT_PLACES: usize = 4;
 
@@ -52,17 +54,31 @@ pub enum Frame {
     Close(CloseCode, Cow<'static, str>),
 }
 
+/// What a [`Frame`] says, wherever it lies.
+#[derive(Debug, Clone, Copy)]
+pub enum Content<'a> {
+    /// A whole text message.
+    Text(&'a [u8]),
+    /// A publication, under the label of the subscription it goes to.
+    Publication(&'a Publication, &'a RequestId),
+    /// A ping of the transport's own.
+    Ping,
+    /// The answer to the peer's ping.
+    Pong(&'a [u8]),
+    /// The end.
+    Close(CloseCode, &'a str),
+}
+
 impl Frame {
-    /// Bytes of payload, whatever the wire puts around it.
-    pub fn payload_len(&self) -> usize {
+    /// What it says.
+    pub fn content(&self) -> Content<'_> {
         match self {
-            Self::Fixed(text) => text.len(),
-            Self::Text(text) => text.len(),
-            Self::Publication(publication, id) => publication.shared.len() + server::publication_tail_len(id),
-            Self::Ping => 0,
-            Self::Pong(payload) => payload.len(),
-            Self::Close(CloseCode::NoStatus, _) => 0,
-            Self::Close(_, reason) => size_of::<u16>() + reason.len(),
+            Self::Fixed(text) => Content::Text(text.as_bytes()),
+            Self::Text(text) => Content::Text(text),
+            Self::Publication(publication, request_id) => Content::Publication(publication, request_id),
+            Self::Ping => Content::Ping,
+            Self::Pong(payload) => Content::Pong(payload),
+            Self::Close(code, reason) => Content::Close(*code, reason),
         }
     }
 
@@ -71,13 +87,27 @@ impl Frame {
     }
 }
 
+impl Content<'_> {
+    /// Bytes of payload, whatever the wire puts around it.
+    pub fn payload_len(&self) -> usize {
+        match self {
+            Self::Text(text) => text.len(),
+            Self::Publication(publication, id) => publication.shared.len() + server::publication_tail_len(id),
+            Self::Ping => 0,
+            Self::Pong(payload) => payload.len(),
+            Self::Close(CloseCode::NoStatus, _) => 0,
+            Self::Close(_, reason) => size_of::<u16>() + reason.len(),
+        }
+    }
+}
+
 /// The way from an outbox to its client.
 pub trait Wire: Send + Sync {
-    /// How many bytes [`encode`](Self::encode) gives for `frame`.
-    fn encoded_len(&self, frame: &Frame) -> usize;
+    /// How many bytes [`encode`](Self::encode) gives for `content`.
+    fn encoded_len(&self, content: Content<'_>) -> usize;
 
-    /// Writes `frame` in the transport's form. The same frame must always give the same bytes.
-    fn encode<'a>(&self, frame: &'a Frame, out: &mut Encoder<'a, '_>);
+    /// Writes `content` in the transport's form. The same content must always give the same bytes.
+    fn encode<'a>(&self, content: Content<'a>, out: &mut Encoder<'a, '_>);
 
     /// Writes what it can without waiting.
     ///
@@ -91,14 +121,24 @@ pub trait Wire: Send + Sync {
 #[error("the client's outbox takes no more")]
 pub struct Full;
 
+/// What became of a publication.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Published {
+    /// It is with the client's kernel.
+    Written,
+    /// It waits. The caller is, or is not, the one who has to flush.
+    Queued { must_flush: bool },
+}
+
 /// Frames waiting for one client, bounded by bytes.
-pub struct Outbox {
-    wire: Arc<dyn Wire>,
+pub struct Outbox<W: ?Sized = dyn Wire> {
     queue: Mutex<Queue>,
     /// Wakes the connection's task when the wire is blocked or the outbox is closing.
     wake: Notify,
     limit_bytes: usize,
     metrics: Arc<Metrics>,
+    /// In the same piece of memory: a fan-out needs both.
+    wire: W,
 }
 
 #[derive(Debug, Default)]
@@ -122,12 +162,19 @@ enum End {
     Gone,
 }
 
-impl Outbox {
+impl<W> Outbox<W> {
     /// An empty outbox that holds up to `limit_bytes` of unsent frames.
-    pub fn new(wire: Arc<dyn Wire>, limit_bytes: usize, metrics: Arc<Metrics>) -> Self {
-        Self { wire, queue: Mutex::default(), wake: Notify::new(), limit_bytes, metrics }
+    pub fn new(wire: W, limit_bytes: usize, metrics: Arc<Metrics>) -> Self {
+        Self { queue: Mutex::default(), wake: Notify::new(), limit_bytes, metrics, wire }
     }
 
+    /// What it writes to.
+    pub fn wire(&self) -> &W {
+        &self.wire
+    }
+}
+
+impl Outbox {
     /// Queues `frame` for the client, without waiting and without writing: [`flush`](Self::flush) does that.
     ///
     /// # Errors
@@ -136,16 +183,38 @@ impl Outbox {
         self.admit(&mut self.queue.lock(), frame)
     }
 
-    /// Queues a publication. Whether the caller is the one who has to flush.
+    /// Writes a publication, or queues it.
     ///
     /// # Errors
     /// As [`push`](Self::push).
-    pub fn publish(&self, publication: &Arc<Publication>, request_id: &RequestId) -> Result<bool, Full> {
+    pub(crate) fn publish(
+        &self,
+        publication: &Arc<Publication>,
+        request_id: &RequestId,
+        pace: Pace,
+    ) -> Result<Published, Full> {
         let mut queue = self.queue.lock();
-        self.admit(&mut queue, Frame::Publication(publication.clone(), request_id.clone()))?;
-        let is_first = !queue.is_promised && queue.blocked_since.is_none();
-        queue.is_promised |= is_first;
-        Ok(is_first)
+        let frame = || Frame::Publication(publication.clone(), request_id.clone());
+        if pace == Pace::AtOnce && queue.is_idle() {
+            let content = Content::Publication(publication, request_id);
+            match encode::write_one(&self.wire, content) {
+                Ok((written, length)) if written == length => return Ok(Published::Written),
+                Ok((written, length)) => {
+                    // The rest finds the wire blocked, most likely, and calls for the connection's task.
+                    (queue.written, queue.bytes) = (written, length);
+                    queue.frames.push_back(frame());
+                }
+                // Blocked or broken: tried again as any other frame, which tells the two apart.
+                Err(_) => self.admit(&mut queue, frame())?,
+            }
+            let sent = self.write(&mut queue);
+            self.metrics.publications_sent.inc_by(sent);
+            return Ok(Published::Queued { must_flush: false });
+        }
+        self.admit(&mut queue, frame())?;
+        let must_flush = !queue.is_promised && queue.blocked_since.is_none();
+        queue.is_promised |= must_flush;
+        Ok(Published::Queued { must_flush })
     }
 
     /// Writes what the wire takes now. What it does not take stays, and the connection's task is woken to go on with it.
@@ -221,14 +290,14 @@ impl Outbox {
         if queue.end.is_some() {
             return Err(Full);
         }
-        let weight = self.wire.encoded_len(&frame);
+        let weight = self.wire.encoded_len(frame.content());
         if queue.bytes + weight > self.limit_bytes && queue.blocked_since.is_none() {
             // Frames that merely wait for the end of a batch are no sign of a slow client.
             let sent = self.write(queue);
             self.metrics.publications_sent.inc_by(sent);
         }
         // Nor is a large frame that is under way: only what waits behind the first one counts.
-        let first = queue.frames.front().map_or(weight, |first| self.wire.encoded_len(first));
+        let first = queue.frames.front().map_or(weight, |first| self.wire.encoded_len(first.content()));
         if queue.bytes + weight - first > self.limit_bytes {
             self.drop_unwritten(queue);
             if frame.is_publication() {
@@ -249,7 +318,7 @@ impl Outbox {
     fn end(&self, queue: &mut Queue, code: CloseCode, reason: Cow<'static, str>) {
         if queue.end.is_none() {
             let frame = Frame::Close(code, reason);
-            queue.bytes += self.wire.encoded_len(&frame);
+            queue.bytes += self.wire.encoded_len(frame.content());
             queue.frames.push_back(frame);
             queue.end = Some(End::Closing(code));
             self.wake.notify_one();
@@ -260,7 +329,7 @@ impl Outbox {
     fn write(&self, queue: &mut Queue) -> u64 {
         let mut sent = 0;
         while !queue.frames.is_empty() {
-            match encode::write(&*self.wire, &queue.frames, queue.written) {
+            match encode::write(&self.wire, &queue.frames, queue.written) {
                 Ok(count @ 1..) => {
                     queue.blocked_since = None;
                     sent += self.advance(queue, count);
@@ -283,7 +352,7 @@ impl Outbox {
         let mut count = count + queue.written;
         let mut sent = 0;
         while let Some(frame) = queue.frames.front() {
-            let length = self.wire.encoded_len(frame);
+            let length = self.wire.encoded_len(frame.content());
             if count < length {
                 break;
             }
@@ -302,7 +371,7 @@ impl Outbox {
         let kept = usize::from(queue.written > 0);
         let dropped = queue.frames.drain(kept..).filter(Frame::is_publication).count();
         self.metrics.publications_failed.inc_by(dropped as u64);
-        queue.bytes = queue.frames.iter().map(|frame| self.wire.encoded_len(frame)).sum();
+        queue.bytes = queue.frames.iter().map(|frame| self.wire.encoded_len(frame.content())).sum();
         queue.give_memory_back();
     }
 
@@ -316,6 +385,11 @@ impl Outbox {
 }
 
 impl Queue {
+    /// Whether what comes now may be written at once.
+    fn is_idle(&self) -> bool {
+        self.frames.is_empty() && self.blocked_since.is_none() && self.end.is_none()
+    }
+
     fn give_memory_back(&mut self) {
         if self.frames.is_empty() && self.frames.capacity() > KEPT_PLACES {
             self.frames = VecDeque::new();
@@ -323,14 +397,14 @@ impl Queue {
     }
 }
 
-impl Drop for Outbox {
+impl<W: ?Sized> Drop for Outbox<W> {
     fn drop(&mut self) {
         let lost = self.queue.get_mut().frames.iter().filter(|frame| frame.is_publication()).count();
         self.metrics.publications_failed.inc_by(lost as u64);
     }
 }
 
-impl fmt::Debug for Outbox {
+impl<W: ?Sized> fmt::Debug for Outbox<W> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Outbox").field("limit_bytes", &self.limit_bytes).finish_non_exhaustive()
     }

@@ -24,21 +24,20 @@ struct Recorder {
 }
 
 impl Wire for Recorder {
-    fn encoded_len(&self, frame: &Frame) -> usize {
-        frame.payload_len() + 1
+    fn encoded_len(&self, content: Content<'_>) -> usize {
+        content.payload_len() + 1
     }
 
-    fn encode<'a>(&self, frame: &'a Frame, out: &mut Encoder<'a, '_>) {
-        match frame {
-            Frame::Fixed(text) => out.put(text.as_bytes()),
-            Frame::Text(text) | Frame::Pong(text) => out.put(text),
-            Frame::Publication(publication, id) => {
+    fn encode<'a>(&self, content: Content<'a>, out: &mut Encoder<'a, '_>) {
+        match content {
+            Content::Text(text) | Content::Pong(text) => out.put(text),
+            Content::Publication(publication, id) => {
                 out.put(&publication.shared);
                 out.put(id.as_json().as_bytes());
                 out.put(b"}");
             }
-            Frame::Ping => {}
-            Frame::Close(code, reason) => {
+            Content::Ping => {}
+            Content::Close(code, reason) => {
                 out.put_copy(&code.number().to_be_bytes());
                 out.put(reason.as_bytes());
             }
@@ -59,7 +58,7 @@ impl Wire for Recorder {
 
 fn outbox(limit_bytes: usize) -> (Recorder, Arc<Outbox>, Arc<Metrics>) {
     let (recorder, metrics) = (Recorder::default(), Arc::new(Metrics::default()));
-    let outbox = Outbox::new(Arc::new(recorder.clone()), limit_bytes, metrics.clone());
+    let outbox = Outbox::new(recorder.clone(), limit_bytes, metrics.clone());
     (recorder, Arc::new(outbox), metrics)
 }
 
@@ -71,13 +70,12 @@ fn publication(text: &str) -> Arc<Publication> {
     Arc::new(Publication { shared: text.to_owned().into() })
 }
 
-fn publish(hub: &Hub, rooms: &[Value], text: &str) -> u64 {
+fn publish(hub: &Hub, rooms: &[Value], text: &str, pace: Pace) -> u64 {
     let keys: Vec<_> = rooms.iter().map(|room| key(hub, room)).collect();
-    let mut flush = Flush::default();
-    let reached = hub.publish(&keys, &publication(text), &mut flush);
-    for job in flush.finish() {
-        Outbox::flush_all(job.iter().map(Arc::as_ref));
-    }
+    let mut tally = Tally::default();
+    hub.audience(&keys).publish(&publication(text), pace, &mut tally);
+    let reached = tally.written + tally.queued;
+    Outbox::flush_all(tally.settle(&Metrics::default()).iter().map(Arc::as_ref));
     reached
 }
 
@@ -101,7 +99,7 @@ enum Step {
     Join(Value),
     /// The subscription of that number, counted around.
     Leave(usize),
-    Publish(Vec<Value>),
+    Publish(Vec<Value>, Pace),
 }
 
 fn room() -> impl Strategy<Value = Value> {
@@ -109,11 +107,15 @@ fn room() -> impl Strategy<Value = Value> {
     prop::collection::btree_map("[abc]", value, 0..4).prop_map(|map| Value::Object(map.into_iter().collect()))
 }
 
+fn pace() -> impl Strategy<Value = Pace> {
+    prop_oneof![Just(Pace::AtOnce), Just(Pace::Later)]
+}
+
 fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         3 => room().prop_map(Step::Join),
         1 => any::<usize>().prop_map(Step::Leave),
-        3 => prop::collection::vec(room(), 0..4).prop_map(Step::Publish),
+        3 => (prop::collection::vec(room(), 0..4), pace()).prop_map(|(rooms, pace)| Step::Publish(rooms, pace)),
     ]
 }
 
@@ -133,7 +135,7 @@ proptest! {
             match step {
                 Step::Join(room) => {
                     let name = format!("s{number}");
-                    let seat = hub.join(key(&hub, &room), &outbox, &id(&name), || {});
+                    let seat = hub.join(&key(&hub, &room), &outbox, &id(&name), || {});
                     joined.push((room, name, seat));
                 }
                 Step::Leave(_) if joined.is_empty() => {}
@@ -141,7 +143,7 @@ proptest! {
                     let (_, _, seat) = joined.swap_remove(which % joined.len());
                     hub.leave(vec![seat], || {});
                 }
-                Step::Publish(rooms) => {
+                Step::Publish(rooms, pace) => {
                     let times = |subscribed: &Value| {
                         let matching = rooms.iter().filter(|room| matches(dispatch, subscribed, room)).count();
                         if dispatch == WildcardDispatch::Exact { matching } else { matching.min(1) }
@@ -150,7 +152,7 @@ proptest! {
                         .iter()
                         .flat_map(|(room, name, _)| vec![format!("p{number}:\"{name}\"}}"); times(room)])
                         .collect();
-                    let reached = publish(&hub, &rooms, &format!("p{number}:"));
+                    let reached = publish(&hub, &rooms, &format!("p{number}:"), pace);
                     let mut got = std::mem::take(&mut *recorder.frames.lock());
                     expected.sort();
                     got.sort();
@@ -164,7 +166,7 @@ proptest! {
             prop_assert_eq!(hub.rooms(), rooms.len());
             prop_assert_eq!(metrics.rooms.get(), i64::try_from(rooms.len()).unwrap());
         }
-        hub.leave(joined.into_iter().map(|(.., seat)| seat).collect(), || {});
+        hub.leave(joined.into_iter().map(|(.., seat)| seat), || {});
         prop_assert!(hub.is_blank(), "something is kept of rooms that are gone");
     }
 
@@ -213,15 +215,15 @@ fn a_room_with_many_members_reaches_them_all_and_lets_them_go() {
     let hub = Hub::new(WildcardDispatch::Both, metrics);
     let (recorder, outbox, _) = outbox(1 << 20);
     let mut seats: Vec<Seat> =
-        (0..3000).map(|n| hub.join(key(&hub, &json!({"a": 1})), &outbox, &id(&n.to_string()), || {})).collect();
-    assert_eq!(publish(&hub, &[json!({"a": 1})], "all:"), 3000);
+        (0..3000).map(|n| hub.join(&key(&hub, &json!({"a": 1})), &outbox, &id(&n.to_string()), || {})).collect();
+    assert_eq!(publish(&hub, &[json!({"a": 1})], "all:", Pace::AtOnce), 3000);
     recorder.frames.lock().clear();
     let staying = seats.split_off(2990);
     hub.leave(seats, || {});
-    assert_eq!(publish(&hub, &[json!({"a": "*"})], "some:"), 10);
+    assert_eq!(publish(&hub, &[json!({"a": "*"})], "some:", Pace::Later), 10);
     let more: Vec<Seat> =
-        (0..2000).map(|n| hub.join(key(&hub, &json!({"a": 1})), &outbox, &id(&n.to_string()), || {})).collect();
-    assert_eq!(publish(&hub, &[json!({"a": 1})], "again:"), 2010);
+        (0..2000).map(|n| hub.join(&key(&hub, &json!({"a": 1})), &outbox, &id(&n.to_string()), || {})).collect();
+    assert_eq!(publish(&hub, &[json!({"a": 1})], "again:", Pace::AtOnce), 2010);
     hub.leave(staying, || {});
     hub.leave(more, || {});
     assert!(hub.is_blank());
@@ -233,11 +235,15 @@ fn a_reply_stands_between_what_came_before_and_what_comes_after() {
     let (recorder, outbox, _) = outbox(64 << 20);
     let room = json!({"a": 1});
     std::thread::scope(|scope| {
-        let publisher = scope
-            .spawn(|| (0..20_000).map(|n| publish(&hub, std::slice::from_ref(&room), &format!("{n}:"))).sum::<u64>());
+        let publisher = scope.spawn(|| {
+            for n in 0..20_000 {
+                let pace = if n % 3 == 0 { Pace::Later } else { Pace::AtOnce };
+                publish(&hub, std::slice::from_ref(&room), &format!("{n}:"), pace);
+            }
+        });
         while !publisher.is_finished() {
             let reply = |text| outbox.push(Frame::Fixed(text)).unwrap();
-            let seat = hub.join(key(&hub, &room), &outbox, &id("1"), || reply("joined"));
+            let seat = hub.join(&key(&hub, &room), &outbox, &id("1"), || reply("joined"));
             hub.leave(vec![seat], || reply("left"));
             outbox.flush();
         }

@@ -3,11 +3,13 @@
 use std::{
     io::{self, IoSlice},
     net::{Shutdown, SocketAddr},
+    os::fd::AsFd,
     pin::Pin,
     task::{Context, Poll},
     time::Duration,
 };
 
+use rustix::net::{SendAncillaryBuffer, SendFlags, send, sendmsg};
 use socket2::SockRef;
 use tokio::{
     io::{AsyncRead, AsyncWrite, Interest, ReadBuf, Ready},
@@ -58,11 +60,23 @@ impl Socket {
     }
 
     /// Writes what can be written now.
+    ///
+    /// Asks the kernel without asking tokio first, which mostly knows of a socket that it takes more; only when it does
+    /// not, tokio has to see that for itself, to tell when it does again.
     pub(super) fn try_write(&self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
-        match (self, slices) {
-            (Self::Tcp(stream), [only]) => stream.try_write(only),
-            (Self::Tcp(stream), _) => stream.try_write_vectored(slices),
-            (Self::Unix(stream), _) => stream.try_write_vectored(slices),
+        match self {
+            Self::Tcp(stream) => match write(stream, slices) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    stream.try_io(Interest::WRITABLE, || write(stream, slices))
+                }
+                outcome => outcome,
+            },
+            Self::Unix(stream) => match write(stream, slices) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    stream.try_io(Interest::WRITABLE, || write(stream, slices))
+                }
+                outcome => outcome,
+            },
         }
     }
 
@@ -74,6 +88,14 @@ impl Socket {
             Self::Unix(stream) => SockRef::from(stream).shutdown(Shutdown::Write),
         };
     }
+}
+
+fn write(socket: impl AsFd, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+    const FLAGS: SendFlags = SendFlags::NOSIGNAL.union(SendFlags::DONTWAIT);
+    Ok(match slices {
+        [only] => send(socket, only, FLAGS)?,
+        _ => sendmsg(socket, slices, &mut SendAncillaryBuffer::default(), FLAGS)?,
+    })
 }
 
 impl AsyncRead for Socket {

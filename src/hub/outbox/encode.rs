@@ -2,7 +2,7 @@
 
 use std::{cell::RefCell, collections::VecDeque, io, io::IoSlice};
 
-use super::{Frame, Wire};
+use super::{Content, Frame, Wire};
 
 /// Up to this many bytes, copying a piece is cheaper than one more slice in the system call.
 const COPIED_BYTES: usize = 4096;
@@ -71,12 +71,20 @@ impl<'a> Encoder<'a, '_> {
 pub(super) fn write(wire: &dyn Wire, frames: &VecDeque<Frame>, skip: usize) -> io::Result<usize> {
     with_encoder(|encoder| {
         for frame in frames {
-            wire.encode(frame, encoder);
+            wire.encode(frame.content(), encoder);
             if encoder.is_large() {
                 break;
             }
         }
         encoder.write(wire, skip)
+    })
+}
+
+/// Writes `content` in one call. How many bytes the wire took, and of how many.
+pub(super) fn write_one(wire: &dyn Wire, content: Content<'_>) -> io::Result<(usize, usize)> {
+    with_encoder(|encoder| {
+        wire.encode(content, encoder);
+        Ok((encoder.write(wire, 0)?, encoder.len()))
     })
 }
 

@@ -7,7 +7,7 @@ use std::borrow::Cow;
 use bytes::Bytes;
 
 use crate::{
-    hub::{Encoder, Frame},
+    hub::{Content, Encoder},
     protocol::{CloseCode, server},
 };
 
@@ -211,9 +211,9 @@ fn unmask(payload: &mut [u8], key: [u8; 4]) {
     }
 }
 
-/// How many bytes [`encode`] gives for `frame`.
-pub(super) fn encoded_len(frame: &Frame) -> usize {
-    let payload = frame.payload_len();
+/// How many bytes [`encode`] gives for `content`.
+pub(super) fn encoded_len(content: Content<'_>) -> usize {
+    let payload = content.payload_len();
     payload
         + match payload {
             0..=125 => 2,
@@ -222,38 +222,35 @@ pub(super) fn encoded_len(frame: &Frame) -> usize {
         }
 }
 
-/// Writes `frame` as a server sends it: whole and unmasked.
-pub(super) fn encode<'a>(frame: &'a Frame, out: &mut Encoder<'a, '_>) {
-    let opcode = match frame {
-        Frame::Fixed(_) | Frame::Text(_) | Frame::Publication(..) => TEXT,
-        Frame::Ping => PING,
-        Frame::Pong(_) => PONG,
-        Frame::Close(..) => CLOSE,
+/// Writes `content` as a server sends it: one frame, unmasked.
+pub(super) fn encode<'a>(content: Content<'a>, out: &mut Encoder<'a, '_>) {
+    let opcode = match content {
+        Content::Text(_) | Content::Publication(..) => TEXT,
+        Content::Ping => PING,
+        Content::Pong(_) => PONG,
+        Content::Close(..) => CLOSE,
     };
-    let len = frame.payload_len();
+    let len = content.payload_len();
     match (u8::try_from(len), u16::try_from(len)) {
         (Ok(len @ 0..=125), _) => out.put_copy(&[FIN | opcode, len]),
         (_, Ok(len)) => {
-            out.put_copy(&[FIN | opcode, 126]);
-            out.put_copy(&len.to_be_bytes());
+            let [high, low] = len.to_be_bytes();
+            out.put_copy(&[FIN | opcode, 126, high, low]);
         }
         _ => {
             out.put_copy(&[FIN | opcode, 127]);
             out.put_copy(&(len as u64).to_be_bytes());
         }
     }
-    match frame {
-        Frame::Fixed(text) => out.put(text.as_bytes()),
-        Frame::Text(text) => out.put(text),
-        Frame::Publication(publication, request_id) => {
+    match content {
+        Content::Text(text) | Content::Pong(text) => out.put(text),
+        Content::Publication(publication, request_id) => {
             out.put(&publication.shared);
             out.put(request_id.as_json().as_bytes());
             out.put(server::PUBLICATION_END.as_bytes());
         }
-        Frame::Ping => {}
-        Frame::Pong(payload) => out.put(payload),
-        Frame::Close(CloseCode::NoStatus, _) => {}
-        Frame::Close(code, reason) => {
+        Content::Ping | Content::Close(CloseCode::NoStatus, _) => {}
+        Content::Close(code, reason) => {
             out.put_copy(&code.number().to_be_bytes());
             out.put(reason.as_bytes());
         }

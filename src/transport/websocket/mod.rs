@@ -12,19 +12,19 @@ pub use run::serve;
 pub use upgrade::{Refused, Request, accept};
 
 use super::socket::Socket;
-use crate::hub::{Encoder, Frame, Wire};
+use crate::hub::{Content, Encoder, Wire};
 
 /// A socket as an outbox writes to it.
 #[derive(Debug)]
 struct WebSocket(Socket);
 
 impl Wire for WebSocket {
-    fn encoded_len(&self, frame: &Frame) -> usize {
-        frame::encoded_len(frame)
+    fn encoded_len(&self, content: Content<'_>) -> usize {
+        frame::encoded_len(content)
     }
 
-    fn encode<'a>(&self, frame: &'a Frame, out: &mut Encoder<'a, '_>) {
-        frame::encode(frame, out);
+    fn encode<'a>(&self, content: Content<'a>, out: &mut Encoder<'a, '_>) {
+        frame::encode(content, out);
     }
 
     fn try_write(&self, slices: &[IoSlice<'_>]) -> io::Result<usize> {

@@ -41,8 +41,7 @@ pub async fn serve(upgrade: OnUpgrade, headers: HeaderMap, connections: Arc<Conn
     };
     let Ok(parts) = parts else { return };
     let reader = Reader::new(connections.config.message_limit_bytes, &parts.read_buf);
-    let socket = Arc::new(WebSocket(parts.io.into_inner()));
-    let link = connections.register(socket.clone());
+    let (socket, link) = connections.register(WebSocket(parts.io.into_inner()));
     drop((parts.read_buf, connections));
     let mut client = Client { socket, reader, connection: None, link };
     Box::pin(client.authenticate(headers)).await;
@@ -63,7 +62,8 @@ enum Progress {
 
 /// One client. What only its beginning and its end need is boxed: the rest is there as long as the client is.
 struct Client {
-    socket: Arc<WebSocket>,
+    /// The outbox of `link`, of which the task needs the socket.
+    socket: Arc<Outbox<WebSocket>>,
     reader: Reader,
     /// There as long as the client is authorised.
     connection: Option<Connection>,
@@ -75,13 +75,17 @@ impl Client {
         self.link.outbox()
     }
 
+    fn socket(&self) -> &Socket {
+        &self.socket.wire().0
+    }
+
     /// Asks the backend who this is. When it is nobody, or gone, the outbox is closing afterwards.
     async fn authenticate(&mut self, headers: HeaderMap) {
         let connections = self.link.connections().clone();
         let admission = tokio::select! {
             admission = connections.backend.authenticate(headers.clone()) => admission,
             () = self.link.outbox().needs_task() => return, // the server is stopping
-            () = wait_for_end(&self.socket.0, &mut self.reader) => {
+            () = wait_for_end(&self.socket.wire().0, &mut self.reader) => {
                 connections.metrics.connections_refused.inc("gone");
                 return self.outbox().abandon();
             }
@@ -119,7 +123,7 @@ impl Client {
             tokio::select! {
                 biased;
                 () = self.link.outbox().needs_task() => {}
-                ready = self.socket.0.ready(interest) => {
+                ready = self.socket().ready(interest) => {
                     if is_blocked && ready.as_ref().is_ok_and(|ready| ready.is_writable()) {
                         self.outbox().resume();
                     }
@@ -176,7 +180,7 @@ impl Client {
 
     /// Reads what has arrived. Whether the client is still there.
     fn receive(&mut self) -> bool {
-        match self.socket.0.try_read(self.reader.buffer()) {
+        match self.socket.wire().0.try_read(self.reader.buffer()) {
             Ok(count) => count > 0,
             Err(error) => matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted),
         }
@@ -187,18 +191,18 @@ impl Client {
         let outbox = self.outbox();
         let flush = async {
             while !outbox.is_empty() {
-                if self.socket.0.ready(Interest::WRITABLE).await.is_err() {
+                if self.socket().ready(Interest::WRITABLE).await.is_err() {
                     outbox.abandon();
                 }
                 outbox.resume();
             }
         };
         let is_flushed = timeout(FLUSH_DEADLINE, flush).await.is_ok();
-        self.socket.0.shutdown_write();
+        self.socket().shutdown_write();
         if is_flushed {
             // A socket closed with something unread is reset, and may take our last frames with it.
             let mut unread = Reader::new(0, &[]);
-            let _ = timeout(GOODBYE_DEADLINE, discard(&self.socket.0, &mut unread)).await;
+            let _ = timeout(GOODBYE_DEADLINE, discard(self.socket(), &mut unread)).await;
         }
     }
 }

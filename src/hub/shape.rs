@@ -1,0 +1,234 @@
+//! The rooms that share a set of keys.
+
+use std::{
+    borrow::Borrow,
+    collections::{HashMap, HashSet},
+    hash::{BuildHasher, Hash, Hasher},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
+    },
+};
+
+use foldhash::fast::RandomState;
+use parking_lot::{Mutex, RwLock};
+
+use super::members::Room;
+use crate::room::{Mask, RoomKey};
+
+/// Trigger wildcard combinations that are kept ready; one more replaces the one that was used longest ago.
+const VIEWS: usize = 16;
+/// A set of rooms that has become this much smaller than its memory gives some back.
+const SHRINK: usize = 4;
+
+/// All rooms of one shape.
+///
+/// Rooms come and go under `changing`, one at a time; whoever looks for rooms does not take it.
+#[derive(Debug)]
+pub(super) struct Shape {
+    stripes: Box<[RwLock<HashSet<Entry, RandomState>>]>,
+    hasher: RandomState,
+    rooms: AtomicUsize,
+    changing: Mutex<()>,
+    /// The wildcard combinations of the rooms, with the number of rooms that have each.
+    masks: RwLock<Vec<(Mask, usize)>>,
+    views: RwLock<Vec<View>>,
+    /// Counts the uses of views.
+    clock: AtomicU64,
+}
+
+/// A room under its text.
+#[derive(Debug)]
+struct Entry(Arc<Room>);
+
+/// The rooms under their texts as seen by a trigger with wildcards at `mask`.
+#[derive(Debug)]
+struct View {
+    mask: Mask,
+    used: AtomicU64,
+    /// By masked text, then by address, so that a room leaves as fast as it came.
+    rooms: HashMap<Box<str>, HashMap<usize, Arc<Room>, RandomState>, RandomState>,
+}
+
+impl Shape {
+    pub(super) fn new(stripes: usize) -> Self {
+        Self {
+            stripes: (0..stripes).map(|_| RwLock::default()).collect(),
+            hasher: RandomState::default(),
+            rooms: AtomicUsize::default(),
+            changing: Mutex::default(),
+            masks: RwLock::default(),
+            views: RwLock::default(),
+            clock: AtomicU64::default(),
+        }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.rooms.load(Ordering::Relaxed)
+    }
+
+    /// The room with exactly this text.
+    pub(super) fn get(&self, text: &str) -> Option<Arc<Room>> {
+        self.stripe(text).read().get(text).map(|entry| entry.0.clone())
+    }
+
+    /// The room of `key`, and whether it was made just now.
+    pub(super) fn get_or_add(&self, key: &RoomKey) -> (Arc<Room>, bool) {
+        if let Some(room) = self.get(key.as_str()) {
+            return (room, false);
+        }
+        let _changing = self.changing.lock();
+        if let Some(room) = self.get(key.as_str()) {
+            return (room, false);
+        }
+        let room = Arc::new(Room::new(key.clone()));
+        let mask = key.wildcards();
+        let mut masks = self.masks.write();
+        match masks.iter_mut().find(|(known, _)| *known == mask) {
+            Some((_, rooms)) => *rooms += 1,
+            None => masks.push((mask, 1)),
+        }
+        drop(masks);
+        let mut text = String::new();
+        for view in &mut *self.views.write() {
+            view.add(&room, &mut text);
+        }
+        // Last: whoever finds it here may join it, and must then be found by its wildcards, too.
+        self.stripe(key.as_str()).write().insert(Entry(room.clone()));
+        self.rooms.fetch_add(1, Ordering::Relaxed);
+        (room, true)
+    }
+
+    /// Takes `room` out if nobody is in it. Whether it did.
+    pub(super) fn remove(&self, room: &Arc<Room>) -> bool {
+        let _changing = self.changing.lock();
+        let mut stripe = self.stripe(room.key().as_str()).write();
+        if !room.retire() {
+            return false;
+        }
+        stripe.remove(room.key().as_str());
+        if stripe.capacity() > 64 && stripe.len() < stripe.capacity() / SHRINK {
+            stripe.shrink_to_fit();
+        }
+        drop(stripe);
+        self.rooms.fetch_sub(1, Ordering::Relaxed);
+        let mask = room.key().wildcards();
+        let mut masks = self.masks.write();
+        if let Some(at) = masks.iter().position(|(known, _)| *known == mask) {
+            masks[at].1 -= 1;
+            if masks[at].1 == 0 {
+                masks.swap_remove(at);
+            }
+        }
+        drop(masks);
+        let mut text = String::new();
+        for view in &mut *self.views.write() {
+            view.remove(room, &mut text);
+        }
+        true
+    }
+
+    /// Adds to `found` the rooms that `key` matches, wildcards in the rooms counting, and those of `key` at `wildcards`.
+    pub(super) fn find(&self, key: &RoomKey, wildcards: &Mask, found: &mut Vec<Arc<Room>>) {
+        let mut text = String::new();
+        if wildcards.is_empty() {
+            for (mask, _) in &*self.masks.read() {
+                if mask.is_empty() {
+                    found.extend(self.get(key.as_str()));
+                } else {
+                    key.write_masked(mask, &mut text);
+                    found.extend(self.get(&text));
+                }
+            }
+            return;
+        }
+        if self.find_in_view(key, wildcards, found) {
+            return;
+        }
+        self.build_view(wildcards);
+        self.find_in_view(key, wildcards, found);
+    }
+
+    /// Whether there is a view for `wildcards`.
+    fn find_in_view(&self, key: &RoomKey, wildcards: &Mask, found: &mut Vec<Arc<Room>>) -> bool {
+        let masks = self.masks.read();
+        let views = self.views.read();
+        let Some(view) = views.iter().find(|view| view.mask == *wildcards) else { return false };
+        view.used.store(self.clock.fetch_add(1, Ordering::Relaxed), Ordering::Relaxed);
+        let mut text = String::new();
+        for (mask, _) in &*masks {
+            key.write_masked(mask, &mut text);
+            found.extend(view.rooms.get(text.as_str()).into_iter().flat_map(HashMap::values).cloned());
+        }
+        true
+    }
+
+    /// Makes the rooms ready for triggers with wildcards at `mask`, which walks them all once.
+    fn build_view(&self, mask: &Mask) {
+        let _changing = self.changing.lock(); // no room comes or goes behind the walk
+        if self.views.read().iter().any(|view| view.mask == *mask) {
+            return;
+        }
+        let used = AtomicU64::new(self.clock.fetch_add(1, Ordering::Relaxed));
+        let mut view = View { mask: mask.clone(), used, rooms: HashMap::default() };
+        let mut text = String::new();
+        for stripe in &self.stripes {
+            for entry in &*stripe.read() {
+                view.add(&entry.0, &mut text);
+            }
+        }
+        let mut views = self.views.write();
+        if views.len() == VIEWS {
+            let used = |view: &View| view.used.load(Ordering::Relaxed);
+            let oldest = views.iter().enumerate().min_by_key(|(_, view)| used(view)).map_or(0, |(at, _)| at);
+            views.swap_remove(oldest);
+        }
+        views.push(view);
+    }
+
+    fn stripe(&self, text: &str) -> &RwLock<HashSet<Entry, RandomState>> {
+        // A hash of its own: the sets' own hashers are seeded differently.
+        let at = self.hasher.hash_one(text) as usize % self.stripes.len();
+        &self.stripes[at]
+    }
+}
+
+impl View {
+    fn add(&mut self, room: &Arc<Room>, text: &mut String) {
+        room.key().write_masked(&self.mask, text);
+        let rooms = match self.rooms.get_mut(text.as_str()) {
+            Some(rooms) => rooms,
+            None => self.rooms.entry(text.as_str().into()).or_default(),
+        };
+        rooms.insert(Arc::as_ptr(room).addr(), room.clone());
+    }
+
+    fn remove(&mut self, room: &Arc<Room>, text: &mut String) {
+        room.key().write_masked(&self.mask, text);
+        let Some(rooms) = self.rooms.get_mut(text.as_str()) else { return };
+        rooms.remove(&Arc::as_ptr(room).addr());
+        if rooms.is_empty() {
+            self.rooms.remove(text.as_str());
+        }
+    }
+}
+
+impl Borrow<str> for Entry {
+    fn borrow(&self) -> &str {
+        self.0.key().as_str()
+    }
+}
+
+impl Hash for Entry {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.0.key().as_str().hash(state);
+    }
+}
+
+impl PartialEq for Entry {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.key().as_str() == other.0.key().as_str()
+    }
+}
+
+impl Eq for Entry {}
