@@ -37,7 +37,7 @@ pub enum Malformed {
 impl Admission {
     pub(super) fn parse(body: &[u8], user_id_path: &[String], interner: &Interner) -> Result<Self, Malformed> {
         let json: &RawValue = serde_json::from_slice(body).map_err(|_| Malformed::NotAnObject)?;
-        let [rooms] = fields(json, ["allowed_rooms"]).map_err(|_| Malformed::NotAnObject)?;
+        let [rooms] = fields(json.get(), ["allowed_rooms"]).map_err(|_| Malformed::NotAnObject)?;
         let not_a_list = |_| Malformed::BadRooms(room::Error::NotAnObject);
         let rooms: Vec<&RawValue> =
             rooms.map_or(Ok(Vec::new()), |rooms| serde_json::from_str(rooms.get()).map_err(not_a_list))?;
@@ -58,7 +58,7 @@ impl Admission {
 fn user(json: &RawValue, path: &[String]) -> Option<String> {
     let mut at = json;
     for key in path {
-        let [value] = fields(at, [key.as_str()]).ok()?;
+        let [value] = fields(at.get(), [key.as_str()]).ok()?;
         at = value?;
     }
     match serde_json::from_str(at.get()).ok()? {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::{
     Outbox, Publication,
-    members::{Chunk, Room},
+    members::{Chunk, Rooms},
 };
 use crate::metrics::Metrics;
 
@@ -33,7 +33,7 @@ pub struct Tally {
 /// The rooms that a trigger is for.
 #[derive(Debug)]
 pub struct Audience {
-    rooms: Vec<Arc<Room>>,
+    rooms: Rooms,
 }
 
 /// A part of an audience: up to 1,024 subscriptions.
@@ -66,7 +66,7 @@ impl Tally {
 }
 
 impl Audience {
-    pub(super) fn new(rooms: Vec<Arc<Room>>) -> Self {
+    pub(super) fn new(rooms: Rooms) -> Self {
         Self { rooms }
     }
 

@@ -11,13 +11,13 @@ use parking_lot::RwLock;
 
 use super::{
     Audience, Outbox,
-    members::{Room, Seat},
+    members::{Room, Rooms, Seat},
     shape::Shape,
 };
 use crate::{
     metrics::Metrics,
     protocol::RequestId,
-    room::{Mask, Numbers, RoomKey},
+    room::{Mask, Numbers, RoomKey, with_scratch},
 };
 
 /// On which side a `"*"` stands for any value when triggers are matched with subscriptions.
@@ -98,12 +98,9 @@ impl Hub {
 
     /// Who gets a trigger for `rooms`.
     pub fn audience(&self, rooms: &[RoomKey]) -> Audience {
-        let mut found = Vec::with_capacity(1);
-        let mut text = String::new();
+        let mut found = Rooms::new();
         for key in rooms {
-            key.write_shape(&mut text);
-            let shape = self.shapes.read().get(text.as_str()).cloned();
-            let Some(shape) = shape else { continue };
+            let Some(shape) = self.shape(key) else { continue };
             match self.dispatch {
                 WildcardDispatch::Both => shape.find(key, &key.wildcards(), &mut found),
                 WildcardDispatch::Subscriptions => shape.find(key, &Mask::default(), &mut found),
@@ -117,6 +114,13 @@ impl Hub {
         Audience::new(found)
     }
 
+    fn shape(&self, key: &RoomKey) -> Option<Arc<Shape>> {
+        with_scratch(|text| {
+            key.write_shape(text);
+            self.shapes.read().get(text.as_str()).cloned()
+        })
+    }
+
     fn leave_one(&self, seat: &Seat, reply: impl FnOnce()) {
         let is_empty = seat.room.leave(seat, reply);
         self.metrics.subscriptions.dec();
@@ -127,17 +131,17 @@ impl Hub {
 
     /// The room of `key`, made if there is none.
     fn room(&self, key: &RoomKey) -> Arc<Room> {
-        let mut text = String::new();
-        key.write_shape(&mut text);
-        let shapes = self.shapes.read(); // as long as the shape gets its room: an empty one may be removed
-        let (room, is_new) = match shapes.get(text.as_str()) {
-            Some(shape) => shape.get_or_add(key),
-            None => {
-                drop(shapes);
-                let mut shapes = self.shapes.write();
-                shapes.entry(text.into()).or_insert_with(|| Arc::new(Shape::new(self.stripes))).get_or_add(key)
+        let (room, is_new) = with_scratch(|text| {
+            key.write_shape(text);
+            let shapes = self.shapes.read(); // as long as the shape gets its room: an empty one may be removed
+            if let Some(shape) = shapes.get(text.as_str()) {
+                return shape.get_or_add(key);
             }
-        };
+            drop(shapes);
+            let mut shapes = self.shapes.write();
+            let shape = shapes.entry(text.as_str().into()).or_insert_with(|| Arc::new(Shape::new(self.stripes)));
+            shape.get_or_add(key)
+        });
         if is_new {
             self.metrics.rooms.inc();
         }
@@ -146,14 +150,14 @@ impl Hub {
 
     /// Takes `room` out if nobody is in it.
     fn remove(&self, room: &Arc<Room>) {
-        let mut text = String::new();
-        room.key().write_shape(&mut text);
-        let Some(shape) = self.shapes.read().get(text.as_str()).cloned() else { return };
+        let Some(shape) = self.shape(room.key()) else { return };
         if !shape.remove(room) {
             return;
         }
         self.metrics.rooms.dec();
         if shape.len() == 0 {
+            let mut text = String::new();
+            room.key().write_shape(&mut text);
             let mut shapes = self.shapes.write();
             if shapes.get(text.as_str()).is_some_and(|shape| shape.len() == 0) {
                 shapes.remove(text.as_str());

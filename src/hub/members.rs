@@ -18,6 +18,9 @@ const CHUNK: usize = 1024;
 /// Members that are published to before the lock is let go, so that who wants to join waits for no more than these writes.
 const GROUP: usize = 16;
 
+/// Some rooms; mostly one.
+pub(super) type Rooms = SmallVec<[Arc<Room>; 2]>;
+
 /// A room that somebody is subscribed to.
 #[derive(Debug)]
 pub(super) struct Room {

@@ -13,8 +13,8 @@ use std::{
 use foldhash::fast::RandomState;
 use parking_lot::{Mutex, RwLock};
 
-use super::members::Room;
-use crate::room::{Mask, RoomKey};
+use super::members::{Room, Rooms};
+use crate::room::{Mask, RoomKey, with_scratch};
 
 /// Trigger wildcard combinations that are kept ready; one more replaces the one that was used longest ago.
 const VIEWS: usize = 16;
@@ -129,15 +129,16 @@ impl Shape {
     }
 
     /// Adds to `found` the rooms that `key` matches, wildcards in the rooms counting, and those of `key` at `wildcards`.
-    pub(super) fn find(&self, key: &RoomKey, wildcards: &Mask, found: &mut Vec<Arc<Room>>) {
-        let mut text = String::new();
+    pub(super) fn find(&self, key: &RoomKey, wildcards: &Mask, found: &mut Rooms) {
         if wildcards.is_empty() {
             for (mask, _) in &*self.masks.read() {
                 if mask.is_empty() {
                     found.extend(self.get(key.as_str()));
                 } else {
-                    key.write_masked(mask, &mut text);
-                    found.extend(self.get(&text));
+                    found.extend(with_scratch(|text| {
+                        key.write_masked(mask, text);
+                        self.get(text)
+                    }));
                 }
             }
             return;
@@ -150,7 +151,7 @@ impl Shape {
     }
 
     /// Whether there is a view for `wildcards`.
-    fn find_in_view(&self, key: &RoomKey, wildcards: &Mask, found: &mut Vec<Arc<Room>>) -> bool {
+    fn find_in_view(&self, key: &RoomKey, wildcards: &Mask, found: &mut Rooms) -> bool {
         let masks = self.masks.read();
         let views = self.views.read();
         let Some(view) = views.iter().find(|view| view.mask == *wildcards) else { return false };

@@ -38,7 +38,7 @@ impl<'a> Message<'a> {
             return Self::Ping;
         }
         let Ok(json) = serde_json::from_str::<&RawValue>(text) else { return Self::NotJson };
-        let Ok([kind, room, request_id]) = fields(json, ["type", "room", "requestId"]) else {
+        let Ok([kind, room, request_id]) = fields(json.get(), ["type", "room", "requestId"]) else {
             // Not an object, or one with a key that is not text.
             return Self::UnknownType;
         };

@@ -11,12 +11,15 @@ use serde_json::value::RawValue;
 /// The raw values of the members called `names`; of duplicate members the last one counts.
 ///
 /// # Errors
-/// When `json` is not an object.
+/// When `json` is not JSON, or not an object.
 pub(crate) fn fields<'a, const N: usize>(
-    json: &'a RawValue,
+    json: &'a str,
     names: [&str; N],
 ) -> Result<[Option<&'a RawValue>; N], serde_json::Error> {
-    json.deserialize_map(Fields(names))
+    let mut deserializer = serde_json::Deserializer::from_str(json);
+    let found = deserializer.deserialize_map(Fields(names))?;
+    deserializer.end()?;
+    Ok(found)
 }
 
 struct Fields<'n, const N: usize>([&'n str; N]);

@@ -49,14 +49,11 @@ impl<'a> Trigger<'a> {
     /// # Errors
     /// When anything about the body is wrong: a trigger is taken whole or not at all.
     pub fn parse(body: &'a [u8], numbers: Numbers) -> Result<Self, Error> {
-        let json: &RawValue = serde_json::from_slice(body).map_err(|_| Error::Malformed)?;
-        let [rooms, data] = fields(json, ["rooms", "data"]).map_err(|_| Error::Malformed)?;
+        let text = std::str::from_utf8(body).map_err(|_| Error::Malformed)?;
+        let [rooms, data] = fields(text, ["rooms", "data"]).map_err(|_| Error::Malformed)?;
         let rooms = rooms.ok_or(Error::NoRooms)?;
         let data = data.ok_or(Error::NoData)?;
-        let not_a_list = |_| Error::BadRooms(room::Error::NotAnObject);
-        let rooms: Vec<&RawValue> = serde_json::from_str(rooms.get()).map_err(not_a_list)?;
-        let rooms = rooms.into_iter().map(|room| RoomKey::new(room, numbers)).collect::<Result<_, _>>();
-        Ok(Self { rooms: rooms.map_err(Error::BadRooms)?, data })
+        Ok(Self { rooms: RoomKey::list(rooms, numbers).map_err(Error::BadRooms)?, data })
     }
 }
 

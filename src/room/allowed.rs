@@ -8,7 +8,7 @@ use std::{
 use foldhash::fast::RandomState;
 use parking_lot::Mutex;
 
-use super::{Mask, RoomKey};
+use super::{Mask, RoomKey, with_scratch};
 
 /// The rooms a backend allows a client, ready to be asked.
 ///
@@ -30,12 +30,13 @@ impl Allowed {
     ///
     /// `wanted` must be a key with [`Numbers::ByValue`](super::Numbers::ByValue).
     pub fn covers(&self, wanted: &RoomKey) -> bool {
-        let mut text = String::new();
-        wanted.write_shape(&mut text);
-        let Some(shape) = self.shapes.get(text.as_str()) else { return false };
-        shape.masks.iter().any(|mask| {
-            wanted.write_masked(mask, &mut text);
-            shape.rooms.contains(text.as_str())
+        with_scratch(|text| {
+            wanted.write_shape(text);
+            let Some(shape) = self.shapes.get(text.as_str()) else { return false };
+            shape.masks.iter().any(|mask| {
+                wanted.write_masked(mask, text);
+                shape.rooms.contains(text.as_str())
+            })
         })
     }
 }

@@ -5,6 +5,8 @@
 
 use std::borrow::Cow;
 
+use smallvec::SmallVec;
+
 use super::{Error, Numbers, number};
 
 /// Levels of nesting accepted inside a room.
@@ -22,13 +24,34 @@ pub(crate) fn canonical_scalar(json: &str) -> Option<Cow<'_, str>> {
     Walk::new(json, Numbers::ByValue).value(0).ok()
 }
 
+/// A few members lie in place: most rooms have no more.
+pub(super) type Members<'a> = SmallVec<[Member<'a>; 4]>;
+
 /// The members of the JSON object `json`, sorted by key (decoded), values canonical.
-pub(super) fn members(json: &str, numbers: Numbers) -> Result<Vec<Member<'_>>, Error> {
+pub(super) fn members(json: &str, numbers: Numbers) -> Result<Members<'_>, Error> {
+    Walk::new(json, numbers).room()
+}
+
+/// Calls `each` with the members of every object in the JSON array `json`.
+pub(super) fn each_members<'a>(
+    json: &'a str,
+    numbers: Numbers,
+    mut each: impl FnMut(Members<'a>) -> Result<(), Error>,
+) -> Result<(), Error> {
     let mut walk = Walk::new(json, numbers);
     walk.skip_space();
-    match walk.peek() {
-        Some(b'{') => walk.object(0),
-        _ => Err(Error::NotAnObject),
+    if walk.peek() != Some(b'[') {
+        return Err(Error::NotAnObject);
+    }
+    walk.open(0)?;
+    if walk.closes(b']') {
+        return Ok(());
+    }
+    loop {
+        each(walk.room()?)?;
+        if !walk.goes_on(b']')? {
+            return Ok(());
+        }
     }
 }
 
@@ -65,9 +88,17 @@ impl<'a> Walk<'a> {
         }
     }
 
-    fn object(&mut self, depth: usize) -> Result<Vec<Member<'a>>, Error> {
+    fn room(&mut self) -> Result<Members<'a>, Error> {
+        self.skip_space();
+        match self.peek() {
+            Some(b'{') => self.object(0),
+            _ => Err(Error::NotAnObject),
+        }
+    }
+
+    fn object(&mut self, depth: usize) -> Result<Members<'a>, Error> {
         self.open(depth)?;
-        let mut members: Vec<Member<'a>> = Vec::new();
+        let mut members = Members::new();
         if !self.closes(b'}') {
             loop {
                 self.skip_space();
@@ -80,10 +111,12 @@ impl<'a> Walk<'a> {
                 }
             }
         }
-        members.sort_by(|(one, _), (other, _)| one.cmp(other)); // stable: duplicates keep their order
-        members.reverse();
-        members.dedup_by(|later, kept| later.0 == kept.0); // so the last one written is the one kept
-        members.reverse();
+        if !members.is_sorted_by(|(one, _), (other, _)| one < other) {
+            members.sort_by(|(one, _), (other, _)| one.cmp(other)); // stable: duplicates keep their order
+            members.reverse();
+            members.dedup_by(|later, kept| later.0 == kept.0); // so the last one written is the one kept
+            members.reverse();
+        }
         Ok(members)
     }
 

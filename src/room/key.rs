@@ -1,8 +1,9 @@
 //! A room's identity.
 
-use std::fmt;
+use std::{cell::RefCell, fmt};
 
 use serde_json::value::RawValue;
+use smallvec::SmallVec;
 
 use super::{Mask, json};
 
@@ -42,7 +43,7 @@ pub enum Numbers {
 pub struct RoomKey {
     text: Box<str>,
     /// Where each top-level value stands in `text`, in the order of the keys.
-    values: Box<[(u32, u32)]>,
+    values: SmallVec<[(u32, u32); 2]>,
 }
 
 impl RoomKey {
@@ -51,22 +52,39 @@ impl RoomKey {
     /// # Errors
     /// When `json` is not an object, nests deeper than 64 levels, or holds a string that is not text.
     pub fn new(json: &RawValue, numbers: Numbers) -> Result<Self, Error> {
-        let members = json::members(json.get(), numbers)?;
-        let mut text = String::with_capacity(json.get().len());
-        let mut values = Vec::with_capacity(members.len());
-        text.push('{');
-        for (key, value) in &members {
-            if text.len() > 1 {
-                text.push(',');
+        Self::of(&json::members(json.get(), numbers)?)
+    }
+
+    /// The keys of the rooms in the list that `json` is, in its order.
+    ///
+    /// # Errors
+    /// When `json` is not a list, or one of its elements no room.
+    pub fn list(json: &RawValue, numbers: Numbers) -> Result<Vec<Self>, Error> {
+        let mut keys = Vec::with_capacity(1);
+        json::each_members(json.get(), numbers, |members| {
+            keys.push(Self::of(&members)?);
+            Ok(())
+        })?;
+        Ok(keys)
+    }
+
+    fn of(members: &[json::Member<'_>]) -> Result<Self, Error> {
+        with_scratch(|text| {
+            let mut values = SmallVec::with_capacity(members.len());
+            text.push('{');
+            for (key, value) in members {
+                if text.len() > 1 {
+                    text.push(',');
+                }
+                json::write_string(key, text);
+                text.push(':');
+                let start = offset(text)?;
+                text.push_str(value);
+                values.push((start, offset(text)?));
             }
-            json::write_string(key, &mut text);
-            text.push(':');
-            let start = offset(&text)?;
-            text.push_str(value);
-            values.push((start, offset(&text)?));
-        }
-        text.push('}');
-        Ok(Self { text: text.into(), values: values.into() })
+            text.push('}');
+            Ok(Self { text: text.as_str().into(), values })
+        })
     }
 
     /// The canonical JSON text.
@@ -112,6 +130,23 @@ impl fmt::Debug for RoomKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.text)
     }
+}
+
+thread_local! {
+    static SCRATCH: RefCell<String> = const { RefCell::new(String::new()) };
+}
+
+/// Runs `work` with an empty text that need not be allocated again each time.
+pub(crate) fn with_scratch<T>(work: impl FnOnce(&mut String) -> T) -> T {
+    const KEPT_BYTES: usize = 16 * 1024;
+    SCRATCH.with_borrow_mut(|text| {
+        text.clear();
+        let outcome = work(text);
+        if text.capacity() > KEPT_BYTES {
+            *text = String::new();
+        }
+        outcome
+    })
 }
 
 fn offset(text: &str) -> Result<u32, Error> {

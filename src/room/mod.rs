@@ -13,3 +13,4 @@ pub use key::{Error, Numbers, RoomKey};
 pub use pattern::Mask;
 
 pub(crate) use json::canonical_scalar;
+pub(crate) use key::with_scratch;

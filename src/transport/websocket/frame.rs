@@ -212,7 +212,7 @@ fn unmask(payload: &mut [u8], key: [u8; 4]) {
 }
 
 /// How many bytes [`encode`] gives for `content`.
-pub(super) fn encoded_len(content: Content<'_>) -> usize {
+pub fn encoded_len(content: Content<'_>) -> usize {
     let payload = content.payload_len();
     payload
         + match payload {
@@ -223,7 +223,7 @@ pub(super) fn encoded_len(content: Content<'_>) -> usize {
 }
 
 /// Writes `content` as a server sends it: one frame, unmasked.
-pub(super) fn encode<'a>(content: Content<'a>, out: &mut Encoder<'a, '_>) {
+pub fn encode<'a>(content: Content<'a>, out: &mut Encoder<'a, '_>) {
     let opcode = match content {
         Content::Text(_) | Content::Publication(..) => TEXT,
         Content::Ping => PING,

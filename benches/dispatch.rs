@@ -1,0 +1,90 @@
+//! From the body of a trigger to the sockets, without the sockets.
+
+#![allow(missing_docs, clippy::expect_used, reason = "a benchmark")]
+
+mod support;
+
+use std::{hint::black_box, sync::Arc, time::Instant};
+
+use bytes::Bytes;
+use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use high_templar::{
+    broker, config,
+    dispatch::Dispatch,
+    hub::{Outbox, Pace, Publication, Tally},
+    protocol::{server, trigger::Trigger},
+};
+use serde_json::{Value, json};
+use support::{World, room, sized};
+use tokio::runtime::Builder;
+use tokio_util::sync::CancellationToken;
+
+fn body(room: &Value) -> Bytes {
+    json!({"rooms": [room], "data": "x".repeat(100)}).to_string().into()
+}
+
+fn parse(criterion: &mut Criterion) {
+    let body = body(&room(7));
+    criterion.bench_function("parse a trigger", |bencher| {
+        bencher.iter(|| {
+            let trigger = Trigger::parse(black_box(&body), support::NUMBERS).expect("a trigger");
+            (trigger.rooms.len(), server::publication(trigger.data))
+        });
+    });
+}
+
+fn fan_out(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("fan out");
+    for members in [1, 1000, 10_000].map(sized) {
+        let world = World::with_members(members);
+        let rooms = [support::key(&room(0))];
+        let publication = Arc::new(Publication { shared: "x".repeat(128).into() });
+        group.throughput(Throughput::Elements(members as u64));
+        for pace in [Pace::AtOnce, Pace::Later] {
+            group.bench_function(BenchmarkId::new(format!("{pace:?}"), members), |bencher| {
+                bencher.iter(|| {
+                    let mut tally = Tally::default();
+                    world.hub.audience(black_box(&rooms)).publish(&publication, pace, &mut tally);
+                    Outbox::flush_all(tally.settle(&world.metrics).iter().map(Arc::as_ref));
+                });
+            });
+        }
+    }
+    group.finish();
+}
+
+/// Triggers for rooms with one member, published as fast as the embedded broker takes them, all on one core.
+fn through_the_embedded_broker(criterion: &mut Criterion) {
+    let runtime = Builder::new_current_thread().enable_all().build().expect("a runtime");
+    let mut group = criterion.benchmark_group("through the embedded broker");
+    group.throughput(Throughput::Elements(1));
+    for rooms in [1, 1000, 1_000_000].map(sized) {
+        let mut world = World::with_rooms(rooms);
+        world.join(&json!({"target": "*", "customer": "x"}));
+        let bodies: Vec<Bytes> = (0..rooms.min(1000)).map(|n| body(&room(n * (rooms / rooms.min(1000))))).collect();
+        group.bench_function(format!("one member, {rooms} rooms"), |bencher| {
+            bencher.iter_custom(|count| {
+                let stop = CancellationToken::new();
+                let (publisher, consumer, _) = broker::open(&config::Broker::Embedded, &world.metrics, stop.clone());
+                let dispatch = Dispatch::new(world.hub.clone(), world.metrics.clone());
+                let before = world.metrics.publications_sent.get();
+                let start = Instant::now();
+                runtime.block_on(async {
+                    let publish = async {
+                        for body in bodies.iter().cycle().take(usize::try_from(count).expect("a count")) {
+                            publisher.publish(body.clone()).await.expect("a place in the queue");
+                        }
+                        stop.cancel();
+                    };
+                    tokio::join!(publish, dispatch.run(consumer, stop.clone()));
+                });
+                assert_eq!(world.metrics.publications_sent.get() - before, count);
+                start.elapsed()
+            });
+        });
+    }
+    group.finish();
+}
+
+criterion_group!(benches, parse, fan_out, through_the_embedded_broker);
+criterion_main!(benches);
