@@ -7,7 +7,10 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use http::HeaderMap;
 use parking_lot::Mutex;
-use tokio::time::{Instant, sleep_until};
+use tokio::{
+    task::yield_now,
+    time::{Instant, sleep_until},
+};
 use tokio_util::task::TaskTracker;
 use tracing::debug;
 use uuid::Uuid;
@@ -18,7 +21,7 @@ use session::Session;
 use crate::{
     backend::{Admission, Backend, Event, Hooks, Notifier},
     config,
-    hub::{Frame, Full, Hub, Outbox, Wire},
+    hub::{Frame, Full, Hub, Outbox, Seat, Wire},
     metrics::Metrics,
     protocol::{CloseCode, client::Message, server},
 };
@@ -27,6 +30,8 @@ use crate::{
 const GOING_AWAY: &str = "going away";
 /// At a stop, no more connections than this are closed in a millisecond.
 const CLOSED_PER_MILLISECOND: u32 = 1;
+/// Rooms that a client leaves before others have their turn: well under a millisecond.
+const LEFT_AT_ONCE: usize = 256;
 /// The part of `DRAIN` over which they are closed; the rest is for their goodbyes.
 const SPREAD: f64 = 0.8;
 
@@ -181,9 +186,33 @@ impl Connection {
     }
 }
 
+impl Connection {
+    /// Leaves all rooms, in steps between which others have their turn, and is gone then.
+    pub async fn leave(mut self) {
+        let mut leaving = Leaving { seats: self.session.take_seats(), hub: self.connections.hub.clone() };
+        while leaving.seats.len() > LEFT_AT_ONCE {
+            let rest = leaving.seats.len() - LEFT_AT_ONCE;
+            leaving.hub.leave(leaving.seats.drain(rest..), || {});
+            yield_now().await;
+        }
+    }
+}
+
 impl Drop for Connection {
     fn drop(&mut self) {
-        self.session.leave_all(&self.connections.hub);
+        drop(Leaving { seats: self.session.take_seats(), hub: self.connections.hub.clone() });
         self.connections.metrics.connections.dec();
+    }
+}
+
+/// Subscriptions that are on their way out, all at once at the latest when this is dropped.
+struct Leaving {
+    seats: Vec<Seat>,
+    hub: Arc<Hub>,
+}
+
+impl Drop for Leaving {
+    fn drop(&mut self) {
+        self.hub.leave(std::mem::take(&mut self.seats), || {});
     }
 }

@@ -1,7 +1,9 @@
 //! The protocol state of one authorised client: which subscriptions it has.
 
 use std::{
-    collections::{HashMap, hash_map::Entry},
+    borrow::Borrow,
+    collections::{HashMap, HashSet, hash_map::Entry},
+    hash::{Hash, Hasher},
     sync::Arc,
 };
 
@@ -25,9 +27,19 @@ pub(super) struct Session {
     id: Uuid,
     outbox: Arc<Outbox>,
     allowed: Arc<Allowed>,
-    /// One id may stand for several rooms.
-    subscriptions: HashMap<RequestId, Vec<Seat>, RandomState>,
+    subscriptions: HashMap<RequestId, Seats, RandomState>,
 }
+
+/// The rooms that one id stands for: mostly one.
+#[derive(Debug)]
+enum Seats {
+    One(Seat),
+    Many(HashSet<ByRoom, RandomState>),
+}
+
+/// A seat, as one of many found by its room.
+#[derive(Debug)]
+struct ByRoom(Seat);
 
 impl Session {
     pub(super) fn new(id: Uuid, outbox: Arc<Outbox>, allowed: Arc<Allowed>) -> Self {
@@ -52,11 +64,12 @@ impl Session {
         outcome
     }
 
-    /// Ends every subscription.
-    pub(super) fn leave_all(&mut self, hub: &Hub) {
-        for (_, seats) in std::mem::take(&mut self.subscriptions) {
-            hub.leave(seats, || {});
-        }
+    /// All subscriptions, to be left by the caller.
+    pub(super) fn take_seats(&mut self) -> Vec<Seat> {
+        let subscriptions = std::mem::take(&mut self.subscriptions);
+        let mut all = Vec::with_capacity(subscriptions.len());
+        subscriptions.into_values().for_each(|seats| seats.append_to(&mut all));
+        all
     }
 
     fn wanted(
@@ -78,16 +91,21 @@ impl Session {
     }
 
     fn subscribe(&mut self, key: RoomKey, request_id: RequestId, hub: &Hub) -> Result<(), Full> {
-        let seats = match self.subscriptions.entry(request_id.clone()) {
-            Entry::Occupied(entry) => entry.into_mut(),
-            Entry::Vacant(entry) => entry.insert(Vec::with_capacity(1)),
-        };
-        if seats.iter().any(|seat| *seat.room() == key) {
-            return self.outbox.push(Frame::Fixed(server::SUCCESS));
-        }
         let mut outcome = Ok(());
         let reply = || outcome = self.outbox.push(Frame::Fixed(server::SUCCESS));
-        seats.push(hub.join(&key, &self.outbox, &request_id, reply));
+        match self.subscriptions.entry(request_id) {
+            Entry::Occupied(entry) if entry.get().has(&key) => {
+                return self.outbox.push(Frame::Fixed(server::SUCCESS));
+            }
+            Entry::Occupied(mut entry) => {
+                let seat = hub.join(&key, &self.outbox, entry.key(), reply);
+                entry.get_mut().add(seat);
+            }
+            Entry::Vacant(entry) => {
+                let seat = hub.join(&key, &self.outbox, entry.key(), reply);
+                entry.insert(Seats::One(seat));
+            }
+        }
         outcome
     }
 
@@ -95,8 +113,10 @@ impl Session {
         let Some(seats) = self.subscriptions.remove(request_id) else {
             return self.reply(Frame::Fixed(Refusal::NotSubscribed.frame()));
         };
+        let mut all = Vec::new();
+        seats.append_to(&mut all);
         let mut outcome = Ok(());
-        hub.leave(seats, || outcome = self.outbox.push(Frame::Fixed(server::SUCCESS)));
+        hub.leave(all, || outcome = self.outbox.push(Frame::Fixed(server::SUCCESS)));
         if self.subscriptions.is_empty() {
             self.subscriptions = HashMap::default(); // give the memory back
         }
@@ -115,3 +135,49 @@ impl Session {
         self.outbox.push(frame)
     }
 }
+
+impl Seats {
+    fn has(&self, room: &RoomKey) -> bool {
+        match self {
+            Self::One(seat) => seat.room() == room,
+            Self::Many(seats) => seats.contains(room),
+        }
+    }
+
+    fn add(&mut self, seat: Seat) {
+        match std::mem::replace(self, Self::Many(HashSet::default())) {
+            Self::One(first) => *self = Self::Many([first, seat].map(ByRoom).into_iter().collect()),
+            Self::Many(mut seats) => {
+                seats.insert(ByRoom(seat));
+                *self = Self::Many(seats);
+            }
+        }
+    }
+
+    fn append_to(self, all: &mut Vec<Seat>) {
+        match self {
+            Self::One(seat) => all.push(seat),
+            Self::Many(seats) => all.extend(seats.into_iter().map(|ByRoom(seat)| seat)),
+        }
+    }
+}
+
+impl Borrow<RoomKey> for ByRoom {
+    fn borrow(&self) -> &RoomKey {
+        self.0.room()
+    }
+}
+
+impl Hash for ByRoom {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.0.room().hash(state);
+    }
+}
+
+impl PartialEq for ByRoom {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.room() == other.0.room()
+    }
+}
+
+impl Eq for ByRoom {}

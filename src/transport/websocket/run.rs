@@ -1,6 +1,6 @@
 //! One client's task: it authenticates, then reads, and writes only what others could not.
 
-use std::{io, sync::Arc, time::Duration};
+use std::{borrow::Cow, io, sync::Arc, time::Duration};
 
 use http::HeaderMap;
 use hyper::upgrade::OnUpgrade;
@@ -45,20 +45,23 @@ pub async fn serve(upgrade: OnUpgrade, headers: HeaderMap, connections: Arc<Conn
     drop((parts.read_buf, connections));
     let mut client = Client { socket, reader, connection: None, link };
     Box::pin(client.authenticate(headers)).await;
-    client.converse().await;
-    Box::pin(client.finish()).await;
+    let goodbye = client.converse().await;
+    Box::pin(client.finish(goodbye)).await;
 }
 
 /// How far a round of messages got.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug)]
 enum Progress {
     /// All that is there is handled.
     Done,
     /// There may be more.
     More,
-    /// The client is no longer authorised, or not there.
-    Ended,
+    /// Nothing more of the client counts.
+    Ended(Goodbye),
 }
+
+/// How to answer a client that has ended the conversation; `None` when it has not.
+type Goodbye = Option<(CloseCode, Cow<'static, str>)>;
 
 /// One client. What only its beginning and its end need is boxed: the rest is there as long as the client is.
 struct Client {
@@ -101,8 +104,8 @@ impl Client {
         }
     }
 
-    /// Serves an authorised client until the outbox is closing.
-    async fn converse(&mut self) {
+    /// Serves an authorised client until it says goodbye or the outbox is closing.
+    async fn converse(&mut self) -> Goodbye {
         let config = &self.link.connections().config;
         let mut keepalive = Keepalive::new(config.idle_timeout, config.ping_interval, Instant::now());
         let clock = sleep_until(keepalive.next());
@@ -110,7 +113,7 @@ impl Client {
         // What came before the welcome is answered after it.
         loop {
             match self.handle_messages(&mut keepalive) {
-                Progress::Ended => return,
+                Progress::Ended(goodbye) => return goodbye,
                 Progress::More => {
                     // A client that always has more to say must not keep this worker from the others.
                     tokio::task::yield_now().await;
@@ -160,22 +163,13 @@ impl Client {
                     outbox.flush();
                     continue;
                 }
-                Ok(Some(Event::Close(code, reason))) => {
-                    self.connection = None; // out of the books before the answer is sent
-                    outbox.close(code, reason);
-                    continue;
-                }
-                Err(Violation(code)) => {
-                    self.connection = None;
-                    outbox.close(code, "");
-                    continue;
-                }
+                Ok(Some(Event::Close(code, reason))) => return Progress::Ended(Some((code, reason))),
+                Err(Violation(code)) => return Progress::Ended(Some((code, Cow::Borrowed("")))),
             };
             keepalive.heard(Instant::now());
             let _ = connection.on_message(message);
         }
-        self.connection = None;
-        Progress::Ended
+        Progress::Ended(None)
     }
 
     /// Reads what has arrived. Whether the client is still there.
@@ -186,9 +180,15 @@ impl Client {
         }
     }
 
-    /// Sends what is left, says goodbye, and waits a little for the client to do the same.
-    async fn finish(self) {
+    /// Leaves the rooms, sends what is left, says goodbye, and waits a little for the client to do the same.
+    async fn finish(mut self, goodbye: Goodbye) {
+        if let Some(connection) = self.connection.take() {
+            connection.leave().await; // out of the books before the answer is sent
+        }
         let outbox = self.outbox();
+        if let Some((code, reason)) = goodbye {
+            outbox.close(code, reason);
+        }
         let flush = async {
             while !outbox.is_empty() {
                 if self.socket().ready(Interest::WRITABLE).await.is_err() {
