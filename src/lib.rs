@@ -3,6 +3,7 @@
 //! The program is in [`cli`]; [`server::Server`] is the same thing as a library, for tests and for embedding.
 
 pub mod backend;
+mod bench;
 pub mod broker;
 pub mod cli;
 pub mod config;

@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::{
+    bench,
     config::{self, Config, Note},
     server::Server,
 };
@@ -40,32 +41,54 @@ struct Arguments {
     command: Option<Command>,
 }
 
-#[derive(Debug, Clone, Copy, Subcommand)]
+#[derive(Debug, Clone, Subcommand)]
 enum Command {
     /// Serve until SIGTERM or SIGINT (what is done without a command, too)
     Serve,
     /// Check the configuration, reach the backend and the broker, and say what was found
     Check,
+    Bench(Box<bench::Options>),
 }
 
 /// Runs the program as its command line says.
 pub fn main() -> ExitCode {
-    let command = Arguments::parse().command.unwrap_or(Command::Serve);
+    match Arguments::parse().command.unwrap_or(Command::Serve) {
+        Command::Serve => configured(serve),
+        Command::Check => configured(check),
+        Command::Bench(options) => measure(&options),
+    }
+}
+
+/// What needs a configuration and a runtime.
+fn configured(run: fn(Runtime, Config) -> ExitCode) -> ExitCode {
     let config = match config::from_environment() {
         Ok(config) => config,
         Err(error) => return fail(MISUSED, &error),
     };
-    let runtime = match Builder::new_multi_thread().enable_all().build() {
-        Ok(runtime) => runtime,
-        Err(error) => return fail(FAILED, &error),
-    };
-    match command {
-        Command::Serve => serve(runtime, config),
-        Command::Check => match runtime.block_on(check::run(&config, &mut io::stdout())) {
-            Ok(true) => OK.into(),
-            Ok(false) => FAILED.into(),
+    match Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => run(runtime, config),
+        Err(error) => fail(FAILED, &error),
+    }
+}
+
+fn check(runtime: Runtime, config: Config) -> ExitCode {
+    match runtime.block_on(check::run(&config, &mut io::stdout())) {
+        Ok(true) => OK.into(),
+        Ok(false) => FAILED.into(),
+        Err(error) => fail(FAILED, &error),
+    }
+}
+
+/// Measures a server.
+fn measure(options: &bench::Options) -> ExitCode {
+    match bench::run(options, system::raise_file_limit()) {
+        Ok(outcome) => match io::stdout().write_all(outcome.text.as_bytes()) {
+            Ok(()) if outcome.is_well => OK.into(),
+            Ok(()) => FAILED.into(),
             Err(error) => fail(FAILED, &error),
         },
+        Err(error @ bench::Error::Misuse(_)) => fail(MISUSED, &error),
+        Err(error) => fail(FAILED, &error),
     }
 }
 

@@ -4,6 +4,7 @@
 #![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "this is how a test fails")]
 
 mod authentication;
+mod bench;
 mod broker_contract;
 mod command_line;
 mod delivery;
