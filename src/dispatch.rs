@@ -36,7 +36,10 @@ pub struct Dispatch {
     metrics: Arc<Metrics>,
     writers: Writers,
     workers: usize,
-    tally: Tally,
+    /// Of audiences that were small enough to be published to in passing.
+    small: Tally,
+    /// Of those that were spread over the workers.
+    large: Tally,
     /// Queued since the writers had nothing left to do.
     backlog: u64,
 }
@@ -45,7 +48,8 @@ impl Dispatch {
     /// A dispatch to `hub`.
     pub fn new(hub: Arc<Hub>, metrics: Arc<Metrics>) -> Self {
         let workers = std::thread::available_parallelism().map_or(1, NonZero::get);
-        Self { hub, metrics, writers: Writers::new(workers), workers, tally: Tally::default(), backlog: 0 }
+        let (small, large) = Default::default();
+        Self { hub, metrics, writers: Writers::new(workers), workers, small, large, backlog: 0 }
     }
 
     /// Fans out what `consumer` yields until `stop`; what is in hand then is finished.
@@ -83,12 +87,12 @@ impl Dispatch {
                 Pace::Later => QUEUED_AT_ONCE,
             };
             if members <= inline {
-                audience.publish(&publication, pace, &mut self.tally);
+                audience.publish(&publication, pace, &mut self.small);
             } else {
                 let consumer = consumer.as_deref_mut().filter(|_| left == 0 && ready.is_none());
                 ready = self.spread(audience, publication, pace, consumer).await.or(ready);
             }
-            if self.tally.queued >= QUEUED {
+            if self.small.queued + self.large.queued >= QUEUED {
                 self.settle().await;
             }
         }
@@ -125,24 +129,30 @@ impl Dispatch {
         let ready = match consumer {
             Some(consumer) => tokio::select! {
                 biased;
-                () = spread.finished(&mut self.tally) => return None,
+                () = spread.finished(&mut self.large) => return None,
                 batch = consumer.next() => Some(batch),
             },
             None => None,
         };
         spread.hurry();
-        spread.finished(&mut self.tally).await;
+        spread.finished(&mut self.large).await;
         ready
     }
 
     /// Has written what waits: little at once, much by the writers beside what comes next.
     async fn settle(&mut self) {
-        self.backlog += self.tally.queued;
-        let dirty = self.tally.settle(&self.metrics);
-        if dirty.len() <= WRITTEN_AT_ONCE {
-            Outbox::flush_all(dirty.iter().map(Arc::as_ref));
-        } else {
-            self.writers.add(dirty);
+        if self.writers.are_idle() {
+            self.backlog = 0;
+        }
+        // Whoever is in a small room does not wait for all of a large one.
+        for tally in [&mut self.small, &mut self.large] {
+            self.backlog += tally.queued;
+            let dirty = tally.settle(&self.metrics);
+            if dirty.len() <= WRITTEN_AT_ONCE {
+                Outbox::flush_all(dirty.iter().map(Arc::as_ref));
+            } else {
+                self.writers.add(dirty);
+            }
         }
         if self.backlog > BACKLOG {
             self.writers.finish().await;

@@ -44,6 +44,11 @@ impl Writers {
         while self.tasks.try_join_next().is_some() {}
     }
 
+    /// Whether nothing is left.
+    pub(super) fn are_idle(&self) -> bool {
+        self.shared.lock().active == 0
+    }
+
     /// Waits until nothing is left.
     pub(super) async fn finish(&mut self) {
         while self.tasks.join_next().await.is_some() {}
