@@ -3,13 +3,13 @@
 use std::{
     io::{self, IoSlice},
     net::{Shutdown, SocketAddr},
-    os::fd::AsFd,
+    os::fd::{AsFd, BorrowedFd},
     pin::Pin,
     task::{Context, Poll},
     time::Duration,
 };
 
-use rustix::net::{SendAncillaryBuffer, SendFlags, send, sendmsg};
+use rustix::net::{RecvFlags, SendAncillaryBuffer, SendFlags, recv, send, sendmsg};
 use socket2::SockRef;
 use tokio::{
     io::{AsyncRead, AsyncWrite, Interest, ReadBuf, Ready},
@@ -53,10 +53,23 @@ impl Socket {
 
     /// Appends what can be read now to `buffer`, as far as it has room; 0 at the end of the stream.
     pub(super) fn try_read(&self, buffer: &mut Vec<u8>) -> io::Result<usize> {
-        match self {
-            Self::Tcp(stream) => stream.try_read_buf(buffer),
-            Self::Unix(stream) => stream.try_read_buf(buffer),
-        }
+        let mut drained = None;
+        let read = || {
+            let room = buffer.capacity() - buffer.len();
+            let socket = self.as_fd();
+            let (count, _) = recv(socket, rustix::buffer::spare_capacity(buffer), RecvFlags::DONTWAIT)?;
+            if 0 < count && count < room {
+                // There is nothing left; tokio takes that from an error, and need not ask the kernel once more.
+                drained = Some(count);
+                return Err(io::ErrorKind::WouldBlock.into());
+            }
+            Ok(count)
+        };
+        let outcome = match self {
+            Self::Tcp(stream) => stream.try_io(Interest::READABLE, read),
+            Self::Unix(stream) => stream.try_io(Interest::READABLE, read),
+        };
+        drained.map_or(outcome, Ok)
     }
 
     /// Writes what can be written now.
@@ -64,19 +77,15 @@ impl Socket {
     /// Asks the kernel without asking tokio first, which mostly knows of a socket that it takes more; only when it does
     /// not, tokio has to see that for itself, to tell when it does again.
     pub(super) fn try_write(&self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
-        match self {
-            Self::Tcp(stream) => match write(stream, slices) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    stream.try_io(Interest::WRITABLE, || write(stream, slices))
-                }
-                outcome => outcome,
-            },
-            Self::Unix(stream) => match write(stream, slices) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    stream.try_io(Interest::WRITABLE, || write(stream, slices))
-                }
-                outcome => outcome,
-            },
+        let write = || write(self.as_fd(), slices);
+        match (write(), self) {
+            (Err(error), Self::Tcp(stream)) if error.kind() == io::ErrorKind::WouldBlock => {
+                stream.try_io(Interest::WRITABLE, write)
+            }
+            (Err(error), Self::Unix(stream)) if error.kind() == io::ErrorKind::WouldBlock => {
+                stream.try_io(Interest::WRITABLE, write)
+            }
+            (outcome, _) => outcome,
         }
     }
 
@@ -90,7 +99,16 @@ impl Socket {
     }
 }
 
-fn write(socket: impl AsFd, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+impl AsFd for Socket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Self::Tcp(stream) => stream.as_fd(),
+            Self::Unix(stream) => stream.as_fd(),
+        }
+    }
+}
+
+fn write(socket: BorrowedFd<'_>, slices: &[IoSlice<'_>]) -> io::Result<usize> {
     const FLAGS: SendFlags = SendFlags::NOSIGNAL.union(SendFlags::DONTWAIT);
     Ok(match slices {
         [only] => send(socket, only, FLAGS)?,

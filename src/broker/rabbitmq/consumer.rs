@@ -1,6 +1,6 @@
 //! Consuming from RabbitMQ, for ever.
 
-use std::sync::Arc;
+use std::{pin::Pin, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures::{StreamExt, stream::ReadyChunks};
@@ -9,7 +9,10 @@ use lapin::{
     options::{BasicAckOptions, BasicConsumeOptions, BasicQosOptions, QueueBindOptions, QueueDeclareOptions},
     types::{FieldTable, ShortString},
 };
-use tokio::{sync::watch, time::timeout};
+use tokio::{
+    sync::watch,
+    time::{Instant, Sleep, sleep, timeout},
+};
 use tracing::{debug, info, warn};
 use uuid::Uuid;
 
@@ -23,6 +26,10 @@ use crate::{config, metrics::Metrics};
 const PREFETCH: u16 = 2048;
 /// The most deliveries handed over at once.
 const BATCH: usize = 512;
+/// Deliveries that are acknowledged together under load: each acknowledgement is a write for us and work for the broker.
+const ACKNOWLEDGED: usize = PREFETCH as usize / 4;
+/// After this long fewer are, so that nobody who looks at the queue wonders.
+const ACKNOWLEDGE_AFTER: Duration = Duration::from_millis(200);
 
 #[derive(Debug)]
 pub(in super::super) struct Consumer {
@@ -41,6 +48,12 @@ struct Session {
     deliveries: ReadyChunks<lapin::Consumer>,
     /// Why nothing more comes.
     broken: Option<lapin::Error>,
+    /// The tag of the last delivery that is done with.
+    done: u64,
+    /// So many of those are not acknowledged yet.
+    unacknowledged: usize,
+    /// When they are acknowledged at the latest.
+    due: Pin<Box<Sleep>>,
 }
 
 /// The last delivery of a batch, on the session it came by.
@@ -48,6 +61,7 @@ struct Session {
 pub(in super::super) struct Tag {
     session: u64,
     last: u64,
+    count: usize,
 }
 
 impl Consumer {
@@ -76,7 +90,15 @@ impl Consumer {
                 self.lost(Some(&error)).await;
                 continue;
             }
-            let Some(ready) = session.deliveries.next().await else {
+            let ready = tokio::select! {
+                biased;
+                ready = session.deliveries.next() => ready,
+                () = &mut session.due, if session.unacknowledged > 0 => {
+                    session.acknowledge().await;
+                    continue;
+                }
+            };
+            let Some(ready) = ready else {
                 self.lost(None).await;
                 continue;
             };
@@ -92,16 +114,21 @@ impl Consumer {
                 }
             }
             if !deliveries.is_empty() {
-                return Batch { deliveries, tag: Some(Tag { session: self.sessions, last }) };
+                let tag = Tag { session: self.sessions, last, count: deliveries.len() };
+                return Batch { deliveries, tag: Some(tag) };
             }
         }
     }
 
     pub(in super::super) async fn acknowledge(&mut self, tag: Tag) {
-        let Some(session) = self.session.as_ref().filter(|_| tag.session == self.sessions) else { return };
-        let acknowledging = session.channel.basic_ack(tag.last, BasicAckOptions { multiple: true });
-        if let Ok(Err(error)) = timeout(CLOSE_DEADLINE, acknowledging).await {
-            debug!(%error, "acknowledgement failed"); // the stream of deliveries tells the rest
+        let Some(session) = self.session.as_mut().filter(|_| tag.session == self.sessions) else { return };
+        if session.unacknowledged == 0 {
+            session.due.as_mut().reset(Instant::now() + ACKNOWLEDGE_AFTER);
+        }
+        session.done = tag.last;
+        session.unacknowledged += tag.count;
+        if session.unacknowledged >= ACKNOWLEDGED {
+            session.acknowledge().await;
         }
     }
 
@@ -153,13 +180,25 @@ impl Session {
         let host = format!("{}:{}", uri.authority.host, uri.authority.port);
         match timeout(CONNECT_DEADLINE, consume(&channel, exchange)).await {
             Ok(Ok(consumer)) => {
-                Ok(Self { connection, channel, deliveries: consumer.ready_chunks(BATCH), broken: None })
+                let deliveries = consumer.ready_chunks(BATCH);
+                let due = Box::pin(sleep(ACKNOWLEDGE_AFTER));
+                Ok(Self { connection, channel, deliveries, broken: None, done: 0, unacknowledged: 0, due })
             }
             Ok(Err(source)) => {
                 close(&connection).await;
                 Err(Error::Failed { host, source })
             }
             Err(_) => Err(Error::TimedOut { host }),
+        }
+    }
+}
+
+impl Session {
+    async fn acknowledge(&mut self) {
+        self.unacknowledged = 0;
+        let acknowledging = self.channel.basic_ack(self.done, BasicAckOptions { multiple: true });
+        if let Ok(Err(error)) = timeout(CLOSE_DEADLINE, acknowledging).await {
+            debug!(%error, "acknowledgement failed"); // the stream of deliveries tells the rest
         }
     }
 }
