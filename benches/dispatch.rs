@@ -15,7 +15,7 @@ use high_templar::{
     protocol::{server, trigger::Trigger},
 };
 use serde_json::{Value, json};
-use support::{World, room, sized};
+use support::{World, room, sizes};
 use tokio::runtime::Builder;
 use tokio_util::sync::CancellationToken;
 
@@ -35,7 +35,7 @@ fn parse(criterion: &mut Criterion) {
 
 fn fan_out(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("fan out");
-    for members in [1, 1000, 10_000].map(sized) {
+    for members in sizes([1, 1000, 10_000]) {
         let world = World::with_members(members);
         let rooms = [support::key(&room(0))];
         let publication = Arc::new(Publication { shared: "x".repeat(128).into() });
@@ -58,7 +58,7 @@ fn through_the_embedded_broker(criterion: &mut Criterion) {
     let runtime = Builder::new_current_thread().enable_all().build().expect("a runtime");
     let mut group = criterion.benchmark_group("through the embedded broker");
     group.throughput(Throughput::Elements(1));
-    for rooms in [1, 1000, 1_000_000].map(sized) {
+    for rooms in sizes([1, 1000, 1_000_000]) {
         let mut world = World::with_rooms(rooms);
         world.join(&json!({"target": "*", "customer": "x"}));
         let bodies: Vec<Bytes> = (0..rooms.min(1000)).map(|n| body(&room(n * (rooms / rooms.min(1000))))).collect();

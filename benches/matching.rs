@@ -9,11 +9,11 @@ use std::hint::black_box;
 use criterion::{Criterion, criterion_group, criterion_main};
 use high_templar::room::{Allowed, RoomKey};
 use serde_json::json;
-use support::{World, key, room, sized};
+use support::{World, key, room, sized, sizes};
 
 fn audience(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("audience");
-    for rooms in [1, 1000, 1_000_000].map(sized) {
+    for rooms in sizes([1, 1000, 1_000_000]) {
         let mut world = World::with_rooms(rooms);
         let plain = [key(&room(rooms / 2))];
         group.bench_function(format!("plain, {rooms} rooms"), |bencher| {

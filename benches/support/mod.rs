@@ -102,3 +102,10 @@ pub fn request_id() -> RequestId {
 pub fn sized(full: usize) -> usize {
     if std::env::args().any(|argument| argument == "--bench") { full } else { full.min(100) }
 }
+
+/// The same of several sizes, each once.
+pub fn sizes<const N: usize>(full: [usize; N]) -> Vec<usize> {
+    let mut sizes = full.map(sized).to_vec();
+    sizes.dedup();
+    sizes
+}

@@ -28,12 +28,16 @@ pub(super) struct Publisher {
 }
 
 impl Publisher {
-    pub(super) async fn publish(&self, body: Bytes) -> Result<(), Error> {
-        match timeout(DEADLINE, self.sender.send(body)).await {
-            Ok(Ok(())) => Ok(()),
-            Ok(Err(_)) => Err(Error::Away),
-            Err(_) => Err(Error::TimedOut(DEADLINE)),
+    pub(super) async fn publish(&self, bodies: Vec<Bytes>) -> Vec<Result<(), Error>> {
+        let mut outcomes = Vec::with_capacity(bodies.len());
+        for body in bodies {
+            outcomes.push(match timeout(DEADLINE, self.sender.send(body)).await {
+                Ok(Ok(())) => Ok(()),
+                Ok(Err(_)) => Err(Error::Away),
+                Err(_) => Err(Error::TimedOut(DEADLINE)),
+            });
         }
+        outcomes
     }
 }
 

@@ -97,9 +97,15 @@ impl Publisher {
     /// When the broker did not confirm. The trigger has then not been accepted, though after
     /// [`TimedOut`](Error::TimedOut) or [`Refused`](Error::Refused) it may still be delivered.
     pub async fn publish(&self, body: Bytes) -> Result<(), Error> {
+        self.publish_all(vec![body]).await.pop().unwrap_or(Err(Error::Away))
+    }
+
+    /// As [`publish`](Self::publish), for several bodies in their order; one outcome for each. One that was not accepted does
+    /// not keep those behind it back.
+    pub async fn publish_all(&self, bodies: Vec<Bytes>) -> Vec<Result<(), Error>> {
         match &self.0 {
-            Publishing::Embedded(publisher) => publisher.publish(body).await,
-            Publishing::Rabbitmq(publisher) => publisher.publish(body).await,
+            Publishing::Embedded(publisher) => publisher.publish(bodies).await,
+            Publishing::Rabbitmq(publisher) => publisher.publish(bodies).await,
         }
     }
 }

@@ -5,6 +5,7 @@ use std::{sync::Arc, time::Duration};
 use bytes::{Buf, Bytes, BytesMut};
 use futures::{Stream, StreamExt};
 use http::{HeaderValue, StatusCode, header};
+use serde_json::{Value, json, value::RawValue};
 use tokio::time::timeout;
 use tracing::warn;
 use warp::{Filter, Rejection, reply::Response};
@@ -21,6 +22,10 @@ use crate::{
 const BODY_DEADLINE: Duration = Duration::from_secs(10);
 /// How much beyond the limit is read and thrown away.
 const DISCARDED_BYTES: usize = 8 << 20;
+/// What a trigger looks like, for whoever got it wrong.
+const SHAPE: &str = r#"a trigger is {"rooms":[{…}, …],"data":…} in UTF-8: JSON, rooms a list of objects, data anything; or a list of them"#;
+/// What has happened when a trigger was not accepted.
+const UNCONFIRMED: &str = "the broker did not confirm the trigger";
 /// When a caller should try again after the broker was away.
 const RETRY_AFTER: &str = "1";
 
@@ -33,6 +38,7 @@ pub(super) fn route(
         let (publisher, metrics) = (publisher.clone(), metrics.clone());
         async move {
             let answer = match timeout(BODY_DEADLINE, collect(body, limit_bytes)).await {
+                Ok(Ok(body)) if is_list(&body) => return publish_all(&publisher, &body, &metrics).await,
                 Ok(Ok(body)) => publish(&publisher, body).await,
                 Ok(Err(answer)) => answer,
                 Err(_) => Answer::Incomplete,
@@ -68,32 +74,79 @@ impl Answer {
     fn response(self, limit_bytes: usize) -> Response {
         let (status, detail) = match self {
             Self::Success => return reply::success(),
-            Self::Wrong(_) => (
-                StatusCode::BAD_REQUEST,
-                r#"a trigger is {"rooms":[{…}, …],"data":…} in UTF-8: JSON, rooms a list of objects, data anything"#
-                    .to_owned(),
-            ),
+            Self::Wrong(_) => (StatusCode::BAD_REQUEST, SHAPE.to_owned()),
             Self::TooLarge => {
                 (StatusCode::PAYLOAD_TOO_LARGE, format!("a trigger may have up to {limit_bytes} bytes (MESSAGE_LIMIT)"))
             }
             Self::Incomplete => {
                 (StatusCode::REQUEST_TIMEOUT, format!("the body did not arrive whole within {BODY_DEADLINE:?}"))
             }
-            Self::TryLater => (StatusCode::SERVICE_UNAVAILABLE, "the broker did not confirm the trigger".to_owned()),
+            Self::TryLater => (StatusCode::SERVICE_UNAVAILABLE, UNCONFIRMED.to_owned()),
         };
-        let mut response = reply::error(status, self.word(), &detail);
-        if self == Self::TryLater {
-            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static(RETRY_AFTER));
-        }
-        response
+        with_retry_after(reply::error(status, self.word(), &detail))
     }
+
+    /// The outcome as one of several.
+    fn item(self) -> Value {
+        match self {
+            Self::Success => json!({"code": "success"}),
+            Self::TryLater => json!({"code": "error", "message": self.word(), "detail": UNCONFIRMED}),
+            _ => json!({"code": "error", "message": self.word(), "detail": SHAPE}),
+        }
+    }
+}
+
+/// Says when to come again, if that is what the caller has to do.
+fn with_retry_after(mut response: Response) -> Response {
+    if response.status() == StatusCode::SERVICE_UNAVAILABLE {
+        response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static(RETRY_AFTER));
+    }
+    response
+}
+
+/// Whether a body is a list of triggers.
+fn is_list(body: &[u8]) -> bool {
+    body.trim_ascii_start().starts_with(b"[")
+}
+
+/// Publishes a list in its order. Each trigger is taken or not by itself; 503 when the broker took none of those it was given.
+async fn publish_all(publisher: &Publisher, body: &Bytes, metrics: &Metrics) -> Response {
+    let Ok(triggers) = serde_json::from_slice::<Vec<&RawValue>>(body) else {
+        let answer = Answer::Wrong("malformed-json");
+        metrics.trigger_requests.inc(answer.word());
+        return reply::error(StatusCode::BAD_REQUEST, answer.word(), SHAPE);
+    };
+    let check = |trigger: &RawValue| match Trigger::parse(trigger.get().as_bytes(), Numbers::ByValue) {
+        Ok(_) => Ok(()),
+        Err(error) => Err(error.word()),
+    };
+    let checked: Vec<_> = triggers.iter().map(|trigger| check(trigger)).collect();
+    let good = triggers.iter().zip(&checked).filter(|(_, checked)| checked.is_ok());
+    let bodies: Vec<Bytes> = good.map(|(trigger, _)| body.slice_ref(trigger.get().as_bytes())).collect();
+    let given = bodies.len();
+    let mut outcomes = publisher.publish_all(bodies).await.into_iter();
+    let answers: Vec<Answer> = checked
+        .into_iter()
+        .map(|checked| match checked {
+            Ok(()) => outcomes.next().map_or(Answer::TryLater, accepted),
+            Err(word) => Answer::Wrong(word),
+        })
+        .collect();
+    answers.iter().for_each(|answer| metrics.trigger_requests.inc(answer.word()));
+    let is_away = given > 0 && !answers.contains(&Answer::Success);
+    let status = if is_away { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::OK };
+    with_retry_after(reply::json(status, &answers.into_iter().map(Answer::item).collect::<Vec<_>>()))
 }
 
 async fn publish(publisher: &Publisher, body: Bytes) -> Answer {
     if let Err(error) = Trigger::parse(&body, Numbers::ByValue) {
         return Answer::Wrong(error.word());
     }
-    match publisher.publish(body).await {
+    accepted(publisher.publish(body).await)
+}
+
+fn accepted(outcome: Result<(), broker::Error>) -> Answer {
+    match outcome {
         Ok(()) => Answer::Success,
         Err(error @ (broker::Error::Away | broker::Error::TimedOut(_) | broker::Error::Refused(_))) => {
             warn!(error = &error as &dyn std::error::Error, "trigger not accepted");

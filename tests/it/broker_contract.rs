@@ -89,6 +89,13 @@ async fn keeps_the_contract(config: &config::Broker) {
     assert_eq!(instance.received, expected);
     instance.received.clear();
 
+    // Several at once come in their order, and confirmed one by one.
+    let bodies: Vec<_> = (0..2000_u32).map(|number| Bytes::from(number.to_string())).collect();
+    let publisher = instance.publisher.clone();
+    let (outcomes, ()) = tokio::join!(publisher.publish_all(bodies.clone()), instance.receive(2000));
+    assert!(outcomes.len() == 2000 && outcomes.iter().all(Result::is_ok));
+    assert_eq!(std::mem::take(&mut instance.received), bodies);
+
     // What is published at the same time arrives once each, in some order.
     let publish = (0..1000_u32).map(|number| {
         let publisher = instance.publisher.clone();

@@ -59,7 +59,7 @@ async fn a_bad_trigger_costs_nobody_else_anything() {
     for (body, message) in [
         ("", "malformed-json"),
         ("{", "malformed-json"),
-        ("[]", "malformed-json"),
+        ("7", "malformed-json"),
         (r#"{"rooms":[],"data":NaN}"#, "malformed-json"),
         (r#"{"data":1}"#, "no-rooms"),
         (r#"{"rooms":[{"target":"message"}]}"#, "no-data"),

@@ -44,6 +44,28 @@ async fn a_trigger_needs_no_content_type_and_may_have_any() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_list_of_triggers_is_published_in_its_order_and_each_is_answered_for_itself() {
+    let server = TestServer::start().await;
+    let mut client = server.subscriber(&[("1", json!({"target": "message"}))]).await;
+    let good = |data: u32| json!({"rooms": [{"target": "message"}], "data": data});
+    let list = json!([good(0), {"data": 1}, good(2), 7, {"rooms": [1], "data": 3}, good(4)]);
+    let reply = server.post("/trigger/", &list.to_string()).await;
+    let answers = reply.json();
+    let words: Vec<_> = answers.as_array().unwrap().iter().map(|one| one["message"].as_str()).collect();
+    assert_eq!(reply.status, 200);
+    assert_eq!(words, [None, Some("no-rooms"), None, Some("malformed-json"), Some("malformed-rooms"), None]);
+    assert_eq!((&answers[0], answers[1]["code"].as_str()), (&json!({"code": "success"}), Some("error")));
+    for data in [0, 2, 4] {
+        assert_eq!(client.next().await["data"], json!(data));
+    }
+    let empty = server.post("/trigger/", " [] ").await;
+    assert_eq!((empty.status, empty.json()), (200, json!([])));
+    let broken = server.post("/trigger/", &format!("[{},", good(5))).await;
+    assert_eq!((broken.status, broken.json()["message"].as_str()), (400, Some("malformed-json")));
+    client.expect_silence().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_token_is_asked_for_where_there_is_one() {
     let server = TestServer::with(&[("INTERNAL_TOKEN", "s3cret")]).await;
     let body = br#"{"rooms":[],"data":1}"#;

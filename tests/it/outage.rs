@@ -23,6 +23,10 @@ async fn delivery_resumes_by_itself_and_readiness_tells_the_truth_meanwhile() {
         let reply = server.post("/trigger/", r#"{"rooms":[],"data":1}"#).await;
         assert_eq!((reply.status, reply.json()["message"].as_str()), (503, Some("try-later")));
         assert!(reply.head.to_ascii_lowercase().contains("retry-after: "), "{}", reply.head);
+        let list = server.post("/trigger/", r#"[{"rooms":[],"data":1},{"data":2}]"#).await;
+        assert_eq!((list.status, list.json()[0]["message"].as_str()), (503, Some("try-later")));
+        assert_eq!(list.json()[1]["message"], json!("no-rooms"));
+        assert!(list.head.to_ascii_lowercase().contains("retry-after: "), "{}", list.head);
         // Clients are served all the same.
         client.expect_silence().await;
         server.subscriber(&[("2", json!({"customer": 2}))]).await;

@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures::future::join_all;
 use lapin::{
-    BasicProperties, Channel, Confirmation, Connection,
+    BasicProperties, Channel, Confirmation, Connection, PublisherConfirm,
     options::{BasicPublishOptions, ConfirmSelectOptions},
 };
 use tokio::{
@@ -119,27 +120,47 @@ impl Publisher {
         timeout(CATCH_UP, channel.wait_for(Option::is_some)).await.ok()?.ok()?.clone()
     }
 
-    pub(in super::super) async fn publish(&self, body: Bytes) -> Result<(), Error> {
+    pub(in super::super) async fn publish(&self, bodies: Vec<Bytes>) -> Vec<Result<(), Error>> {
+        let channel = self.usable_channel().await;
+        let mut sent = Vec::with_capacity(bodies.len());
+        for body in bodies {
+            // One after the other, which gives them their order; what is waited for all at once is the confirmation.
+            sent.push(match &channel {
+                Some(channel) => self.send(channel, &body).await,
+                None => Err(Error::Away),
+            });
+        }
+        let confirmed = sent.into_iter().map(async |sent| confirmed(sent?).await);
+        join_all(confirmed).await
+    }
+
+    /// The channel, where what it takes would be taken by the broker and come back to this instance.
+    async fn usable_channel(&self) -> Option<Channel> {
         if !*self.consuming.borrow() {
-            return Err(Error::Away);
+            return None;
         }
-        let channel = self.channel().await.ok_or(Error::Away)?;
-        if *self.is_blocked.borrow() {
-            return Err(Error::Away);
-        }
-        let sending = async {
-            // Mandatory: a trigger that no queue takes comes back instead of being confirmed into the void.
-            let options = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
-            let exchange = self.exchange.as_str().into();
-            let properties = BasicProperties::default();
-            channel.basic_publish(exchange, ROUTING_KEY.into(), options, &body, properties).await?.await
-        };
+        let channel = self.channel().await?;
+        (!*self.is_blocked.borrow()).then_some(channel)
+    }
+
+    async fn send(&self, channel: &Channel, body: &[u8]) -> Result<PublisherConfirm, Error> {
+        // Mandatory: a trigger that no queue takes comes back instead of being confirmed into the void.
+        let options = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
+        let exchange = self.exchange.as_str().into();
+        let sending = channel.basic_publish(exchange, ROUTING_KEY.into(), options, body, BasicProperties::default());
         match timeout(CONFIRM_DEADLINE, sending).await {
-            Ok(Ok(Confirmation::Ack(None))) => Ok(()),
-            Ok(Ok(Confirmation::Ack(Some(_)))) => Err(Error::Away),
-            Ok(Ok(_)) => Err(Error::Refused(None)),
-            Ok(Err(error)) => Err(Error::Refused(Some(error))),
+            Ok(sent) => sent.map_err(|error| Error::Refused(Some(error))),
             Err(_) => Err(Error::TimedOut(CONFIRM_DEADLINE)),
         }
+    }
+}
+
+async fn confirmed(sent: PublisherConfirm) -> Result<(), Error> {
+    match timeout(CONFIRM_DEADLINE, sent).await {
+        Ok(Ok(Confirmation::Ack(None))) => Ok(()),
+        Ok(Ok(Confirmation::Ack(Some(_)))) => Err(Error::Away),
+        Ok(Ok(_)) => Err(Error::Refused(None)),
+        Ok(Err(error)) => Err(Error::Refused(Some(error))),
+        Err(_) => Err(Error::TimedOut(CONFIRM_DEADLINE)),
     }
 }
