@@ -100,6 +100,8 @@ metrics! {
     connections_refused: ByWord as family,
     /// Data frames received from clients.
     client_messages: Counter,
+    /// Times that triggers may have been missed, the broker having been away.
+    gaps: Counter,
     /// Rooms with at least one subscription.
     rooms: Gauge,
     /// Subscriptions now.

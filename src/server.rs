@@ -125,6 +125,10 @@ impl Server {
         let public = http::public(self.connections.clone(), self.config.origins);
         let internal = http::internal(&self.config.internal, self.publisher, self.readiness.clone());
         let (mut intake, mut rest) = (JoinSet::new(), JoinSet::new());
+        if self.config.connection.closes_on_gap {
+            let gaps = self.consumer.gaps();
+            rest.spawn(self.connections.clone().close_at_gaps(gaps, self.stop_intake.clone()));
+        }
         intake.spawn(self.dispatch.run(self.consumer, self.stop_intake.clone()));
         intake.spawn(self.public.serve(public, peer_timeout, http_tasks.clone(), self.stop_intake.clone()));
         rest.spawn(self.internal.serve(internal, peer_timeout, http_tasks.clone(), self.stop_rest.clone()));

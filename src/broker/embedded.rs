@@ -19,7 +19,10 @@ const DEADLINE: Duration = Duration::from_secs(10);
 
 pub(super) fn open() -> (Publisher, Consumer) {
     let (sender, receiver) = mpsc::channel(CAPACITY);
-    (Publisher { sender }, Consumer { receiver, taken: Vec::new(), consuming: watch::Sender::new(true) })
+    (
+        Publisher { sender },
+        Consumer { receiver, taken: Vec::new(), consuming: watch::Sender::new(true), gaps: watch::Sender::new(0) },
+    )
 }
 
 #[derive(Debug, Clone)]
@@ -28,14 +31,18 @@ pub(super) struct Publisher {
 }
 
 impl Publisher {
-    pub(super) async fn publish(&self, bodies: Vec<Bytes>) -> Vec<Result<(), Error>> {
+    pub(super) async fn publish(&self, body: Bytes) -> Result<(), Error> {
+        match timeout(DEADLINE, self.sender.send(body)).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(_)) => Err(Error::Away),
+            Err(_) => Err(Error::TimedOut(DEADLINE)),
+        }
+    }
+
+    pub(super) async fn publish_all(&self, bodies: Vec<Bytes>) -> Vec<Result<(), Error>> {
         let mut outcomes = Vec::with_capacity(bodies.len());
         for body in bodies {
-            outcomes.push(match timeout(DEADLINE, self.sender.send(body)).await {
-                Ok(Ok(())) => Ok(()),
-                Ok(Err(_)) => Err(Error::Away),
-                Err(_) => Err(Error::TimedOut(DEADLINE)),
-            });
+            outcomes.push(self.publish(body).await);
         }
         outcomes
     }
@@ -47,6 +54,7 @@ pub(super) struct Consumer {
     /// Taken from the receiver and not yet handed over.
     taken: Vec<Delivery>,
     consuming: watch::Sender<bool>,
+    gaps: watch::Sender<u64>,
 }
 
 impl Consumer {
@@ -76,6 +84,10 @@ impl Consumer {
             self.taken.push(Delivery { body });
         }
         self.taken
+    }
+
+    pub(super) fn gaps(&self) -> watch::Receiver<u64> {
+        self.gaps.subscribe()
     }
 
     pub(super) fn is_consuming(&self) -> watch::Receiver<bool> {

@@ -97,15 +97,18 @@ impl Publisher {
     /// When the broker did not confirm. The trigger has then not been accepted, though after
     /// [`TimedOut`](Error::TimedOut) or [`Refused`](Error::Refused) it may still be delivered.
     pub async fn publish(&self, body: Bytes) -> Result<(), Error> {
-        self.publish_all(vec![body]).await.pop().unwrap_or(Err(Error::Away))
+        match &self.0 {
+            Publishing::Embedded(publisher) => publisher.publish(body).await,
+            Publishing::Rabbitmq(publisher) => publisher.publish(body).await,
+        }
     }
 
     /// As [`publish`](Self::publish), for several bodies in their order; one outcome for each. One that was not accepted does
     /// not keep those behind it back.
     pub async fn publish_all(&self, bodies: Vec<Bytes>) -> Vec<Result<(), Error>> {
         match &self.0 {
-            Publishing::Embedded(publisher) => publisher.publish(bodies).await,
-            Publishing::Rabbitmq(publisher) => publisher.publish(bodies).await,
+            Publishing::Embedded(publisher) => publisher.publish_all(bodies).await,
+            Publishing::Rabbitmq(publisher) => publisher.publish_all(bodies).await,
         }
     }
 }
@@ -134,6 +137,14 @@ impl Consumer {
                 consumer.close().await;
                 Vec::new()
             }
+        }
+    }
+
+    /// Counts how often deliveries have gone on after a time in which some may have been missed.
+    pub fn gaps(&self) -> watch::Receiver<u64> {
+        match &self.0 {
+            Consuming::Embedded(consumer) => consumer.gaps(),
+            Consuming::Rabbitmq(consumer) => consumer.gaps(),
         }
     }
 

@@ -56,6 +56,8 @@ env! {
     amqp_exchange: "AMQP_EXCHANGE",
     /// `both`, `subscriptions` or `exact`.
     wildcard_dispatch: "WILDCARD_DISPATCH",
+    /// `close` or `ignore`: what becomes of clients when triggers may have been missed.
+    on_gap: "ON_GAP",
     /// Silence after which a client is closed. At least 1 s.
     idle_timeout: "IDLE_TIMEOUT",
     /// Time between two pings of the server's. At least 1 s.
@@ -222,11 +224,14 @@ fn internal(env: &Env, body_limit_bytes: usize, problems: &mut Problems) -> Opti
 }
 
 fn connection(env: &Env, problems: &mut Problems) -> Connection {
+    let on_gap = env.on_gap.as_deref().unwrap_or("close");
+    let on_gap = choice("ON_GAP", on_gap, &[("close", true), ("ignore", false)], problems);
     Connection {
         idle_timeout: duration("IDLE_TIMEOUT", env.idle_timeout.as_deref(), 300, 1, problems),
         ping_interval: duration("PING_INTERVAL", env.ping_interval.as_deref(), 25, 1, problems),
         outbox_limit_bytes: size("OUTBOX_LIMIT", env.outbox_limit.as_deref(), 4096, problems),
         message_limit_bytes: size("MESSAGE_LIMIT", env.message_limit.as_deref(), 1024, problems),
+        closes_on_gap: on_gap.unwrap_or(true),
     }
 }
 

@@ -147,6 +147,8 @@ pub struct Connection {
     pub outbox_limit_bytes: usize,
     /// The largest message a client may send.
     pub message_limit_bytes: usize,
+    /// Whether clients are closed when triggers may have been missed, so that they fetch again.
+    pub closes_on_gap: bool,
 }
 
 /// Which pages may connect, by the `Origin` a browser sends (RFC 6455 section 10.2).

@@ -8,11 +8,12 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 use http::HeaderMap;
 use parking_lot::Mutex;
 use tokio::{
+    sync::watch,
     task::yield_now,
     time::{Instant, sleep_until},
 };
-use tokio_util::task::TaskTracker;
-use tracing::debug;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tracing::{debug, info};
 use uuid::Uuid;
 
 pub use keepalive::{Due, Keepalive};
@@ -28,8 +29,10 @@ use crate::{
 
 /// What a client is told at a stop.
 const GOING_AWAY: &str = "going away";
-/// At a stop, no more connections than this are closed in a millisecond.
-const CLOSED_PER_MILLISECOND: u32 = 1;
+/// At a stop, connections are closed at this distance if there is time.
+const CLOSED_EVERY: Duration = Duration::from_millis(1);
+/// The same after a gap, when they all come back, and each asks the backend.
+const RETURNING_EVERY: Duration = Duration::from_millis(5);
 /// Rooms that a client leaves before others have their turn: well under a millisecond.
 const LEFT_AT_ONCE: usize = 256;
 /// The part of `DRAIN` over which they are closed; the rest is for their goodbyes.
@@ -94,18 +97,48 @@ impl Connections {
 
     /// Ends all connections, spread over a part of `within`, and returns when each one has been told.
     pub async fn close_all(&self, within: Duration) {
-        let outboxes: Vec<Arc<Outbox>> = {
+        let outboxes = {
             let mut open = self.open.lock();
             open.is_over = true;
-            open.outboxes.values().cloned().collect()
+            open.all()
         };
-        let count = u32::try_from(outboxes.len()).unwrap_or(u32::MAX).max(1);
-        let spread = within.mul_f64(SPREAD).min(Duration::from_millis((count / CLOSED_PER_MILLISECOND).into()));
-        let start = Instant::now();
-        for (at, outbox) in (0u32..).zip(outboxes) {
-            sleep_until(start + spread.mul_f64(f64::from(at) / f64::from(count))).await;
-            outbox.close(CloseCode::GoingAway, GOING_AWAY);
+        let spread = within.mul_f64(SPREAD).min(CLOSED_EVERY * count(&outboxes));
+        close(outboxes, spread, CloseCode::GoingAway, GOING_AWAY).await;
+    }
+
+    /// Ends the connections that are there at each of `gaps`, until `stop`: so that their clients come back and fetch what
+    /// they have missed, though not all at once.
+    pub async fn close_at_gaps(self: Arc<Self>, mut gaps: watch::Receiver<u64>, stop: CancellationToken) {
+        let closing = async {
+            while gaps.changed().await.is_ok() {
+                let outboxes = self.open.lock().all();
+                info!(connections = outboxes.len(), "closing clients, because triggers may have been missed");
+                let spread = RETURNING_EVERY * count(&outboxes);
+                close(outboxes, spread, CloseCode::Gap, "triggers may have been missed").await;
+            }
+        };
+        if stop.run_until_cancelled(closing).await.is_some() {
+            stop.cancelled().await; // there is no broker that could tell of gaps
         }
+    }
+}
+
+impl Open {
+    fn all(&self) -> Vec<Arc<Outbox>> {
+        self.outboxes.values().cloned().collect()
+    }
+}
+
+fn count(outboxes: &[Arc<Outbox>]) -> u32 {
+    u32::try_from(outboxes.len()).unwrap_or(u32::MAX)
+}
+
+/// Closes all of `outboxes` within `spread`.
+async fn close(outboxes: Vec<Arc<Outbox>>, spread: Duration, code: CloseCode, reason: &'static str) {
+    let (start, count) = (Instant::now(), count(&outboxes).max(1));
+    for (at, outbox) in (0u32..).zip(outboxes) {
+        sleep_until(start + spread.mul_f64(f64::from(at) / f64::from(count))).await;
+        outbox.close(code, reason);
     }
 }
 

@@ -13,6 +13,8 @@ pub enum CloseCode {
     InvalidText,
     /// 1009: a message larger than `MESSAGE_LIMIT`.
     TooBig,
+    /// 1012: triggers may have been missed; come back and fetch again.
+    Gap,
     /// 3008: more than `OUTBOX_LIMIT` was waiting for the client, or it took nothing for too long.
     TooSlow,
     /// The client's own code, sent back to it.
@@ -30,6 +32,7 @@ impl CloseCode {
             Self::ProtocolError => 1002,
             Self::InvalidText => 1007,
             Self::TooBig => 1009,
+            Self::Gap => 1012,
             Self::TooSlow => 3008,
             Self::Echo(code) => code,
             Self::NoStatus => 1005,
@@ -44,6 +47,7 @@ impl CloseCode {
             Self::ProtocolError => "protocol-error",
             Self::InvalidText => "invalid-text",
             Self::TooBig => "too-big",
+            Self::Gap => "gap",
             Self::TooSlow => "too-slow",
             Self::Echo(_) | Self::NoStatus => "client",
         }

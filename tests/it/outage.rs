@@ -9,7 +9,7 @@ use crate::support::{Node, TestServer, eventually, rabbitmq};
 #[tokio::test(flavor = "multi_thread")]
 async fn delivery_resumes_by_itself_and_readiness_tells_the_truth_meanwhile() {
     let node = Node::start();
-    let server = TestServer::with(&[("AMQP_URL", &node.url)]).await;
+    let server = TestServer::with(&[("AMQP_URL", &node.url), ("ON_GAP", "ignore")]).await;
     let mut client = server.subscriber(&[("1", json!({"target": "message"}))]).await;
     for round in 0..2 {
         server.trigger(json!({"rooms": [{"target": "message"}], "data": round})).await;
@@ -40,6 +40,24 @@ async fn delivery_resumes_by_itself_and_readiness_tells_the_truth_meanwhile() {
     server.trigger(json!({"rooms": [{"target": "message"}], "data": "back"})).await;
     assert_eq!(client.next().await["data"], json!("back"));
     client.expect_silence().await;
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn clients_are_closed_when_triggers_may_have_been_missed_and_only_then() {
+    let node = Node::start();
+    let server = TestServer::with(&[("AMQP_URL", &node.url)]).await;
+    let mut before = server.subscriber(&[("1", json!({"target": "message"}))]).await;
+    before.expect_silence().await;
+    node.kill();
+    eventually("it is not ready", async || server.get("/readyz").await.status == 503).await;
+    before.expect_silence().await; // what it misses it can only fetch when the broker is back
+    node.start_again();
+    assert_eq!(before.close_code().await, 1012);
+    server.until_ready().await;
+    let mut after = server.subscriber(&[("1", json!({"target": "message"}))]).await;
+    after.expect_silence().await;
+    assert!(server.get("/metrics").await.body.contains("high_templar_gaps_total 1\n"));
     server.stop().await;
 }
 

@@ -38,6 +38,9 @@ pub(in super::super) struct Consumer {
     session: Option<Session>,
     sessions: u64,
     consuming: watch::Sender<bool>,
+    /// Triggers may have passed by since the last delivery.
+    has_missed: bool,
+    gaps: watch::Sender<u64>,
     metrics: Arc<Metrics>,
 }
 
@@ -72,12 +75,18 @@ impl Consumer {
             session: None,
             sessions: 0,
             consuming: watch::Sender::new(false),
+            has_missed: false,
+            gaps: watch::Sender::new(0),
             metrics,
         }
     }
 
     pub(in super::super) fn is_consuming(&self) -> watch::Receiver<bool> {
         self.consuming.subscribe()
+    }
+
+    pub(in super::super) fn gaps(&self) -> watch::Receiver<u64> {
+        self.gaps.subscribe()
     }
 
     pub(in super::super) async fn next(&mut self) -> Batch {
@@ -146,9 +155,14 @@ impl Consumer {
                 self.retry.succeeded();
                 self.session = Some(session);
                 self.sessions += 1;
+                if std::mem::take(&mut self.has_missed) {
+                    self.metrics.gaps.inc();
+                    self.gaps.send_modify(|gaps| *gaps += 1);
+                }
                 self.tell(true);
             }
             Err(error) => {
+                self.has_missed = true;
                 self.metrics.broker_failures.inc();
                 self.retry.failed(&error);
                 warn!(error = &error as &dyn std::error::Error, "cannot consume from RabbitMQ, trying again");
@@ -158,6 +172,7 @@ impl Consumer {
 
     async fn lost(&mut self, error: Option<&lapin::Error>) {
         self.tell(false);
+        self.has_missed = true;
         self.metrics.broker_failures.inc();
         match error {
             Some(error) => warn!(%error, "lost RabbitMQ: triggers published meanwhile do not arrive"),

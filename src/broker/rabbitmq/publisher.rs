@@ -120,7 +120,12 @@ impl Publisher {
         timeout(CATCH_UP, channel.wait_for(Option::is_some)).await.ok()?.ok()?.clone()
     }
 
-    pub(in super::super) async fn publish(&self, bodies: Vec<Bytes>) -> Vec<Result<(), Error>> {
+    pub(in super::super) async fn publish(&self, body: Bytes) -> Result<(), Error> {
+        let channel = self.usable_channel().await.ok_or(Error::Away)?;
+        confirmed(self.send(&channel, &body).await?).await
+    }
+
+    pub(in super::super) async fn publish_all(&self, bodies: Vec<Bytes>) -> Vec<Result<(), Error>> {
         let channel = self.usable_channel().await;
         let mut sent = Vec::with_capacity(bodies.len());
         for body in bodies {
@@ -130,7 +135,7 @@ impl Publisher {
                 None => Err(Error::Away),
             });
         }
-        let confirmed = sent.into_iter().map(async |sent| confirmed(sent?).await);
+        let confirmed = sent.into_iter().map(|sent| async { confirmed(sent?).await });
         join_all(confirmed).await
     }
 
