@@ -211,7 +211,7 @@ def a_trigger_posted_as_soon_as_the_server_is_ready_is_accepted(world):
 def without_the_broker_clients_stay_and_afterwards_triggers_arrive_again(world):
     room, later = {unique(): "1"}, {unique(): "2"}
     with Proxy(world.amqp_url) as proxy:
-        server = world.extra_server({"AMQP_URL": proxy.url})
+        server = world.extra_server({"AMQP_URL": proxy.url, "ON_GAP": "ignore"})
         client = world.connect([room], server=server)
         client.subscribe(room, "r")
         accepted(world.post_to(server), {"rooms": [room], "data": 1})
@@ -244,11 +244,29 @@ def without_the_broker_clients_stay_and_afterwards_triggers_arrive_again(world):
 
 
 @check(world="outage")
+def who_was_there_while_the_broker_was_away_is_told_to_come_back(world):
+    room = {unique(): "1"}
+    with Proxy(world.amqp_url) as proxy:
+        server = world.extra_server({"AMQP_URL": proxy.url})
+        client = world.connect([room], server=server)
+        client.subscribe(room, "r")
+        proxy.cut()
+        eventually(lambda: server.internal("GET", "/readyz")[0] != 200, True, "readyz is not 200", seconds=10)
+        equal(client.ask("ping"), "pong", "reply meanwhile")
+        proxy.restore()
+        equal(client.ended(seconds=15)[0], 1012, "close code")
+        client = world.connect([room], server=server)
+        client.subscribe(room, "r")
+        accepted(world.post_to(server), {"rooms": [room], "data": 1})
+        equal(client.receive(), publication(1, "r"), "publication")
+
+
+@check(world="outage")
 def a_server_started_without_a_broker_serves_clients_and_is_ready_later(world):
     room = {unique(): "1"}
     with Proxy(world.amqp_url) as proxy:
         proxy.cut()
-        server = world.extra_server({"AMQP_URL": proxy.url}, ready=False)
+        server = world.extra_server({"AMQP_URL": proxy.url, "ON_GAP": "ignore"}, ready=False)
         server.wait_ready(path="/healthz")
         client = world.connect([room], server=server)
         client.subscribe(room, "r")
