@@ -80,7 +80,7 @@ impl Dispatch {
         let mut ready = None;
         for (left, delivery) in (0..deliveries.len()).rev().zip(deliveries) {
             let Some((publication, audience)) = self.prepare(delivery) else { continue };
-            let members = audience.len();
+            let members = audience.members();
             let pace = if left == 0 && deliveries.len() == 1 { Pace::AtOnce } else { Pace::Later };
             let inline = match pace {
                 Pace::AtOnce => WRITTEN_AT_ONCE,

@@ -5,7 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::{
     sync::{mpsc, watch},
-    time::timeout,
+    time::{Instant, timeout_at},
 };
 
 use super::{Batch, Delivery, Error};
@@ -32,19 +32,24 @@ pub(super) struct Publisher {
 
 impl Publisher {
     pub(super) async fn publish(&self, body: Bytes) -> Result<(), Error> {
-        match timeout(DEADLINE, self.sender.send(body)).await {
+        self.publish_until(Instant::now() + DEADLINE, body).await
+    }
+
+    pub(super) async fn publish_all(&self, bodies: Vec<Bytes>) -> Vec<Result<(), Error>> {
+        let deadline = Instant::now() + DEADLINE; // for all of them
+        let mut outcomes = Vec::with_capacity(bodies.len());
+        for body in bodies {
+            outcomes.push(self.publish_until(deadline, body).await);
+        }
+        outcomes
+    }
+
+    async fn publish_until(&self, deadline: Instant, body: Bytes) -> Result<(), Error> {
+        match timeout_at(deadline, self.sender.send(body)).await {
             Ok(Ok(())) => Ok(()),
             Ok(Err(_)) => Err(Error::Away),
             Err(_) => Err(Error::TimedOut(DEADLINE)),
         }
-    }
-
-    pub(super) async fn publish_all(&self, bodies: Vec<Bytes>) -> Vec<Result<(), Error>> {
-        let mut outcomes = Vec::with_capacity(bodies.len());
-        for body in bodies {
-            outcomes.push(self.publish(body).await);
-        }
-        outcomes
     }
 }
 

@@ -71,13 +71,8 @@ impl Audience {
     }
 
     /// Subscriptions at present.
-    pub fn len(&self) -> usize {
+    pub fn members(&self) -> usize {
         self.rooms.iter().map(|room| room.len()).sum()
-    }
-
-    /// Whether nobody is subscribed.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
     }
 
     /// Publishes to all of it.

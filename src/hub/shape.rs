@@ -143,11 +143,9 @@ impl Shape {
             }
             return;
         }
-        if self.find_in_view(key, wildcards, found) {
-            return;
+        while !self.find_in_view(key, wildcards, found) {
+            self.build_view(wildcards); // which others may have thrown out again by the next look
         }
-        self.build_view(wildcards);
-        self.find_in_view(key, wildcards, found);
     }
 
     /// Whether there is a view for `wildcards`.

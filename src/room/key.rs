@@ -136,7 +136,8 @@ thread_local! {
     static SCRATCH: RefCell<String> = const { RefCell::new(String::new()) };
 }
 
-/// Runs `work` with an empty text that need not be allocated again each time.
+/// Runs `work` with an empty text that need not be allocated again each time. `work` must not ask for another one, and so
+/// not make a [`RoomKey`].
 pub(crate) fn with_scratch<T>(work: impl FnOnce(&mut String) -> T) -> T {
     const KEPT_BYTES: usize = 16 * 1024;
     SCRATCH.with_borrow_mut(|text| {

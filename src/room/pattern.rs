@@ -14,14 +14,6 @@ impl Mask {
     pub fn positions(&self) -> impl Iterator<Item = u32> + '_ {
         self.0.iter().copied()
     }
-
-    /// The positions of either, ascending.
-    pub fn union(&self, other: &Self) -> Self {
-        let mut all: Vec<u32> = self.positions().chain(other.positions()).collect();
-        all.sort_unstable();
-        all.dedup();
-        Self(all.into())
-    }
 }
 
 impl FromIterator<u32> for Mask {

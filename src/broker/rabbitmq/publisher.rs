@@ -10,7 +10,7 @@ use lapin::{
 };
 use tokio::{
     sync::watch,
-    time::{interval, timeout},
+    time::{Instant, interval, timeout, timeout_at},
 };
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info};
@@ -122,20 +122,22 @@ impl Publisher {
 
     pub(in super::super) async fn publish(&self, body: Bytes) -> Result<(), Error> {
         let channel = self.usable_channel().await.ok_or(Error::Away)?;
-        confirmed(self.send(&channel, &body).await?).await
+        let deadline = Instant::now() + CONFIRM_DEADLINE;
+        confirmed(self.send(&channel, &body, deadline).await?, deadline).await
     }
 
     pub(in super::super) async fn publish_all(&self, bodies: Vec<Bytes>) -> Vec<Result<(), Error>> {
         let channel = self.usable_channel().await;
+        let deadline = Instant::now() + CONFIRM_DEADLINE; // for all of them
         let mut sent = Vec::with_capacity(bodies.len());
         for body in bodies {
             // One after the other, which gives them their order; what is waited for all at once is the confirmation.
             sent.push(match &channel {
-                Some(channel) => self.send(channel, &body).await,
+                Some(channel) => self.send(channel, &body, deadline).await,
                 None => Err(Error::Away),
             });
         }
-        let confirmed = sent.into_iter().map(|sent| async { confirmed(sent?).await });
+        let confirmed = sent.into_iter().map(|sent| async { confirmed(sent?, deadline).await });
         join_all(confirmed).await
     }
 
@@ -148,20 +150,20 @@ impl Publisher {
         (!*self.is_blocked.borrow()).then_some(channel)
     }
 
-    async fn send(&self, channel: &Channel, body: &[u8]) -> Result<PublisherConfirm, Error> {
+    async fn send(&self, channel: &Channel, body: &[u8], deadline: Instant) -> Result<PublisherConfirm, Error> {
         // Mandatory: a trigger that no queue takes comes back instead of being confirmed into the void.
         let options = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
         let exchange = self.exchange.as_str().into();
         let sending = channel.basic_publish(exchange, ROUTING_KEY.into(), options, body, BasicProperties::default());
-        match timeout(CONFIRM_DEADLINE, sending).await {
+        match timeout_at(deadline, sending).await {
             Ok(sent) => sent.map_err(|error| Error::Refused(Some(error))),
             Err(_) => Err(Error::TimedOut(CONFIRM_DEADLINE)),
         }
     }
 }
 
-async fn confirmed(sent: PublisherConfirm) -> Result<(), Error> {
-    match timeout(CONFIRM_DEADLINE, sent).await {
+async fn confirmed(sent: PublisherConfirm, deadline: Instant) -> Result<(), Error> {
+    match timeout_at(deadline, sent).await {
         Ok(Ok(Confirmation::Ack(None))) => Ok(()),
         Ok(Ok(Confirmation::Ack(Some(_)))) => Err(Error::Away),
         Ok(Ok(_)) => Err(Error::Refused(None)),
