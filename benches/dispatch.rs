@@ -9,15 +9,12 @@ use std::{hint::black_box, sync::Arc, time::Instant};
 use bytes::Bytes;
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use high_templar::{
-    broker, config,
-    dispatch::Dispatch,
-    hub::{Outbox, Pace, Publication, Tally},
-    protocol::{server, trigger::Trigger},
+    hub::{Outbox, Pace, Tally},
+    protocol::trigger::Trigger,
 };
 use serde_json::{Value, json};
 use support::{World, room, sizes};
 use tokio::runtime::Builder;
-use tokio_util::sync::CancellationToken;
 
 fn body(room: &Value) -> Bytes {
     json!({"rooms": [room], "data": "x".repeat(100)}).to_string().into()
@@ -28,7 +25,7 @@ fn parse(criterion: &mut Criterion) {
     criterion.bench_function("parse a trigger", |bencher| {
         bencher.iter(|| {
             let trigger = Trigger::parse(black_box(&body), support::NUMBERS).expect("a trigger");
-            (trigger.rooms.len(), server::publication(trigger.data))
+            (trigger.rooms.len(), trigger.data.get().len())
         });
     });
 }
@@ -38,7 +35,7 @@ fn fan_out(criterion: &mut Criterion) {
     for members in sizes([1, 1000, 10_000]) {
         let world = World::with_members(members);
         let rooms = [support::key(&room(0))];
-        let publication = Arc::new(Publication { shared: "x".repeat(128).into() });
+        let publication = support::publication(128);
         group.throughput(Throughput::Elements(members as u64));
         for pace in [Pace::AtOnce, Pace::Later] {
             group.bench_function(BenchmarkId::new(format!("{pace:?}"), members), |bencher| {
@@ -64,20 +61,10 @@ fn through_the_embedded_broker(criterion: &mut Criterion) {
         let bodies: Vec<Bytes> = (0..rooms.min(1000)).map(|n| body(&room(n * (rooms / rooms.min(1000))))).collect();
         group.bench_function(format!("one member, {rooms} rooms"), |bencher| {
             bencher.iter_custom(|count| {
-                let stop = CancellationToken::new();
-                let (publisher, consumer, _) = broker::open(&config::Broker::Embedded, &world.metrics, stop.clone());
-                let dispatch = Dispatch::new(world.hub.clone(), world.metrics.clone());
+                let bodies = bodies.iter().cycle().take(usize::try_from(count).expect("a count"));
                 let before = world.metrics.publications_sent.get();
                 let start = Instant::now();
-                runtime.block_on(async {
-                    let publish = async {
-                        for body in bodies.iter().cycle().take(usize::try_from(count).expect("a count")) {
-                            publisher.publish(body.clone()).await.expect("a place in the queue");
-                        }
-                        stop.cancel();
-                    };
-                    tokio::join!(publish, dispatch.run(consumer, stop.clone()));
-                });
+                runtime.block_on(world.pass_through(bodies));
                 assert_eq!(world.metrics.publications_sent.get() - before, count);
                 start.elapsed()
             });

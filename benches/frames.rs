@@ -4,15 +4,11 @@
 
 mod support;
 
-use std::{hint::black_box, sync::Arc};
+use std::hint::black_box;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use high_templar::{
-    hub::{Frame, Outbox, Publication},
-    metrics::Metrics,
-    transport::websocket::frame::Reader,
-};
-use support::{Sink, request_id};
+use high_templar::{hub::Frame, transport::websocket::frame::Reader};
+use support::{World, request_id};
 
 const SIZES: [usize; 4] = [64, 1024, 16 * 1024, 64 * 1024];
 
@@ -55,9 +51,9 @@ fn read(criterion: &mut Criterion) {
 
 fn write(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("write a publication");
-    let outbox: Arc<Outbox> = Arc::new(Outbox::new(Sink, 1 << 20, Arc::new(Metrics::default())));
+    let outbox = World::new().outbox();
     for size in SIZES {
-        let publication = Arc::new(Publication { shared: "x".repeat(size).into() });
+        let publication = support::publication(size);
         let id = request_id();
         group.throughput(Throughput::Bytes(size as u64));
         group.bench_function(BenchmarkId::from_parameter(size), |bencher| {

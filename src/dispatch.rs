@@ -4,20 +4,24 @@
 //! the next one is looked at. When they are written is another matter: the last trigger of a batch at once, those before
 //! it together with it.
 
+mod repeats;
 mod spread;
 mod writers;
 
-use std::{num::NonZero, sync::Arc};
+use std::{num::NonZero, sync::Arc, time::Duration};
 
+use bytes::Bytes;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
-use self::{spread::Spread, writers::Writers};
+use self::{repeats::Repeats, spread::Spread, writers::Writers};
 use crate::{
-    broker::{Batch, Consumer, Delivery},
+    broker::{Batch, Consumer, Delivery, Unusable},
+    connection::Connections,
     hub::{Audience, Hub, Outbox, Pace, Publication, Tally},
     metrics::Metrics,
-    protocol::{server, trigger::Trigger},
+    protocol::trigger::Trigger,
 };
 
 /// Subscriptions that are written to, one after the other, before anything else has its turn: about a millisecond.
@@ -29,11 +33,16 @@ const QUEUED: u64 = 65_536;
 /// Frames queued after which everything has to be written before more is queued.
 const BACKLOG: u64 = 1 << 20;
 
+/// What the consumer had next.
+type Ready = Result<Batch, Unusable>;
+
 /// Takes batches from the broker and fans them out.
 #[derive(Debug)]
 pub struct Dispatch {
     hub: Arc<Hub>,
+    connections: Arc<Connections>,
     metrics: Arc<Metrics>,
+    repeats: Repeats,
     writers: Writers,
     workers: usize,
     /// Of audiences that were small enough to be published to in passing.
@@ -45,41 +54,70 @@ pub struct Dispatch {
 }
 
 impl Dispatch {
-    /// A dispatch to `hub`.
-    pub fn new(hub: Arc<Hub>, metrics: Arc<Metrics>) -> Self {
+    /// A dispatch to `connections`, by their hub. Ids of triggers count for `trigger_id_ttl`.
+    pub fn new(connections: Arc<Connections>, trigger_id_ttl: Duration) -> Self {
         let workers = std::thread::available_parallelism().map_or(1, NonZero::get);
         let (small, large) = Default::default();
-        Self { hub, metrics, writers: Writers::new(workers), workers, small, large, backlog: 0 }
+        Self {
+            hub: connections.hub.clone(),
+            metrics: connections.metrics.clone(),
+            connections,
+            repeats: Repeats::new(trigger_id_ttl),
+            writers: Writers::new(workers),
+            workers,
+            small,
+            large,
+            backlog: 0,
+        }
     }
 
     /// Fans out what `consumer` yields until `stop`; what is in hand then is finished.
-    pub async fn run(mut self, mut consumer: Consumer, stop: CancellationToken) {
-        let mut ready: Option<Batch> = None;
-        loop {
+    ///
+    /// # Errors
+    /// When the broker cannot be used.
+    pub async fn run(mut self, mut consumer: Consumer, stop: CancellationToken) -> Result<(), Unusable> {
+        let mut ready = None;
+        let outcome = loop {
             let batch = match ready.take() {
                 Some(batch) => batch,
                 None => tokio::select! {
                     biased;
-                    () = stop.cancelled() => break,
+                    () = stop.cancelled() => break Ok(()),
                     batch = consumer.next() => batch,
                 },
+            };
+            let batch = match batch {
+                Ok(batch) => batch,
+                Err(error) => break Err(error),
             };
             let more = (!stop.is_cancelled()).then_some(&mut consumer);
             ready = self.fan_out(&batch.deliveries, more).await;
             consumer.acknowledge(batch).await;
             // A broker that always has more ready must not keep this worker from its other tasks.
             tokio::task::consume_budget().await;
-        }
+        };
         let left = consumer.close().await;
         self.fan_out(&left, None).await;
         self.writers.finish().await;
+        outcome
     }
 
     /// Publishes `deliveries`. A batch that `consumer` had ready before all of it was done is given back.
-    async fn fan_out(&mut self, deliveries: &[Delivery], mut consumer: Option<&mut Consumer>) -> Option<Batch> {
+    async fn fan_out(&mut self, deliveries: &[Delivery], mut consumer: Option<&mut Consumer>) -> Option<Ready> {
         let mut ready = None;
+        let mut triggers = 0;
         for (left, delivery) in (0..deliveries.len()).rev().zip(deliveries) {
-            let Some((publication, audience)) = self.prepare(delivery) else { continue };
+            let prepared = match delivery {
+                Delivery::Trigger { body, offset, is_recalled } => {
+                    triggers += 1;
+                    self.prepare(body, *offset, *is_recalled)
+                }
+                told => {
+                    self.take_note(told);
+                    None
+                }
+            };
+            let Some((publication, audience)) = prepared else { continue };
             let members = audience.members();
             let pace = if left == 0 && deliveries.len() == 1 { Pace::AtOnce } else { Pace::Later };
             let inline = match pace {
@@ -98,23 +136,59 @@ impl Dispatch {
         }
         self.settle().await;
         // Counted when they are in the outboxes: who sees the number knows that whoever joins now is too late for them.
-        self.metrics.triggers.inc_by(deliveries.len() as u64);
+        self.metrics.triggers.inc_by(triggers);
         ready
     }
 
-    /// What `delivery` publishes and to whom; `None` when it is no trigger.
-    fn prepare(&self, delivery: &Delivery) -> Option<(Arc<Publication>, Audience)> {
-        let trigger = match Trigger::parse(&delivery.body, self.hub.dispatch().numbers()) {
+    /// Something about the log.
+    fn take_note(&self, delivery: &Delivery) {
+        match delivery {
+            Delivery::Trigger { .. } => {}
+            Delivery::Epoch { epoch, offset } => self.hub.begin_epoch(*epoch, *offset),
+            Delivery::Restart => self.hub.forget(),
+            Delivery::Missed => {
+                let clients = self.connections.missed();
+                if clients > 0 {
+                    self.metrics.gaps.inc();
+                    warn!(clients, "triggers may have been missed: the clients are told");
+                }
+            }
+        }
+    }
+
+    /// What the trigger in `body` publishes and to whom; `None` when there is nobody, or it is no trigger.
+    fn prepare(
+        &mut self,
+        body: &Bytes,
+        offset: Option<u64>,
+        is_recalled: bool,
+    ) -> Option<(Arc<Publication>, Audience)> {
+        let trigger = match Trigger::parse(body, self.hub.dispatch().numbers()) {
             Ok(trigger) => trigger,
             Err(error) => {
-                self.metrics.triggers_dropped.inc(error.word());
-                warn!(%error, bytes = delivery.body.len(), "trigger dropped");
+                if !is_recalled {
+                    self.metrics.triggers_dropped.inc(error.word());
+                    warn!(%error, bytes = body.len(), "trigger dropped");
+                }
+                offset.inspect(|offset| self.hub.pass(*offset));
                 return None;
             }
         };
-        let audience = self.hub.audience(&trigger.rooms);
-        tracing::trace!(rooms = trigger.rooms.len(), bytes = delivery.body.len(), "trigger");
-        Some((Arc::new(Publication { shared: server::publication(trigger.data).into() }), audience))
+        if let Some(id) = trigger.id
+            && self.repeats.is_repeat(id, Instant::now())
+        {
+            self.metrics.triggers_repeated.inc();
+            offset.inspect(|offset| self.hub.pass(*offset));
+            return None;
+        }
+        tracing::trace!(rooms = trigger.rooms.len(), bytes = body.len(), "trigger");
+        let data = body.slice_ref(trigger.data.get().as_bytes());
+        let publication = self.hub.record(Publication::new(trigger.rooms, data, trigger.exclude), offset);
+        if is_recalled {
+            return None;
+        }
+        let audience = self.hub.audience(&publication.rooms);
+        Some((publication, audience))
     }
 
     /// Publishes to many by all workers. As soon as `consumer` has something ready, the rest is only queued.
@@ -124,7 +198,7 @@ impl Dispatch {
         publication: Arc<Publication>,
         pace: Pace,
         consumer: Option<&mut Consumer>,
-    ) -> Option<Batch> {
+    ) -> Option<Ready> {
         let mut spread = Spread::start(audience, publication, pace, self.workers);
         let ready = match consumer {
             Some(consumer) => tokio::select! {

@@ -100,8 +100,14 @@ metrics! {
     connections_refused: ByWord as family,
     /// Data frames received from clients.
     client_messages: Counter,
-    /// Times that triggers may have been missed, the broker having been away.
+    /// Times that clients were told that triggers may have been missed.
     gaps: Counter,
+    /// Bytes kept so that clients can be given what they have missed.
+    history_bytes: Gauge,
+    /// Publications given to clients that came back, of those queued.
+    publications_replayed: Counter,
+    /// Subscriptions from a position on, by what became of them.
+    recoveries: ByWord as family,
     /// Rooms with at least one subscription.
     rooms: Gauge,
     /// Subscriptions now.
@@ -110,6 +116,8 @@ metrics! {
     triggers: Counter,
     /// Triggers taken from the broker and dropped, by reason.
     triggers_dropped: ByWord as family,
+    /// Triggers not delivered because one with their id had been.
+    triggers_repeated: Counter,
     /// Triggers posted over HTTP, by what was answered.
     trigger_requests: ByWord as family,
     /// Publications put into a client's outbox.

@@ -11,7 +11,7 @@ use tracing::{info, warn};
 
 use crate::{
     backend::{self, Backend, Hooks},
-    broker::{self, Consumer, Publisher, Upkeep},
+    broker::{self, Consumer, LogFailed, Publisher, Unusable, Upkeep},
     config::{self, Broker, Config, Listen},
     connection::Connections,
     dispatch::Dispatch,
@@ -35,6 +35,12 @@ pub enum Error {
     /// The client of the backend cannot be built.
     #[error(transparent)]
     Backend(#[from] backend::BuildError),
+    /// The embedded broker's log cannot be used.
+    #[error(transparent)]
+    Log(#[from] LogFailed),
+    /// The broker cannot be used as it is configured.
+    #[error("the broker cannot be used")]
+    Broker(#[source] Unusable),
     /// A part ended although nobody had asked it to.
     #[error("{0} ended early")]
     EndedEarly(&'static str),
@@ -76,13 +82,14 @@ impl Server {
         let public = Listener::bind(&config.listen).await?;
         let internal = Listener::bind(&config.internal.listen).await?;
         let (stop_intake, stop_rest) = (CancellationToken::new(), CancellationToken::new());
-        let (publisher, consumer, upkeep) = broker::open(&config.broker, &metrics, stop_rest.clone());
+        let (publisher, consumer, upkeep) = broker::open(&config.broker, &metrics, stop_rest.clone())?;
+        let hub = Arc::new(Hub::new(config.dispatch, config.history.clone(), metrics.clone()));
         let readiness = readiness(&config.broker, &consumer, &metrics);
-        let hub = Arc::new(Hub::new(config.dispatch, metrics.clone()));
         let backend = Arc::new(Backend::new(config.backend.clone(), metrics.clone())?);
         let hooks = Arc::new(Hooks::new(backend.clone(), config.hooks.clone()));
-        let dispatch = Dispatch::new(hub.clone(), metrics.clone());
-        let connections = Arc::new(Connections::new(hub, backend, hooks, metrics, config.connection.clone()));
+        let (connection, is_consuming) = (config.connection.clone(), consumer.is_consuming());
+        let connections = Arc::new(Connections::new(hub, backend, hooks, metrics, connection, is_consuming));
+        let dispatch = Dispatch::new(connections.clone(), config.trigger_id_ttl);
         Ok(Self {
             public,
             internal,
@@ -123,19 +130,27 @@ impl Server {
         let http_tasks = TaskTracker::new();
         let peer_timeout = 2 * self.config.connection.ping_interval;
         let public = http::public(self.connections.clone(), self.config.origins);
-        let internal = http::internal(&self.config.internal, self.publisher, self.readiness.clone());
+        let internal =
+            http::internal(&self.config.internal, self.publisher, self.connections.hub.clone(), self.readiness.clone());
         let (mut intake, mut rest) = (JoinSet::new(), JoinSet::new());
         if self.config.connection.closes_on_gap {
-            let gaps = self.consumer.gaps();
-            rest.spawn(self.connections.clone().close_at_gaps(gaps, self.stop_intake.clone()));
+            rest.spawn(self.connections.clone().close_at_gaps(self.stop_intake.clone()));
         }
-        intake.spawn(self.dispatch.run(self.consumer, self.stop_intake.clone()));
-        intake.spawn(self.public.serve(public, peer_timeout, http_tasks.clone(), self.stop_intake.clone()));
+        let dispatching = self.dispatch.run(self.consumer, self.stop_intake.clone());
+        intake.spawn(async { dispatching.await.map_err(Error::Broker) });
+        let serving = self.public.serve(public, peer_timeout, http_tasks.clone(), self.stop_intake.clone());
+        intake.spawn(async {
+            serving.await;
+            Ok(())
+        });
         rest.spawn(self.internal.serve(internal, peer_timeout, http_tasks.clone(), self.stop_rest.clone()));
         rest.spawn(self.upkeep);
         let outcome = tokio::select! {
             () = stop.cancelled() => Ok(()),
-            Some(_) = intake.join_next() => Err(Error::EndedEarly("a part that takes in clients or triggers")),
+            Some(ended) = intake.join_next() => match ended {
+                Ok(Err(error)) => Err(error),
+                _ => Err(Error::EndedEarly("a part that takes in clients or triggers")),
+            },
             Some(_) = rest.join_next() => Err(Error::EndedEarly("the internal listener or the broker's upkeep")),
         };
         info!(connections = self.connections.count(), "stopping");
@@ -173,7 +188,7 @@ impl Server {
 
 fn readiness(broker: &config::Broker, consumer: &Consumer, metrics: &Arc<Metrics>) -> Readiness {
     let kind = match broker {
-        Broker::Embedded => "embedded",
+        Broker::Embedded(_) => "embedded",
         Broker::Rabbitmq(_) => "rabbitmq",
     };
     Readiness::new(consumer.is_consuming(), kind, metrics.clone())

@@ -11,14 +11,16 @@ use std::{
 
 use arbitrary::Arbitrary;
 use high_templar::{
+    config::History,
     hub::{Content, Encoder, Frame, Hub, Outbox, Pace, Publication, Seat, Tally, WildcardDispatch, Wire},
     metrics::Metrics,
-    protocol::{RequestId, server},
+    protocol::{RequestId, Version},
     room::{Allowed, Numbers, RoomKey},
 };
 use libfuzzer_sys::fuzz_target;
 use parking_lot::Mutex;
 use serde_json::value::RawValue;
+use uuid::Uuid;
 
 /// Sets of keys. Five keys have more combinations of wildcards than the hub keeps ready.
 const KEYS: [&[&str]; 5] = [&[], &["a"], &["b"], &["a", "b"], &["a", "b", "c", "*", "\\\""]];
@@ -213,7 +215,7 @@ struct Member {
 impl World {
     fn new(dispatch: WildcardDispatch, step: usize) -> Self {
         Self {
-            hub: Hub::new(dispatch, METRICS.clone()),
+            hub: Hub::new(dispatch, History::default(), METRICS.clone()),
             tally: Tally::default(),
             pace: Pace::Later,
             clients: (0..CLIENTS).map(|_| Client::new(step)).collect(),
@@ -310,8 +312,7 @@ impl World {
         }
 
         let keys: Vec<RoomKey> = rooms.iter().map(|room| room.key(dispatch.numbers())).collect();
-        let shared = server::publication(&RawValue::from_string(data).unwrap());
-        let publication = Arc::new(Publication { shared: shared.into() });
+        let publication = Arc::new(Publication::new(Vec::new(), data.into(), Vec::new()));
         let before = self.tally.written + self.tally.queued;
         self.hub.audience(&keys).publish(&publication, self.pace, &mut self.tally);
         let reached = self.tally.written + self.tally.queued - before;
@@ -342,7 +343,7 @@ impl Client {
     fn new(step: usize) -> Self {
         let received = Arc::default();
         let wire = Recorder { received: Arc::clone(&received), step };
-        let outbox = Arc::new(Outbox::new(wire, usize::MAX / 2, METRICS.clone()));
+        let outbox = Arc::new(Outbox::new(Uuid::nil(), wire, usize::MAX / 2, METRICS.clone()));
         Self { outbox, received, expected: Vec::new() }
     }
 
@@ -372,20 +373,12 @@ const SLOW_BYTES: usize = 1024;
 
 impl Wire for Recorder {
     fn encoded_len(&self, content: Content<'_>) -> usize {
-        size_of::<u32>() + content.payload_len()
+        size_of::<u32>() + content.payload_len(Version::V3)
     }
 
     fn encode<'a>(&self, content: Content<'a>, out: &mut Encoder<'a, '_>) {
-        out.put_copy(&u32::try_from(content.payload_len()).unwrap().to_be_bytes());
-        match content {
-            Content::Text(text) => out.put(text),
-            Content::Publication(publication, request_id) => {
-                out.put(&publication.shared);
-                out.put(request_id.as_json().as_bytes());
-                out.put(server::PUBLICATION_END.as_bytes());
-            }
-            other => panic!("nobody sent {other:?}"),
-        }
+        out.put_copy(&u32::try_from(content.payload_len(Version::V3)).unwrap().to_be_bytes());
+        content.put_payload(Version::V3, out);
     }
 
     fn try_write(&self, slices: &[IoSlice<'_>]) -> io::Result<usize> {

@@ -13,6 +13,7 @@ use libfuzzer_sys::fuzz_target;
 use reading::{Reading, assert_lies_in};
 use serde::de::IgnoredAny;
 use serde_json::Value;
+use uuid::Uuid;
 
 /// Levels of nesting accepted inside a room.
 const MAX_DEPTH: usize = 64;
@@ -60,7 +61,16 @@ fn expected(body: &Value) -> Result<(&[Value], &Value), &'static str> {
     let data = body.get("data").ok_or("no-data")?;
     let rooms = rooms.as_array().ok_or("malformed-rooms")?;
     let is_room = |room: &Value| room.is_object() && depth(room) <= MAX_DEPTH;
-    if rooms.iter().all(is_room) { Ok((rooms, data)) } else { Err("malformed-rooms") }
+    if !rooms.iter().all(is_room) {
+        return Err("malformed-rooms");
+    }
+    let is_list = |list: &Value| serde_json::from_value::<Vec<Uuid>>(list.clone()).is_ok();
+    let is_id = |id: &Value| id.as_str().is_some_and(|id| (1..=255).contains(&id.len()));
+    match (body.get("exclude"), body.get("id")) {
+        (Some(list), _) if !is_list(list) => Err("malformed-exclude"),
+        (_, Some(id)) if !is_id(id) => Err("malformed-id"),
+        _ => Ok((rooms, data)),
+    }
 }
 
 fn depth(value: &Value) -> usize {

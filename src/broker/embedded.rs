@@ -1,98 +1,172 @@
 //! The broker inside the process: for a single instance, and for trying things out.
+//!
+//! Its log is in memory, and is over with the process; or in a file, and then a trigger is confirmed when it is on the disk.
 
-use std::time::Duration;
+mod file;
+
+use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use tokio::{
-    sync::{mpsc, watch},
+    sync::{mpsc, oneshot, watch},
     time::{Instant, timeout_at},
 };
+use tokio_util::sync::CancellationToken;
 
-use super::{Batch, Delivery, Error};
+pub use file::LogFailed;
+
+use super::{Batch, Delivery, Error, Upkeep};
+use crate::{config, metrics::Metrics, protocol::Epoch};
 
 /// Triggers accepted and not yet consumed; a publisher waits when there are more.
 const CAPACITY: usize = 4096;
 /// The most deliveries handed over at once.
 const BATCH: usize = 256;
-/// How long a publisher waits for a place.
+/// How long a publisher waits for a place, and for the disk.
 const DEADLINE: Duration = Duration::from_secs(10);
 
-pub(super) fn open() -> (Publisher, Consumer) {
+/// Both ends, and what writes the file, if there is one.
+///
+/// # Errors
+/// When the file cannot be used.
+pub(super) fn open(
+    config: &config::Embedded,
+    metrics: Arc<Metrics>,
+    stop: CancellationToken,
+) -> Result<(Publisher, Consumer, Upkeep), LogFailed> {
     let (sender, receiver) = mpsc::channel(CAPACITY);
-    (
-        Publisher { sender },
-        Consumer { receiver, taken: Vec::new(), consuming: watch::Sender::new(true), gaps: watch::Sender::new(0) },
-    )
+    let consuming = watch::Sender::new(false);
+    let Some(path) = &config.log else {
+        let ready = vec![Delivery::Epoch { epoch: Epoch::random(), offset: 0 }];
+        let consumer = Consumer { receiver, last: 0, ready, consuming, metrics };
+        let upkeep = async move { stop.cancelled().await };
+        return Ok((Publisher::Memory(sender), consumer, Box::pin(upkeep)));
+    };
+    let (file, ready) = file::Log::open(path, &config.history)?;
+    let last = file.last();
+    let (written, to_write) = mpsc::channel(CAPACITY);
+    let consumer = Consumer { receiver, last, ready, consuming, metrics };
+    let upkeep = async move {
+        stop.run_until_cancelled(file::write(file, to_write, sender)).await;
+    };
+    Ok((Publisher::File(written), consumer, Box::pin(upkeep)))
 }
 
 #[derive(Debug, Clone)]
-pub(super) struct Publisher {
-    sender: mpsc::Sender<Bytes>,
+pub(super) enum Publisher {
+    Memory(mpsc::Sender<Bytes>),
+    File(mpsc::Sender<Unwritten>),
+}
+
+/// A trigger on its way to the disk.
+#[derive(Debug)]
+pub(super) struct Unwritten {
+    body: Bytes,
+    /// Told when it is there; dropped when it could not be written.
+    written: oneshot::Sender<()>,
 }
 
 impl Publisher {
     pub(super) async fn publish(&self, body: Bytes) -> Result<(), Error> {
-        self.publish_until(Instant::now() + DEADLINE, body).await
+        let deadline = Instant::now() + DEADLINE;
+        within(deadline, self.send(body)).await?.until_written(deadline).await
     }
 
     pub(super) async fn publish_all(&self, bodies: Vec<Bytes>) -> Vec<Result<(), Error>> {
         let deadline = Instant::now() + DEADLINE; // for all of them
-        let mut outcomes = Vec::with_capacity(bodies.len());
+        let mut sent = Vec::with_capacity(bodies.len());
         for body in bodies {
-            outcomes.push(self.publish_until(deadline, body).await);
+            sent.push(within(deadline, self.send(body)).await); // one after the other, which gives them their order
+        }
+        let mut outcomes = Vec::with_capacity(sent.len());
+        for sent in sent {
+            outcomes.push(match sent {
+                Ok(sent) => sent.until_written(deadline).await,
+                Err(error) => Err(error),
+            });
         }
         outcomes
     }
 
-    async fn publish_until(&self, deadline: Instant, body: Bytes) -> Result<(), Error> {
-        match timeout_at(deadline, self.sender.send(body)).await {
-            Ok(Ok(())) => Ok(()),
-            Ok(Err(_)) => Err(Error::Away),
-            Err(_) => Err(Error::TimedOut(DEADLINE)),
+    async fn send(&self, body: Bytes) -> Result<Sent, Error> {
+        match self {
+            Self::Memory(sender) => {
+                sender.send(body).await.map_err(|_| Error::Away)?;
+                Ok(Sent(None))
+            }
+            Self::File(sender) => {
+                let (written, is_written) = oneshot::channel();
+                sender.send(Unwritten { body, written }).await.map_err(|_| Error::Away)?;
+                Ok(Sent(Some(is_written)))
+            }
         }
     }
+}
+
+/// A trigger that has its place; with a file it is not in that yet.
+struct Sent(Option<oneshot::Receiver<()>>);
+
+impl Sent {
+    async fn until_written(self, deadline: Instant) -> Result<(), Error> {
+        let Some(is_written) = self.0 else { return Ok(()) };
+        within(deadline, async { is_written.await.map_err(|_| Error::Refused(None)) }).await
+    }
+}
+
+async fn within<T>(deadline: Instant, work: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+    timeout_at(deadline, work).await.unwrap_or(Err(Error::TimedOut(DEADLINE)))
 }
 
 #[derive(Debug)]
 pub(super) struct Consumer {
     receiver: mpsc::Receiver<Bytes>,
-    /// Taken from the receiver and not yet handed over.
-    taken: Vec<Delivery>,
+    /// The offset of the last trigger that was taken.
+    last: u64,
+    /// Taken and not yet handed over.
+    ready: Vec<Delivery>,
     consuming: watch::Sender<bool>,
-    gaps: watch::Sender<u64>,
+    metrics: Arc<Metrics>,
 }
 
 impl Consumer {
     /// Loses nothing when it is dropped while it waits.
     pub(super) async fn next(&mut self) -> Batch {
-        if self.taken.is_empty() {
+        if self.ready.is_empty() {
             let Some(first) = self.receiver.recv().await else {
                 // Every publisher is gone: nothing will ever come.
                 return std::future::pending().await;
             };
-            self.taken.push(Delivery { body: first });
+            self.take(first);
         }
         // Under load others are about to publish, too; what is handed over together is written together.
         tokio::task::yield_now().await;
-        while self.taken.len() < BATCH
+        while self.ready.len() < BATCH
             && let Ok(body) = self.receiver.try_recv()
         {
-            self.taken.push(Delivery { body });
+            self.take(body);
         }
-        Batch { deliveries: std::mem::take(&mut self.taken), tag: None }
+        Batch { deliveries: std::mem::take(&mut self.ready), tag: None }
+    }
+
+    fn take(&mut self, body: Bytes) {
+        self.last += 1;
+        self.ready.push(Delivery::Trigger { body, offset: Some(self.last), is_recalled: false });
+    }
+
+    /// What was handed over has been taken, and so has all that is in the log.
+    pub(super) fn acknowledge(&self) {
+        if !self.consuming.send_replace(true) {
+            self.metrics.broker_consuming.set(1);
+        }
     }
 
     /// Takes nothing more; what was taken and not handed over.
     pub(super) fn close(mut self) -> Vec<Delivery> {
         self.receiver.close();
         while let Ok(body) = self.receiver.try_recv() {
-            self.taken.push(Delivery { body });
+            self.take(body);
         }
-        self.taken
-    }
-
-    pub(super) fn gaps(&self) -> watch::Receiver<u64> {
-        self.gaps.subscribe()
+        self.ready
     }
 
     pub(super) fn is_consuming(&self) -> watch::Receiver<bool> {

@@ -12,15 +12,34 @@ use bytes::Bytes;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+pub use embedded::LogFailed;
 pub use rabbitmq::probe;
 
-use crate::{config, metrics::Metrics};
+use crate::{config, metrics::Metrics, protocol::Epoch};
 
-/// A trigger as the broker hands it over; not yet looked at.
-#[derive(Debug)]
-pub struct Delivery {
-    /// The body, as the publisher wrote it.
-    pub body: Bytes,
+/// What the broker hands over, in its order.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Delivery {
+    /// A trigger, not yet looked at.
+    Trigger {
+        /// The body, as the publisher wrote it.
+        body: Bytes,
+        /// Its place in the log, if there is one: higher than all before it.
+        offset: Option<u64>,
+        /// It is from before this instance was there: to be known, but not to be delivered.
+        is_recalled: bool,
+    },
+    /// Positions from here on are of another epoch.
+    Epoch {
+        /// The epoch.
+        epoch: Epoch,
+        /// Its own place in the log.
+        offset: u64,
+    },
+    /// What follows does not go on where the log ended.
+    Restart,
+    /// Triggers may have been missed before this.
+    Missed,
 }
 
 /// What was ready at once, in the broker's order. To be given back through [`Consumer::acknowledge`].
@@ -30,6 +49,11 @@ pub struct Batch {
     pub deliveries: Vec<Delivery>,
     tag: Option<rabbitmq::Tag>,
 }
+
+/// The broker cannot be used as it is configured, and trying again will not help.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("{0}")]
+pub struct Unusable(String);
 
 /// Why a trigger was not accepted. Nothing is known to have been published.
 #[derive(Debug, thiserror::Error)]
@@ -71,21 +95,24 @@ pub type Upkeep = Pin<Box<dyn Future<Output = ()> + Send>>;
 /// Both ends of a broker, and what keeps them going until `stop`.
 ///
 /// Does not wait: a broker that is away is tried again and again.
-pub fn open(config: &config::Broker, metrics: &Arc<Metrics>, stop: CancellationToken) -> (Publisher, Consumer, Upkeep) {
+///
+/// # Errors
+/// When the embedded broker's log cannot be used.
+pub fn open(
+    config: &config::Broker,
+    metrics: &Arc<Metrics>,
+    stop: CancellationToken,
+) -> Result<(Publisher, Consumer, Upkeep), LogFailed> {
     match config {
-        config::Broker::Embedded => {
-            let (publisher, consumer) = embedded::open();
-            metrics.broker_consuming.set(1);
-            let upkeep = async move { stop.cancelled().await };
-            (Publisher(Publishing::Embedded(publisher)), Consumer(Consuming::Embedded(consumer)), Box::pin(upkeep))
+        config::Broker::Embedded(config) => {
+            let (publisher, consumer, upkeep) = embedded::open(config, metrics.clone(), stop)?;
+            let (publisher, consumer) = (Publishing::Embedded(publisher), Consuming::Embedded(consumer));
+            Ok((Publisher(publisher), Consumer(consumer), upkeep))
         }
         config::Broker::Rabbitmq(config) => {
             let (publisher, consumer, upkeep) = rabbitmq::open(config.clone(), metrics.clone(), stop);
-            (
-                Publisher(Publishing::Rabbitmq(publisher)),
-                Consumer(Consuming::Rabbitmq(Box::new(consumer))),
-                Box::pin(upkeep),
-            )
+            let (publisher, consumer) = (Publishing::Rabbitmq(publisher), Consuming::Rabbitmq(Box::new(consumer)));
+            Ok((Publisher(publisher), Consumer(consumer), Box::pin(upkeep)))
         }
     }
 }
@@ -115,17 +142,22 @@ impl Publisher {
 
 impl Consumer {
     /// Waits for the next deliveries, however long it takes and however often the broker goes away meanwhile.
-    pub async fn next(&mut self) -> Batch {
+    ///
+    /// # Errors
+    /// When no waiting will help.
+    pub async fn next(&mut self) -> Result<Batch, Unusable> {
         match &mut self.0 {
-            Consuming::Embedded(consumer) => consumer.next().await,
+            Consuming::Embedded(consumer) => Ok(consumer.next().await),
             Consuming::Rabbitmq(consumer) => consumer.next().await,
         }
     }
 
     /// Tells the broker that `batch` has been taken over.
     pub async fn acknowledge(&mut self, batch: Batch) {
-        if let (Consuming::Rabbitmq(consumer), Some(tag)) = (&mut self.0, batch.tag) {
-            consumer.acknowledge(tag).await;
+        match (&mut self.0, batch.tag) {
+            (Consuming::Rabbitmq(consumer), Some(tag)) => consumer.acknowledge(tag).await,
+            (Consuming::Embedded(consumer), _) => consumer.acknowledge(),
+            (Consuming::Rabbitmq(_), None) => {}
         }
     }
 
@@ -140,15 +172,7 @@ impl Consumer {
         }
     }
 
-    /// Counts how often deliveries have gone on after a time in which some may have been missed.
-    pub fn gaps(&self) -> watch::Receiver<u64> {
-        match &self.0 {
-            Consuming::Embedded(consumer) => consumer.gaps(),
-            Consuming::Rabbitmq(consumer) => consumer.gaps(),
-        }
-    }
-
-    /// Whether triggers published now would be delivered here.
+    /// Whether triggers published now would be delivered here, and all before them have been.
     pub fn is_consuming(&self) -> watch::Receiver<bool> {
         match &self.0 {
             Consuming::Embedded(consumer) => consumer.is_consuming(),

@@ -1,31 +1,33 @@
-//! RabbitMQ, with the topology of high-templar 3.1, so that old and new instances can run side by side.
+//! RabbitMQ, with the topology of high-templar 3.1, so that publishers need not change and old and new instances can run
+//! side by side; and, beside it, the log.
 //!
-//! A direct exchange that is neither durable nor auto-deleted, and for every instance an exclusive queue bound with the
-//! literal key `*`. Consuming and publishing have a connection each, so that a publisher that RabbitMQ blocks does not
-//! hold up deliveries (<https://www.rabbitmq.com/docs/connections#flow-control>).
+//! A direct exchange that is neither durable nor auto-deleted, and bound to it with the literal key `*` either one stream
+//! that all instances read, or an exclusive queue for each instance. Consuming and publishing have a connection each, so
+//! that a publisher that RabbitMQ blocks does not hold up deliveries
+//! (<https://www.rabbitmq.com/docs/connections#flow-control>).
 
 mod consumer;
+mod follower;
+mod marker;
 mod publisher;
 mod retry;
+mod session;
+mod topology;
 
 use std::{sync::Arc, time::Duration};
 
-use lapin::{
-    Channel, Connection, ConnectionProperties, ExchangeKind,
-    options::ExchangeDeclareOptions,
-    types::{FieldTable, ShortString},
-    uri::AMQPUri,
-};
+use lapin::{Connection, ConnectionProperties, uri::AMQPUri};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 pub(super) use consumer::{Consumer, Tag};
 pub(super) use publisher::Publisher;
 use retry::Retry;
+use topology::{Log, Topology};
 
 use crate::{config, metrics::Metrics};
 
-/// The binding key; on a direct exchange it is no wildcard.
+/// The binding key of triggers; on a direct exchange it is no wildcard.
 const ROUTING_KEY: &str = "*";
 /// How long the broker may take for a connection and everything declared on it.
 const CONNECT_DEADLINE: Duration = Duration::from_secs(10);
@@ -40,7 +42,7 @@ pub(super) fn open(
     stop: CancellationToken,
 ) -> (Publisher, Consumer, impl Future<Output = ()> + Send) {
     let consumer = Consumer::new(config.clone(), metrics);
-    let (publisher, upkeep) = publisher::open(config, consumer.is_consuming(), stop);
+    let (publisher, upkeep) = publisher::open(config, consumer.shared(), stop);
     (publisher, consumer, upkeep)
 }
 
@@ -62,19 +64,41 @@ pub enum Error {
         /// Host and port.
         host: String,
     },
+    /// The broker has no streams, or something else by the log's name.
+    #[error("RabbitMQ at {host} cannot keep a log: {reason}")]
+    NoLog {
+        /// Host and port.
+        host: String,
+        /// Why.
+        reason: String,
+    },
+    /// The broker has a log, but cannot get at it.
+    #[error("RabbitMQ at {host} cannot get at the log: {reason}")]
+    Unavailable {
+        /// Host and port.
+        host: String,
+        /// Why.
+        reason: String,
+    },
+    /// The exchange is of a type that does not pass on what is published to the log.
+    #[error(
+        "RabbitMQ's exchange {0} does not pass on what is published with the routing key marker: declare it as direct"
+    )]
+    Exchange(String),
 }
 
-/// Connects to the first broker of the list and declares the exchange, as the server would.
+/// Connects to the first broker of the list and declares what is needed, as the server would; what was found.
 ///
 /// # Errors
 /// Says for each broker of the list why it will not do, when none does.
 pub async fn probe(config: &config::Rabbitmq) -> Result<String, Vec<Error>> {
+    let topology = Topology::new(config);
     let mut errors = Vec::new();
     for uri in config.uris.iter() {
-        match connect(uri.amqp(), &config.exchange, "check").await {
-            Ok((connection, _)) => {
-                close(&connection).await;
-                return Ok(uri.host());
+        let looked = look(uri.amqp(), &topology, config.log).await;
+        match looked {
+            Ok(what) => {
+                return Ok(format!("RabbitMQ at {}, exchange {} declared, {what}", uri.host(), config.exchange));
             }
             Err(error) => errors.push(error),
         }
@@ -82,26 +106,48 @@ pub async fn probe(config: &config::Rabbitmq) -> Result<String, Vec<Error>> {
     Err(errors)
 }
 
-/// A connection with the exchange declared and one channel open.
-async fn connect(uri: &AMQPUri, exchange: &str, purpose: &str) -> Result<(Connection, Channel), Error> {
-    let host = format!("{}:{}", uri.authority.host, uri.authority.port);
-    let mut uri = uri.clone();
-    uri.query.heartbeat.get_or_insert(HEARTBEAT_SECONDS);
-    let name = format!("high-templar {purpose}");
-    let connecting = async {
-        let properties = ConnectionProperties::default().with_connection_name(name.into());
-        let connection = Connection::connect_uri(uri, properties).await?;
-        let channel = connection.create_channel().await?;
-        let options = ExchangeDeclareOptions::default(); // not durable, not auto-deleted, not internal
-        let exchange = ShortString::from(exchange);
-        channel.exchange_declare(exchange, ExchangeKind::Direct, options, FieldTable::default()).await?;
-        Ok((connection, channel))
+async fn look(uri: &AMQPUri, topology: &Topology, log: config::AmqpLog) -> Result<String, Error> {
+    let connection = connect(uri, "check").await?;
+    let looking = async {
+        topology.exchange(&connection).await?;
+        topology.log(&connection, log).await
     };
-    match timeout(CONNECT_DEADLINE, connecting).await {
-        Ok(Ok(connected)) => Ok(connected),
-        Ok(Err(source)) => Err(Error::Failed { host, source }),
-        Err(_) => Err(Error::TimedOut { host }),
+    let outcome = within_deadline(uri, looking).await;
+    close(&connection).await;
+    match (outcome??, log) {
+        (Log::Stream { adopted: None }, _) => Ok(format!("log in the stream {}", topology.queue())),
+        (Log::Stream { adopted: Some(how) }, _) => {
+            Ok(format!("log in {} as it was declared earlier: {how}", topology.queue()))
+        }
+        (Log::None(_), config::AmqpLog::Off) => Ok("no log (AMQP_LOG)".to_owned()),
+        (Log::None(reason), config::AmqpLog::Auto) => Ok(format!("no log: {reason}")),
+        (Log::Unavailable(reason), _) | (Log::None(reason), config::AmqpLog::Stream) => {
+            Err(Error::NoLog { host: host(uri), reason })
+        }
     }
+}
+
+async fn connect(uri: &AMQPUri, purpose: &str) -> Result<Connection, Error> {
+    let mut wanted = uri.clone();
+    wanted.query.heartbeat.get_or_insert(HEARTBEAT_SECONDS);
+    let name = format!("high-templar {purpose}");
+    let properties = ConnectionProperties::default().with_connection_name(name.into());
+    within_deadline(uri, Connection::connect_uri(wanted, properties)).await?
+}
+
+/// What `work` comes to, with lapin's errors as ours; it may take as long as a connection.
+async fn within_deadline<T, E: Into<lapin::Error>>(
+    uri: &AMQPUri,
+    work: impl Future<Output = Result<T, E>>,
+) -> Result<Result<T, Error>, Error> {
+    match timeout(CONNECT_DEADLINE, work).await {
+        Ok(outcome) => Ok(outcome.map_err(|source| Error::Failed { host: host(uri), source: source.into() })),
+        Err(_) => Err(Error::TimedOut { host: host(uri) }),
+    }
+}
+
+fn host(uri: &AMQPUri) -> String {
+    format!("{}:{}", uri.authority.host, uri.authority.port)
 }
 
 async fn close(connection: &Connection) {

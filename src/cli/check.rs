@@ -66,9 +66,9 @@ async fn backend(config: &Config) -> Result<String, String> {
 
 async fn broker(config: &Broker) -> Result<String, String> {
     match config {
-        Broker::Embedded => Ok("embedded; triggers come by POST /trigger/ only, to this one instance".to_owned()),
+        Broker::Embedded(_) => Ok("embedded; triggers come by POST /trigger/ only, to this one instance".to_owned()),
         Broker::Rabbitmq(config) => match broker::probe(config).await {
-            Ok(host) => Ok(format!("RabbitMQ at {host}, exchange {} declared", config.exchange)),
+            Ok(found) => Ok(found),
             Err(errors) => Err(errors.iter().map(|error| chain(error)).collect::<Vec<_>>().join("; ")),
         },
     }

@@ -19,9 +19,10 @@ const AMQP_LIBRARY: [&str; 5] = ["lapin", "amq_protocol", "async_rs", "tcp_strea
 pub(super) fn start(config: &Log) {
     // The filter has been checked together with the rest of the configuration.
     let mut filter: Targets = config.filter.parse().unwrap_or_default();
-    // Below this level the AMQP library writes down the password it shows to the broker.
+    // The AMQP library writes down passwords at its lower levels, and at its higher ones the triggers that come back. What it
+    // has to say of errors, we say.
     for library in AMQP_LIBRARY {
-        filter = filter.with_target(library, LevelFilter::WARN);
+        filter = filter.with_target(library, LevelFilter::OFF);
     }
     let lines = fmt::layer().with_writer(io::stderr);
     let lines = if config.is_json {

@@ -1,13 +1,13 @@
 //! The environment: raw variables in, a checked configuration or every problem at once out.
 
-use std::{collections::HashSet, fmt, path::PathBuf, time::Duration};
+use std::{collections::HashSet, fmt, ops::RangeInclusive, path::PathBuf, time::Duration};
 
 use reqwest::Url;
 use serde::Deserialize;
 
 use super::{
-    Backend, Broker, Config, Connection, Hooks, Internal, Listen, Log, Note, Origins, Rabbitmq, Secret, Template, Uris,
-    env_file,
+    AmqpLog, Backend, Broker, Config, Connection, Embedded, History, Hooks, Internal, Listen, Log, Note, Origins,
+    Rabbitmq, Secret, Template, Uris, env_file,
     legacy::{self, Legacy},
     units,
 };
@@ -54,6 +54,20 @@ env! {
     amqp_url: "AMQP_URL",
     /// The exchange that triggers are published to.
     amqp_exchange: "AMQP_EXCHANGE",
+    /// `auto`, `stream` or `off`: whether RabbitMQ keeps a log of the triggers.
+    amqp_log: "AMQP_LOG",
+    /// How long RabbitMQ keeps it. At least 1 min.
+    amqp_log_max_age: "AMQP_LOG_MAX_AGE",
+    /// How much of it RabbitMQ keeps. At least 1 MiB.
+    amqp_log_max_bytes: "AMQP_LOG_MAX_BYTES",
+    /// The file of the embedded broker's log. Unset: in memory.
+    embedded_log: "EMBEDDED_LOG",
+    /// How long triggers are kept for clients that come back. At least 1 s.
+    history: "HISTORY",
+    /// How much is kept for them. At least 64 KiB.
+    history_limit: "HISTORY_LIMIT",
+    /// How long the ids of triggers are remembered. At least 1 s.
+    trigger_id_ttl: "TRIGGER_ID_TTL",
     /// `both`, `subscriptions` or `exact`.
     wildcard_dispatch: "WILDCARD_DISPATCH",
     /// `close` or `ignore`: what becomes of clients when triggers may have been missed.
@@ -170,7 +184,12 @@ fn check(env: &Env, legacy: Legacy, problems: &mut Problems) -> Option<Config> {
     let internal = internal(env, connection.message_limit_bytes, problems);
     let backend = backend(env, &legacy.headers, problems);
     let hooks = hooks(env, backend.as_ref(), problems);
-    let broker = broker(env, legacy.broker, problems);
+    let history = History {
+        age: duration("HISTORY", env.history.as_deref(), 300, 1, problems),
+        limit_bytes: size("HISTORY_LIMIT", env.history_limit.as_deref(), 64 << 20, 64 << 10, problems),
+    };
+    let trigger_id_ttl = duration("TRIGGER_ID_TTL", env.trigger_id_ttl.as_deref(), 300, 1, problems);
+    let broker = broker(env, legacy.broker, &history, trigger_id_ttl, problems);
     let dispatch = choice(
         "WILDCARD_DISPATCH",
         env.wildcard_dispatch.as_deref().unwrap_or("both"),
@@ -197,6 +216,8 @@ fn check(env: &Env, legacy: Legacy, problems: &mut Problems) -> Option<Config> {
         backend: backend?,
         hooks: hooks?,
         broker: broker?,
+        history,
+        trigger_id_ttl,
         dispatch: dispatch?,
         connection,
         origins: origins?,
@@ -229,8 +250,8 @@ fn connection(env: &Env, problems: &mut Problems) -> Connection {
     Connection {
         idle_timeout: duration("IDLE_TIMEOUT", env.idle_timeout.as_deref(), 300, 1, problems),
         ping_interval: duration("PING_INTERVAL", env.ping_interval.as_deref(), 25, 1, problems),
-        outbox_limit_bytes: size("OUTBOX_LIMIT", env.outbox_limit.as_deref(), 4096, problems),
-        message_limit_bytes: size("MESSAGE_LIMIT", env.message_limit.as_deref(), 1024, problems),
+        outbox_limit_bytes: size("OUTBOX_LIMIT", env.outbox_limit.as_deref(), 1 << 20, 4096, problems),
+        message_limit_bytes: size("MESSAGE_LIMIT", env.message_limit.as_deref(), 1 << 20, 1024, problems),
         closes_on_gap: on_gap.unwrap_or(true),
     }
 }
@@ -342,20 +363,50 @@ fn hooks(env: &Env, backend: Option<&Backend>, problems: &mut Problems) -> Optio
     })
 }
 
-fn broker(env: &Env, legacy: Option<Uris>, problems: &mut Problems) -> Option<Broker> {
+fn broker(
+    env: &Env,
+    legacy: Option<Uris>,
+    history: &History,
+    trigger_id_ttl: Duration,
+    problems: &mut Problems,
+) -> Option<Broker> {
     let uris = match env.amqp_url.as_deref() {
         Some(list) => Some(problems.ok("AMQP_URL", Uris::parse(list))?),
         None => legacy,
     };
     let exchange = env.amqp_exchange.clone().unwrap_or_else(|| "hightemplar".to_owned());
-    if exchange.len() > 255 {
-        problems.add("AMQP_EXCHANGE", "must not be longer than 255 bytes");
+    if exchange.len() > LONGEST_EXCHANGE {
+        problems.add("AMQP_EXCHANGE", &format!("must not be longer than {LONGEST_EXCHANGE} bytes"));
+    }
+    let log = env.amqp_log.as_deref().unwrap_or("auto");
+    let choices = [("auto", AmqpLog::Auto), ("stream", AmqpLog::Stream), ("off", AmqpLog::Off)];
+    let log = choice("AMQP_LOG", log, &choices, problems);
+    let log_max_age = duration("AMQP_LOG_MAX_AGE", env.amqp_log_max_age.as_deref(), 3600, 60, problems);
+    let log_max_bytes = env.amqp_log_max_bytes.as_deref();
+    let log_max_bytes = size_within("AMQP_LOG_MAX_BYTES", log_max_bytes, 1 << 30, 1 << 20..=1 << 40, problems);
+    let read_back = history.age.max(trigger_id_ttl);
+    if uris.is_some() && log != Some(AmqpLog::Off) && log_max_age < read_back {
+        problems.add("AMQP_LOG_MAX_AGE", "must not be less than HISTORY or TRIGGER_ID_TTL");
+    }
+    let embedded_log = env.embedded_log.as_ref().map(PathBuf::from);
+    if uris.is_some() && embedded_log.is_some() {
+        problems.add("EMBEDDED_LOG", "is of no use with RabbitMQ");
     }
     Some(match uris {
-        Some(uris) => Broker::Rabbitmq(Rabbitmq { uris, exchange }),
-        None => Broker::Embedded,
+        Some(uris) => Broker::Rabbitmq(Rabbitmq {
+            uris,
+            exchange,
+            log: log?,
+            log_max_age,
+            log_max_bytes: log_max_bytes as u64,
+            read_back,
+        }),
+        None => Broker::Embedded(Embedded { log: embedded_log, history: history.clone() }),
     })
 }
+
+/// So that a name for the log can be made of it: names in AMQP have up to 255 bytes.
+const LONGEST_EXCHANGE: usize = 240;
 
 fn origins(list: Option<&str>, problems: &mut Problems) -> Option<Origins> {
     let Some(list) = list else { return Some(Origins::SameHost) };
@@ -410,19 +461,28 @@ fn duration(variable: &str, text: Option<&str>, default: u64, least: u64, proble
 /// No duration that is set may be longer; a timer never overflows so.
 const LONGEST: Duration = Duration::from_secs(30 * 24 * 3600);
 
-fn size(variable: &str, text: Option<&str>, least: usize, problems: &mut Problems) -> usize {
-    const DEFAULT: usize = 1 << 20;
-    const MOST: usize = 1 << 30;
+fn size(variable: &str, text: Option<&str>, default: usize, least: usize, problems: &mut Problems) -> usize {
+    size_within(variable, text, default, least..=1 << 30, problems)
+}
+
+fn size_within(
+    variable: &str,
+    text: Option<&str>,
+    default: usize,
+    range: RangeInclusive<usize>,
+    problems: &mut Problems,
+) -> usize {
     match text.map(units::size) {
-        None => DEFAULT,
-        Some(Some(value)) if (least..=MOST).contains(&value) => value,
+        None => default,
+        Some(Some(value)) if range.contains(&value) => value,
         Some(Some(_)) => {
-            problems.add(variable, &format!("must be at least {least} bytes and at most 1GiB"));
-            DEFAULT
+            let (least, most) = (range.start(), range.end() >> 30);
+            problems.add(variable, &format!("must be at least {least} bytes and at most {most}GiB"));
+            default
         }
         Some(None) => {
             problems.add(variable, "must be a size like 65536 or 64KiB");
-            DEFAULT
+            default
         }
     }
 }

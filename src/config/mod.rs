@@ -32,6 +32,10 @@ pub struct Config {
     pub hooks: Hooks,
     /// The way of triggers.
     pub broker: Broker,
+    /// What is kept for clients that come back.
+    pub history: History,
+    /// How long the ids of triggers are remembered.
+    pub trigger_id_ttl: Duration,
     /// How wildcards are delivered.
     pub dispatch: WildcardDispatch,
     /// The life of a client's connection.
@@ -122,9 +126,18 @@ impl Hooks {
 #[derive(Debug, Clone)]
 pub enum Broker {
     /// The one inside the process.
-    Embedded,
+    Embedded(Embedded),
     /// RabbitMQ.
     Rabbitmq(Rabbitmq),
+}
+
+/// How the broker inside the process works.
+#[derive(Debug, Clone, Default)]
+pub struct Embedded {
+    /// The file its log is in; without one it is in memory.
+    pub log: Option<PathBuf>,
+    /// What is read back at the start, and kept in the file.
+    pub history: History,
 }
 
 /// How RabbitMQ is used.
@@ -134,6 +147,40 @@ pub struct Rabbitmq {
     pub uris: Uris,
     /// The exchange that triggers are published to.
     pub exchange: String,
+    /// Whether there is a log.
+    pub log: AmqpLog,
+    /// How long RabbitMQ keeps it.
+    pub log_max_age: Duration,
+    /// How much of it RabbitMQ keeps.
+    pub log_max_bytes: u64,
+    /// From how long ago it is read back at the start.
+    pub read_back: Duration,
+}
+
+/// Whether RabbitMQ keeps a log of the triggers: a stream (<https://www.rabbitmq.com/docs/streams>).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AmqpLog {
+    /// If it can.
+    Auto,
+    /// It has to.
+    Stream,
+    /// No: a queue for each instance, as in 3.1.
+    Off,
+}
+
+/// What is kept for clients that come back.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct History {
+    /// For how long.
+    pub age: Duration,
+    /// How much at most.
+    pub limit_bytes: usize,
+}
+
+impl Default for History {
+    fn default() -> Self {
+        Self { age: Duration::from_secs(300), limit_bytes: 64 << 20 }
+    }
 }
 
 /// The life of a client's connection.

@@ -3,31 +3,37 @@
 mod keepalive;
 mod session;
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{borrow::Cow, collections::HashMap, sync::Arc, time::Duration};
 
 use http::HeaderMap;
 use parking_lot::Mutex;
+use rand::Rng;
 use tokio::{
     sync::watch,
     task::yield_now,
-    time::{Instant, sleep_until},
+    time::{Instant, sleep_until, timeout},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{debug, info};
 use uuid::Uuid;
 
 pub use keepalive::{Due, Keepalive};
+pub use session::CatchUp;
 use session::Session;
 
 use crate::{
-    backend::{Admission, Backend, Event, Hooks, Notifier},
+    backend::{self, Admission, Backend, Event, Hooks, Notifier},
     config,
     hub::{Frame, Full, Hub, Outbox, Seat, Wire},
     metrics::Metrics,
-    protocol::{CloseCode, client::Message, server},
+    protocol::{
+        CloseCode, Version,
+        client::{Message, Wanted},
+        server::{v3, v4},
+    },
 };
 
-/// What a client is told at a stop.
+/// What a client of 3.1's protocol is told at a stop.
 const GOING_AWAY: &str = "going away";
 /// At a stop, connections are closed at this distance if there is time.
 const CLOSED_EVERY: Duration = Duration::from_millis(1);
@@ -37,6 +43,12 @@ const RETURNING_EVERY: Duration = Duration::from_millis(5);
 const LEFT_AT_ONCE: usize = 256;
 /// The part of `DRAIN` over which they are closed; the rest is for their goodbyes.
 const SPREAD: f64 = 0.8;
+/// How long a client waits for the log to be read back before it is served without.
+const READ_BACK: Duration = Duration::from_secs(10);
+/// The shortest time over which clients are asked to spread their return.
+const RETURN: Duration = Duration::from_secs(1);
+/// When a client may come back that could not be served, in seconds: at random, so that they do not come together.
+const TRY_LATER_SECONDS: std::ops::Range<f64> = 1.0..5.0;
 
 /// All connections of the process, and what they have in common.
 #[derive(Debug)]
@@ -54,13 +66,25 @@ pub struct Connections {
     /// Their tasks.
     pub tasks: TaskTracker,
     open: Mutex<Open>,
+    /// Whether what is published now comes here.
+    is_consuming: watch::Receiver<bool>,
+    /// Counts how often triggers may have been missed.
+    gaps: watch::Sender<u64>,
 }
 
 #[derive(Debug, Default)]
 struct Open {
-    outboxes: HashMap<Uuid, Arc<Outbox>>,
+    clients: HashMap<Uuid, Client>,
     /// The server is stopping: who comes now is sent away again.
     is_over: bool,
+}
+
+#[derive(Debug, Clone)]
+struct Client {
+    outbox: Arc<Outbox>,
+    version: Version,
+    /// It has been told that it is welcome.
+    is_admitted: bool,
 }
 
 impl Connections {
@@ -71,82 +95,121 @@ impl Connections {
         hooks: Arc<Hooks>,
         metrics: Arc<Metrics>,
         config: config::Connection,
+        is_consuming: watch::Receiver<bool>,
     ) -> Self {
-        Self { hub, backend, hooks, metrics, config, tasks: TaskTracker::new(), open: Mutex::default() }
+        let (tasks, open, gaps) = (TaskTracker::new(), Mutex::default(), watch::Sender::new(0));
+        Self { hub, backend, hooks, metrics, config, tasks, open, is_consuming, gaps }
     }
 
     /// A connection over `wire` that is not authorised yet, and its outbox as what it is.
-    pub fn register<W: Wire + 'static>(self: &Arc<Self>, wire: W) -> (Arc<Outbox<W>>, Link) {
+    pub fn register<W: Wire + 'static>(self: &Arc<Self>, wire: W, version: Version) -> (Arc<Outbox<W>>, Link) {
         let id = Uuid::new_v4();
-        let concrete = Arc::new(Outbox::new(wire, self.config.outbox_limit_bytes, self.metrics.clone()));
+        let concrete = Arc::new(Outbox::new(id, wire, self.config.outbox_limit_bytes, self.metrics.clone()));
         let outbox: Arc<Outbox> = concrete.clone();
         let mut open = self.open.lock();
-        open.outboxes.insert(id, outbox.clone());
+        open.clients.insert(id, Client { outbox: outbox.clone(), version, is_admitted: false });
         let is_over = open.is_over;
         drop(open);
         if is_over {
-            outbox.close(CloseCode::GoingAway, GOING_AWAY);
+            outbox.close(CloseCode::GoingAway, going_away(version, RETURN));
         }
-        (concrete, Link { id, outbox, connections: self.clone() })
+        (concrete, Link { outbox, version, connections: self.clone() })
     }
 
     /// How many there are, authorised or not.
     pub fn count(&self) -> usize {
-        self.open.lock().outboxes.len()
+        self.open.lock().clients.len()
+    }
+
+    /// Whether this instance follows the log at present.
+    pub fn follows_log(&self) -> bool {
+        *self.is_consuming.borrow()
+    }
+
+    /// Waits until what was published before the start is known, so that a client can resume here; not for ever.
+    pub async fn until_log_is_read(&self) {
+        let mut is_consuming = self.is_consuming.clone();
+        // Consuming may begin and end while nobody looks, but then it has begun: the history is there.
+        if self.hub.position().is_none() && !self.follows_log() {
+            let _ = timeout(READ_BACK, is_consuming.wait_for(|consuming| *consuming)).await;
+        }
     }
 
     /// Ends all connections, spread over a part of `within`, and returns when each one has been told.
     pub async fn close_all(&self, within: Duration) {
-        let outboxes = {
+        let clients = {
             let mut open = self.open.lock();
             open.is_over = true;
-            open.all()
+            open.clients.values().cloned().collect::<Vec<_>>()
         };
-        let spread = within.mul_f64(SPREAD).min(CLOSED_EVERY * count(&outboxes));
-        close(outboxes, spread, CloseCode::GoingAway, GOING_AWAY).await;
+        let spread = within.mul_f64(SPREAD).min(CLOSED_EVERY * count(&clients));
+        close(clients, spread, CloseCode::GoingAway, |version| going_away(version, spread.max(RETURN))).await;
     }
 
-    /// Ends the connections that are there at each of `gaps`, until `stop`: so that their clients come back and fetch what
-    /// they have missed, though not all at once.
-    pub async fn close_at_gaps(self: Arc<Self>, mut gaps: watch::Receiver<u64>, stop: CancellationToken) {
+    /// Tells all clients that triggers may have been missed: those of version 4 at once, in the order of what is published
+    /// to them, the others by [`close_at_gaps`](Self::close_at_gaps). How many are to be told.
+    pub fn missed(&self) -> usize {
+        let mut clients = self.admitted(|_| true);
+        let told = clients.len();
+        clients.retain(|client| client.version == Version::V4);
+        if told > clients.len() {
+            self.gaps.send_modify(|gaps| *gaps += 1);
+        }
+        let frame = Frame::Text(v4::resync(self.hub.position()).into());
+        for client in clients {
+            let _ = client.outbox.push(frame.clone()); // over the limit it closes itself, and the client comes back
+            client.outbox.flush();
+        }
+        told
+    }
+
+    /// Ends the connections of 3.1's protocol whenever triggers may have been [missed](Self::missed), until `stop`: so that
+    /// their clients come back and fetch what they have missed, though not all at once.
+    pub async fn close_at_gaps(self: Arc<Self>, stop: CancellationToken) {
+        let mut gaps = self.gaps.subscribe();
         let closing = async {
             while gaps.changed().await.is_ok() {
-                let outboxes = self.open.lock().all();
-                info!(connections = outboxes.len(), "closing clients, because triggers may have been missed");
-                let spread = RETURNING_EVERY * count(&outboxes);
-                close(outboxes, spread, CloseCode::Gap, "triggers may have been missed").await;
+                let clients = self.admitted(|version| version == Version::V3);
+                info!(connections = clients.len(), "closing clients, because triggers may have been missed");
+                let spread = RETURNING_EVERY * count(&clients);
+                close(clients, spread, CloseCode::Gap, |_| "triggers may have been missed".into()).await;
             }
         };
-        if stop.run_until_cancelled(closing).await.is_some() {
-            stop.cancelled().await; // there is no broker that could tell of gaps
-        }
+        stop.run_until_cancelled(closing).await;
+    }
+
+    fn admitted(&self, of: impl Fn(Version) -> bool) -> Vec<Client> {
+        let open = self.open.lock();
+        open.clients.values().filter(|client| client.is_admitted && of(client.version)).cloned().collect()
     }
 }
 
-impl Open {
-    fn all(&self) -> Vec<Arc<Outbox>> {
-        self.outboxes.values().cloned().collect()
+/// The reason of a close at a stop; clients of version 4 come back at a random time within `longest`.
+fn going_away(version: Version, longest: Duration) -> Cow<'static, str> {
+    match version {
+        Version::V3 => GOING_AWAY.into(),
+        Version::V4 => v4::retry_after(longest).into(),
     }
 }
 
-fn count(outboxes: &[Arc<Outbox>]) -> u32 {
-    u32::try_from(outboxes.len()).unwrap_or(u32::MAX)
+fn count(clients: &[Client]) -> u32 {
+    u32::try_from(clients.len()).unwrap_or(u32::MAX)
 }
 
-/// Closes all of `outboxes` within `spread`.
-async fn close(outboxes: Vec<Arc<Outbox>>, spread: Duration, code: CloseCode, reason: &'static str) {
-    let (start, count) = (Instant::now(), count(&outboxes).max(1));
-    for (at, outbox) in (0u32..).zip(outboxes) {
+/// Closes all of `clients` within `spread`.
+async fn close(clients: Vec<Client>, spread: Duration, code: CloseCode, reason: impl Fn(Version) -> Cow<'static, str>) {
+    let (start, count) = (Instant::now(), count(&clients).max(1));
+    for (at, client) in (0u32..).zip(clients) {
         sleep_until(start + spread.mul_f64(f64::from(at) / f64::from(count))).await;
-        outbox.close(code, reason);
+        client.outbox.close(code, reason(client.version));
     }
 }
 
 /// A client that is connected, authorised or not. Forgotten when dropped.
 #[derive(Debug)]
 pub struct Link {
-    id: Uuid,
     outbox: Arc<Outbox>,
+    version: Version,
     connections: Arc<Connections>,
 }
 
@@ -154,6 +217,11 @@ impl Link {
     /// What waits for the client.
     pub fn outbox(&self) -> &Arc<Outbox> {
         &self.outbox
+    }
+
+    /// What the client speaks.
+    pub fn version(&self) -> Version {
+        self.version
     }
 
     /// All connections, this one included.
@@ -166,31 +234,54 @@ impl Link {
     /// # Errors
     /// When the client is gone already, or takes nothing.
     pub fn admit(&self, admission: Admission, headers: &HeaderMap) -> Result<Connection, Full> {
-        let connections = &self.connections;
-        debug!(connection = %self.id, rooms = admission.rooms.len(), user = admission.user, "authorised");
+        let (connections, id) = (&self.connections, self.outbox.connection());
+        debug!(connection = %id, rooms = admission.rooms.len(), user = admission.user, "authorised");
         connections.metrics.connections.inc();
         connections.metrics.connections_opened.inc();
         let connection = Connection {
-            session: Session::new(self.id, self.outbox.clone(), admission.allowed),
+            session: Session::new(self.version, self.outbox.clone(), admission.allowed),
             notifier: connections.hooks.connected(headers),
             connections: connections.clone(),
         };
-        self.outbox.push(Frame::Text(server::welcome(&admission.rooms).into()))?;
+        let welcome = match self.version {
+            Version::V3 => v3::welcome(&admission.rooms),
+            Version::V4 => v4::welcome(&v4::Welcome {
+                rooms: &admission.rooms,
+                connection: id,
+                position: connections.hub.position(),
+                ping_interval: connections.config.ping_interval,
+                message_limit_bytes: connections.config.message_limit_bytes,
+            }),
+        };
+        self.outbox.push(Frame::Text(welcome.into()))?;
+        if let Some(client) = connections.open.lock().clients.get_mut(&id) {
+            client.is_admitted = true;
+        }
         self.outbox.flush();
         Ok(connection)
     }
 
-    /// Tells the client that it is not authorised, and ends the connection.
-    pub fn refuse(&self) {
+    /// Tells the client why it is not served, and ends the connection.
+    pub fn refuse(&self, error: &backend::Error) {
+        let (frame, code, reason) = match (self.version, error) {
+            (Version::V3, _) => (Frame::Fixed(v3::REFUSED), CloseCode::Normal, Cow::Borrowed("")),
+            (Version::V4, backend::Error::Refused(status)) if !status.is_server_error() => {
+                (Frame::Fixed(v4::NOT_AUTHORIZED), CloseCode::NotAuthorized, "not authorized".into())
+            }
+            (Version::V4, _) => {
+                let later = Duration::from_secs_f64(rand::rng().random_range(TRY_LATER_SECONDS));
+                (Frame::Text(v4::try_later(later).into()), CloseCode::TryLater, v4::retry_after(later).into())
+            }
+        };
         // A client that is gone needs no answer.
-        let _ = self.outbox.push(Frame::Fixed(server::REFUSED));
-        self.outbox.close(CloseCode::Normal, "");
+        let _ = self.outbox.push(frame);
+        self.outbox.close(code, reason);
     }
 }
 
 impl Drop for Link {
     fn drop(&mut self) {
-        self.connections.open.lock().outboxes.remove(&self.id);
+        self.connections.open.lock().clients.remove(&self.outbox.connection());
         if let Some(code) = self.outbox.close_code() {
             self.connections.metrics.connections_closed.inc(code.word());
         }
@@ -217,9 +308,29 @@ impl Connection {
         }
         self.session.on_message(message, &self.connections)
     }
-}
 
-impl Connection {
+    /// As [`on_message`](Self::on_message), for a text that asks for much; others have their turn in between.
+    ///
+    /// # Errors
+    /// As [`on_message`](Self::on_message).
+    pub async fn on_long_message(&mut self, text: &str) -> Result<(), Full> {
+        match Message::parse(text, self.session.version()) {
+            Message::SubscribeAll { list, .. } if let Ok(list) = Wanted::list(list) => {
+                self.connections.metrics.client_messages.inc();
+                self.session.subscribe_all(list, &self.connections).await
+            }
+            message => self.on_message(message),
+        }
+    }
+
+    /// Goes on with the subscriptions that are being given what they have missed.
+    ///
+    /// # Errors
+    /// When the outbox takes no more; the connection is ending then.
+    pub fn catch_up(&mut self) -> Result<CatchUp, Full> {
+        self.session.catch_up(&self.connections)
+    }
+
     /// Leaves all rooms, in steps between which others have their turn, and is gone then.
     pub async fn leave(mut self) {
         let mut leaving = Leaving { seats: self.session.take_seats(), hub: self.connections.hub.clone() };

@@ -1,101 +1,155 @@
 //! The protocol state of one authorised client: which subscriptions it has.
 
+mod recovering;
+mod seats;
+
 use std::{
-    borrow::Borrow,
-    collections::{HashMap, HashSet, hash_map::Entry},
-    hash::{Hash, Hasher},
+    collections::{HashMap, hash_map::Entry},
     sync::Arc,
 };
 
 use foldhash::fast::RandomState;
 use serde_json::value::RawValue;
-use uuid::Uuid;
+use tokio::task::yield_now;
 
+use self::{recovering::Recovering, seats::Seats};
 use super::Connections;
 use crate::{
     hub::{Frame, Full, Hub, Outbox, Seat},
     protocol::{
-        RequestId,
-        client::Message,
-        server::{self, Misunderstanding, Refusal, Status},
+        RequestId, Version,
+        client::{Message, Wanted},
+        server::{self, Misunderstanding, Refusal, Status, v3, v4},
     },
     room::{Allowed, Numbers, RoomKey},
 };
 
+pub use recovering::CatchUp;
+
+/// Subscriptions of one message that are carried out before others have their turn: about a millisecond.
+const SUBSCRIBED_AT_ONCE: usize = 128;
+
 #[derive(Debug)]
 pub(super) struct Session {
-    id: Uuid,
+    version: Version,
     outbox: Arc<Outbox>,
     allowed: Arc<Allowed>,
     subscriptions: HashMap<RequestId, Seats, RandomState>,
+    /// There while some are.
+    #[expect(clippy::box_collection, reason = "most clients recover nothing, and there are many clients")]
+    recovering: Option<Box<Vec<Recovering>>>,
 }
-
-/// The rooms that one id stands for: mostly one.
-#[derive(Debug)]
-enum Seats {
-    One(Seat),
-    Many(HashSet<ByRoom, RandomState>),
-}
-
-/// A seat, as one of many found by its room.
-#[derive(Debug)]
-struct ByRoom(Seat);
 
 impl Session {
-    pub(super) fn new(id: Uuid, outbox: Arc<Outbox>, allowed: Arc<Allowed>) -> Self {
-        Self { id, outbox, allowed, subscriptions: HashMap::default() }
+    pub(super) fn new(version: Version, outbox: Arc<Outbox>, allowed: Arc<Allowed>) -> Self {
+        Self { version, outbox, allowed, subscriptions: HashMap::default(), recovering: None }
     }
 
-    /// One reply for each message; the outbox is flushed.
+    pub(super) fn version(&self) -> Version {
+        self.version
+    }
+
+    /// One reply for each message, though for a subscription with `since` perhaps not yet; the outbox is flushed.
     pub(super) fn on_message(&mut self, message: Message<'_>, connections: &Connections) -> Result<(), Full> {
         let outcome = match message {
             Message::Ping => self.reply(Frame::Fixed(server::PONG)),
-            Message::Subscribe { room, request_id } => match self.wanted(room, request_id, &connections.hub) {
-                Ok((key, request_id)) => self.subscribe(key, request_id, &connections.hub),
-                Err(refusal) => self.reply(Frame::Fixed(refusal.frame())),
-            },
-            Message::Unsubscribe { request_id: None } => self.reply(Frame::Fixed(Refusal::NoRequestId.frame())),
+            Message::Subscribe(wanted) => self.subscribe(wanted, connections),
+            Message::SubscribeAll { request_id, .. } => {
+                let detail = "subscriptions is a list of objects with room and requestId";
+                self.refuse(request_id.as_ref(), Refusal::MalformedSubscriptions, || detail.to_owned())
+            }
+            Message::Unsubscribe { request_id: None } => self.refuse_unlabelled(),
             Message::Unsubscribe { request_id: Some(id) } => self.unsubscribe(&id, &connections.hub),
-            Message::Status => self.status(connections),
-            Message::UnknownType => self.misunderstood(Misunderstanding::UnknownType),
-            Message::NotJson => self.misunderstood(Misunderstanding::NotJson),
+            Message::Status { request_id } => self.status(request_id.as_ref(), connections),
+            Message::UnknownType { request_id } => {
+                self.misunderstood(request_id.as_ref(), Misunderstanding::UnknownType)
+            }
+            Message::NotJson => self.misunderstood(None, Misunderstanding::NotJson),
         };
         self.outbox.flush();
         outcome
     }
 
+    /// As [`on_message`](Self::on_message), for many subscriptions in one message: one reply for each, in their order.
+    pub(super) async fn subscribe_all(
+        &mut self,
+        list: Vec<Option<Wanted<'_>>>,
+        connections: &Connections,
+    ) -> Result<(), Full> {
+        for (at, wanted) in list.into_iter().enumerate() {
+            match wanted {
+                Some(wanted) => self.subscribe(wanted, connections)?,
+                None => self.refuse_unlabelled()?,
+            }
+            if at % SUBSCRIBED_AT_ONCE == SUBSCRIBED_AT_ONCE - 1 {
+                self.outbox.flush();
+                yield_now().await;
+            }
+        }
+        self.outbox.flush();
+        Ok(())
+    }
+
     /// All subscriptions, to be left by the caller.
     pub(super) fn take_seats(&mut self) -> Vec<Seat> {
+        self.recovering = None;
         let subscriptions = std::mem::take(&mut self.subscriptions);
         let mut all = Vec::with_capacity(subscriptions.len());
         subscriptions.into_values().for_each(|seats| seats.append_to(&mut all));
         all
     }
 
-    fn wanted(
-        &self,
-        room: Option<&RawValue>,
-        request_id: Option<RequestId>,
-        hub: &Hub,
-    ) -> Result<(RoomKey, RequestId), Refusal> {
-        let request_id = request_id.ok_or(Refusal::NoRequestId)?;
-        let room = room.ok_or(Refusal::RoomNotFound)?;
-        let key = RoomKey::new(room, Numbers::ByValue).map_err(|_| Refusal::RoomNotFound)?;
-        if !self.allowed.covers(&key) {
-            return Err(Refusal::RoomNotFound);
+    fn subscribe(&mut self, wanted: Wanted<'_>, connections: &Connections) -> Result<(), Full> {
+        let Wanted { room, request_id, since } = wanted;
+        let Some(request_id) = request_id else { return self.refuse_unlabelled() };
+        if self.version == Version::V4 && self.subscriptions.contains_key(&request_id) {
+            let detail = || "this connection has a subscription with that requestId".to_owned();
+            return self.refuse(Some(&request_id), Refusal::RequestIdInUse, detail);
         }
-        Ok(match hub.dispatch().numbers() {
-            Numbers::ByValue => (key, request_id),
-            numbers => (RoomKey::new(room, numbers).map_err(|_| Refusal::RoomNotFound)?, request_id),
+        let key = match self.allowed_key(room, &connections.hub) {
+            Ok(key) => key,
+            Err(detail) => return self.refuse(Some(&request_id), Refusal::RoomNotFound, detail),
+        };
+        match (self.version, since) {
+            (Version::V3, _) => self.join(key, request_id, &connections.hub),
+            (Version::V4, None) => self.join_after(&key, request_id, None, &connections.hub),
+            (Version::V4, Some(since)) => self.resume(key, request_id, since, connections),
+        }
+    }
+
+    /// The room as the hub knows it, if the client may join it; else why not, for people.
+    fn allowed_key<'a>(
+        &self,
+        room: Option<&'a RawValue>,
+        hub: &Hub,
+    ) -> Result<RoomKey, impl FnOnce() -> String + use<'a>> {
+        let allowed = self.allowed.clone();
+        let outcome = room.ok_or(None).and_then(|room| {
+            let key = RoomKey::new(room, Numbers::ByValue).map_err(|error| Some(Err(error)))?;
+            if !allowed.covers(&key) {
+                return Err(Some(Ok(key)));
+            }
+            match hub.dispatch().numbers() {
+                Numbers::ByValue => Ok(key),
+                numbers => RoomKey::new(room, numbers).map_err(|error| Some(Err(error))),
+            }
+        });
+        outcome.map_err(|reason| {
+            move || match reason {
+                None => "the request has no room".to_owned(),
+                Some(Err(error)) => error.to_string(),
+                Some(Ok(key)) => allowed.nearest(&key),
+            }
         })
     }
 
-    fn subscribe(&mut self, key: RoomKey, request_id: RequestId, hub: &Hub) -> Result<(), Full> {
+    /// Subscribes as 3.1 does: one id may stand for several rooms.
+    fn join(&mut self, key: RoomKey, request_id: RequestId, hub: &Hub) -> Result<(), Full> {
         let mut outcome = Ok(());
-        let reply = || outcome = self.outbox.push(Frame::Fixed(server::SUCCESS));
+        let reply = || outcome = self.outbox.push(Frame::Fixed(v3::SUCCESS));
         match self.subscriptions.entry(request_id) {
             Entry::Occupied(entry) if entry.get().has(&key) => {
-                return self.outbox.push(Frame::Fixed(server::SUCCESS));
+                return self.outbox.push(Frame::Fixed(v3::SUCCESS));
             }
             Entry::Occupied(mut entry) => {
                 let seat = hub.join(&key, &self.outbox, entry.key(), reply);
@@ -109,75 +163,83 @@ impl Session {
         outcome
     }
 
+    /// Subscribes to what is published from now on. The reply tells the position, and whatever `recovered` is.
+    fn join_after(
+        &mut self,
+        key: &RoomKey,
+        request_id: RequestId,
+        recovered: Option<bool>,
+        hub: &Hub,
+    ) -> Result<(), Full> {
+        let mut outcome = Ok(());
+        let seat = hub.join_after(key, &self.outbox, &request_id, |position| {
+            outcome = self.outbox.push(Frame::Text(v4::success(&request_id, position, recovered).into()));
+        });
+        self.subscriptions.insert(request_id, Seats::One(seat));
+        outcome
+    }
+
     fn unsubscribe(&mut self, request_id: &RequestId, hub: &Hub) -> Result<(), Full> {
         let Some(seats) = self.subscriptions.remove(request_id) else {
-            return self.reply(Frame::Fixed(Refusal::NotSubscribed.frame()));
+            let detail = || "this connection has no subscription with that requestId".to_owned();
+            return self.refuse(Some(request_id), Refusal::NotSubscribed, detail);
         };
+        if matches!(seats, Seats::Recovering) {
+            self.stop_recovering(request_id);
+        }
         let mut all = Vec::new();
         seats.append_to(&mut all);
         let mut outcome = Ok(());
-        hub.leave(all, || outcome = self.outbox.push(Frame::Fixed(server::SUCCESS)));
+        let frame = match self.version {
+            Version::V3 => Frame::Fixed(v3::SUCCESS),
+            Version::V4 => Frame::Text(v4::success(request_id, None, None).into()),
+        };
+        if all.is_empty() {
+            outcome = self.outbox.push(frame);
+        } else {
+            hub.leave(all, || outcome = self.outbox.push(frame));
+        }
         if self.subscriptions.is_empty() {
             self.subscriptions = HashMap::default(); // give the memory back
         }
         outcome
     }
 
-    fn status(&self, connections: &Connections) -> Result<(), Full> {
-        self.reply(Frame::Text(Status::now(&connections.metrics).frame().into()))
+    fn status(&self, request_id: Option<&RequestId>, connections: &Connections) -> Result<(), Full> {
+        let status = Status::now(&connections.metrics);
+        let text = match self.version {
+            Version::V3 => v3::status(&status),
+            Version::V4 => v4::status(request_id, &status),
+        };
+        self.reply(Frame::Text(text.into()))
     }
 
-    fn misunderstood(&self, what: Misunderstanding) -> Result<(), Full> {
-        self.reply(Frame::Text(what.frame(&self.id).into()))
+    fn misunderstood(&self, request_id: Option<&RequestId>, what: Misunderstanding) -> Result<(), Full> {
+        let text = match self.version {
+            Version::V3 => v3::misunderstood(what, &self.outbox.connection()),
+            Version::V4 => v4::misunderstood(request_id, what),
+        };
+        self.reply(Frame::Text(text.into()))
+    }
+
+    fn refuse_unlabelled(&self) -> Result<(), Full> {
+        self.refuse(None, Refusal::NoRequestId, || "a requestId is a string or a number".to_owned())
+    }
+
+    fn refuse(
+        &self,
+        request_id: Option<&RequestId>,
+        refusal: Refusal,
+        detail: impl FnOnce() -> String,
+    ) -> Result<(), Full> {
+        let text = match self.version {
+            Version::V3 => v3::refused(refusal),
+            Version::V4 => v4::refused(request_id, refusal, &detail()),
+        };
+        self.reply(Frame::Text(text.into()))
     }
 
     fn reply(&self, frame: Frame) -> Result<(), Full> {
         self.outbox.push(frame)
     }
 }
-
-impl Seats {
-    fn has(&self, room: &RoomKey) -> bool {
-        match self {
-            Self::One(seat) => seat.room() == room,
-            Self::Many(seats) => seats.contains(room),
-        }
-    }
-
-    fn add(&mut self, seat: Seat) {
-        match std::mem::replace(self, Self::Many(HashSet::default())) {
-            Self::One(first) => *self = Self::Many([first, seat].map(ByRoom).into_iter().collect()),
-            Self::Many(mut seats) => {
-                seats.insert(ByRoom(seat));
-                *self = Self::Many(seats);
-            }
-        }
-    }
-
-    fn append_to(self, all: &mut Vec<Seat>) {
-        match self {
-            Self::One(seat) => all.push(seat),
-            Self::Many(seats) => all.extend(seats.into_iter().map(|ByRoom(seat)| seat)),
-        }
-    }
-}
-
-impl Borrow<RoomKey> for ByRoom {
-    fn borrow(&self) -> &RoomKey {
-        self.0.room()
-    }
-}
-
-impl Hash for ByRoom {
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        self.0.room().hash(state);
-    }
-}
-
-impl PartialEq for ByRoom {
-    fn eq(&self, other: &Self) -> bool {
-        self.0.room() == other.0.room()
-    }
-}
-
-impl Eq for ByRoom {}

@@ -3,6 +3,7 @@
 
 mod admin;
 pub mod listener;
+mod position;
 mod reply;
 mod trigger;
 
@@ -19,6 +20,7 @@ use crate::{
     broker::Publisher,
     config::{Internal, Origins},
     connection::Connections,
+    hub::Hub,
     transport::websocket::{self, Refused},
 };
 
@@ -67,8 +69,8 @@ fn open_websocket(
         }
         response
     };
-    let response = match websocket::accept(&request, origins) {
-        Ok(response) => response,
+    let (response, version) = match websocket::accept(&request, origins) {
+        Ok(accepted) => accepted,
         Err(reason) => return refused(reason),
     };
     let Some(upgrade) = upgrade else { return refused(Refused::NotAnUpgrade) };
@@ -79,15 +81,22 @@ fn open_websocket(
             return reply::error(http::StatusCode::BAD_REQUEST, "malformed-header", &error.to_string());
         }
     };
-    connections.tasks.spawn(websocket::serve(upgrade, forwarded, connections.clone()));
+    connections.tasks.spawn(websocket::serve(upgrade, version, forwarded, connections.clone()));
     response.map(|()| warp::reply::Response::default().into_body())
 }
 
 /// The routes of the internal listener.
-pub fn internal(config: &Internal, publisher: Publisher, readiness: Readiness) -> BoxedFilter<(Response,)> {
+pub fn internal(
+    config: &Internal,
+    publisher: Publisher,
+    hub: Arc<Hub>,
+    readiness: Readiness,
+) -> BoxedFilter<(Response,)> {
     let health = admin::health(readiness.clone());
     let private = trigger::route(publisher, config.body_limit_bytes, readiness.metrics().clone())
         .or(admin::routes(readiness))
+        .unify()
+        .or(position::route(hub))
         .unify();
     let guarded = reply::guard(config.token.clone()).and(private);
     health.or(guarded).unify().recover(reply::rejected).unify().boxed()

@@ -6,7 +6,7 @@ use bytes::{Buf, Bytes, BytesMut};
 use futures::{Stream, StreamExt};
 use http::{HeaderValue, StatusCode, header};
 use serde_json::{Value, json, value::RawValue};
-use tokio::time::timeout;
+use tokio::{sync::Semaphore, time::timeout};
 use tracing::warn;
 use warp::{Filter, Rejection, reply::Response};
 
@@ -22,8 +22,10 @@ use crate::{
 const BODY_DEADLINE: Duration = Duration::from_secs(10);
 /// How much beyond the limit is read and thrown away.
 const DISCARDED_BYTES: usize = 8 << 20;
+/// Bytes of triggers that are being received or published at a time, if one alone does not need more. Counted in KiB.
+const IN_FLIGHT_KIB: usize = 64 << 10;
 /// What a trigger looks like, for whoever got it wrong.
-const SHAPE: &str = r#"a trigger is {"rooms":[{…}, …],"data":…} in UTF-8: JSON, rooms a list of objects, data anything; or a list of them"#;
+const SHAPE: &str = r#"a trigger is {"rooms":[{…}, …],"data":…} in UTF-8: JSON, rooms a list of objects, data anything, perhaps with exclude, a list of connections' ids, and id, a string of up to 255 bytes; or a list of them"#;
 /// What has happened when a trigger was not accepted.
 const UNCONFIRMED: &str = "the broker did not confirm the trigger";
 /// When a caller should try again after the broker was away.
@@ -34,10 +36,12 @@ pub(super) fn route(
     limit_bytes: usize,
     metrics: Arc<Metrics>,
 ) -> impl Filter<Extract = (Response,), Error = Rejection> + Clone {
+    let in_flight = Arc::new(Semaphore::new(IN_FLIGHT_KIB.max(kib(limit_bytes))));
     warp::path("trigger").and(warp::path::end()).and(warp::post()).and(warp::body::stream()).then(move |body| {
-        let (publisher, metrics) = (publisher.clone(), metrics.clone());
+        let (publisher, metrics, in_flight) = (publisher.clone(), metrics.clone(), in_flight.clone());
         async move {
-            let answer = match timeout(BODY_DEADLINE, collect(body, limit_bytes)).await {
+            let mut held = Held { semaphore: in_flight, kib: 0 };
+            let answer = match timeout(BODY_DEADLINE, collect(body, limit_bytes, &mut held)).await {
                 Ok(Ok(body)) if is_list(&body) => return publish_all(&publisher, &body, &metrics).await,
                 Ok(Ok(body)) => publish(&publisher, body).await,
                 Ok(Err(answer)) => answer,
@@ -49,6 +53,35 @@ pub(super) fn route(
     })
 }
 
+fn kib(bytes: usize) -> usize {
+    bytes.div_ceil(1024)
+}
+
+/// What one request holds of the memory for all of them.
+struct Held {
+    semaphore: Arc<Semaphore>,
+    kib: usize,
+}
+
+impl Held {
+    /// Takes more, so that it is enough for `bytes`. Whether there is so much.
+    fn grow(&mut self, bytes: usize) -> bool {
+        let more = kib(bytes).saturating_sub(self.kib);
+        let Ok(Ok(permits)) = u32::try_from(more).map(|more| self.semaphore.try_acquire_many(more)) else {
+            return false;
+        };
+        permits.forget(); // given back when this is dropped
+        self.kib += more;
+        true
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.semaphore.add_permits(self.kib);
+    }
+}
+
 /// What a caller is told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Answer {
@@ -58,6 +91,8 @@ enum Answer {
     TooLarge,
     Incomplete,
     TryLater,
+    /// Too much is being published already.
+    Busy,
 }
 
 impl Answer {
@@ -67,7 +102,7 @@ impl Answer {
             Self::Wrong(word) => word,
             Self::TooLarge => "too-large",
             Self::Incomplete => "incomplete",
-            Self::TryLater => "try-later",
+            Self::TryLater | Self::Busy => "try-later",
         }
     }
 
@@ -82,6 +117,7 @@ impl Answer {
                 (StatusCode::REQUEST_TIMEOUT, format!("the body did not arrive whole within {BODY_DEADLINE:?}"))
             }
             Self::TryLater => (StatusCode::SERVICE_UNAVAILABLE, UNCONFIRMED.to_owned()),
+            Self::Busy => (StatusCode::SERVICE_UNAVAILABLE, "too much is being published at once".to_owned()),
         };
         with_retry_after(reply::error(status, self.word(), &detail))
     }
@@ -157,17 +193,43 @@ fn accepted(outcome: Result<(), broker::Error>) -> Answer {
 
 /// The whole body, as long as it has no more than `limit_bytes`. Somewhat more is read all the same: a caller that is
 /// still sending would not see the answer.
-async fn collect(body: impl Stream<Item = Result<impl Buf, warp::Error>>, limit_bytes: usize) -> Result<Bytes, Answer> {
+async fn collect(
+    body: impl Stream<Item = Result<impl Buf, warp::Error>>,
+    limit_bytes: usize,
+    held: &mut Held,
+) -> Result<Bytes, Answer> {
     let mut body = std::pin::pin!(body);
     let (mut whole, mut length) = (BytesMut::new(), 0_usize);
     while let Some(piece) = body.next().await {
         let mut piece = piece.map_err(|_| Answer::Incomplete)?;
         length = length.saturating_add(piece.remaining());
         if length <= limit_bytes {
+            if !held.grow(length) {
+                return Err(Answer::Busy);
+            }
             whole.extend_from_slice(&piece.copy_to_bytes(piece.remaining()));
         } else if length - limit_bytes > DISCARDED_BYTES {
             break;
         }
     }
     if length > limit_bytes { Err(Answer::TooLarge) } else { Ok(whole.freeze()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_being_published_is_bounded_and_given_back() {
+        let semaphore = Arc::new(Semaphore::new(10));
+        let held = || Held { semaphore: semaphore.clone(), kib: 0 };
+        let (mut one, mut two) = (held(), held());
+        assert!(one.grow(100) && one.grow(6 << 10));
+        assert_eq!(semaphore.available_permits(), 4);
+        assert!(two.grow(4 << 10) && !two.grow((4 << 10) + 1) && !one.grow(usize::MAX));
+        drop(one);
+        assert!(two.grow(10 << 10));
+        drop(two);
+        assert_eq!(semaphore.available_permits(), 10);
+    }
 }

@@ -7,39 +7,20 @@
 use std::{collections::HashMap, sync::Arc};
 
 use foldhash::fast::RandomState;
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 
 use super::{
-    Audience, Outbox,
+    Audience, Outbox, WildcardDispatch,
+    history::History,
     members::{Room, Rooms, Seat},
     shape::Shape,
 };
 use crate::{
+    config,
     metrics::Metrics,
     protocol::RequestId,
-    room::{Mask, Numbers, RoomKey, with_scratch},
+    room::{Mask, RoomKey, with_scratch},
 };
-
-/// On which side a `"*"` stands for any value when triggers are matched with subscriptions.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum WildcardDispatch {
-    /// On either side; a subscription gets a trigger at most once.
-    Both,
-    /// On the subscription's side only; a subscription gets a trigger at most once.
-    Subscriptions,
-    /// On neither: 3.1's delivery, in which a room listed twice is delivered twice.
-    Exact,
-}
-
-impl WildcardDispatch {
-    /// How this mode compares the numbers in rooms.
-    pub fn numbers(self) -> Numbers {
-        match self {
-            Self::Exact => Numbers::ByType,
-            Self::Both | Self::Subscriptions => Numbers::ByValue,
-        }
-    }
-}
 
 /// All rooms of the process and who is in them.
 #[derive(Debug)]
@@ -49,14 +30,17 @@ pub struct Hub {
     /// Of each shape, so that those who look for different rooms seldom meet.
     stripes: usize,
     dispatch: WildcardDispatch,
-    metrics: Arc<Metrics>,
+    /// Taken before the lock of any room.
+    pub(super) history: Mutex<History>,
+    pub(super) metrics: Arc<Metrics>,
 }
 
 impl Hub {
     /// An empty hub.
-    pub fn new(dispatch: WildcardDispatch, metrics: Arc<Metrics>) -> Self {
+    pub fn new(dispatch: WildcardDispatch, history: config::History, metrics: Arc<Metrics>) -> Self {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        Self { shapes: RwLock::default(), stripes: 4 * cores, dispatch, metrics }
+        let history = Mutex::new(History::new(history));
+        Self { shapes: RwLock::default(), stripes: 4 * cores, dispatch, history, metrics }
     }
 
     /// How wildcards are delivered.
@@ -77,9 +61,21 @@ impl Hub {
 
     /// Subscribes to the room of `key`. `reply` runs when nobody can have published to the new subscription yet and
     /// nothing will until it returns: what it puts into `outbox` comes before any publication.
-    pub fn join(&self, key: &RoomKey, outbox: &Arc<Outbox>, request_id: &RequestId, mut reply: impl FnMut()) -> Seat {
+    pub fn join(&self, key: &RoomKey, outbox: &Arc<Outbox>, request_id: &RequestId, reply: impl FnMut()) -> Seat {
+        self.join_from(0, key, outbox, request_id, reply)
+    }
+
+    /// As [`join`](Self::join), for publications from the number `first` on.
+    pub(super) fn join_from(
+        &self,
+        first: u64,
+        key: &RoomKey,
+        outbox: &Arc<Outbox>,
+        request_id: &RequestId,
+        mut reply: impl FnMut(),
+    ) -> Seat {
         loop {
-            if let Some(seat) = self.room(key).join(outbox, request_id, &mut reply) {
+            if let Some(seat) = self.room(key).join(outbox, request_id, first, &mut reply) {
                 self.metrics.subscriptions.inc();
                 return seat;
             }

@@ -55,6 +55,8 @@ struct Members {
 struct Member {
     outbox: Arc<Outbox>,
     request_id: RequestId,
+    /// The number of the first publication it gets here; those before it has got otherwise, or has no use for.
+    first: u64,
 }
 
 /// A subscription's place in its room, to be given back to the hub.
@@ -81,13 +83,14 @@ impl Room {
         &self.key
     }
 
-    /// Adds a member and runs `reply` before any publication can reach it.
+    /// Adds a member for publications from the number `first` on, and runs `reply` before any publication can reach it.
     ///
     /// `None`, with `reply` not run, when the room has left the index.
     pub(super) fn join(
         self: &Arc<Self>,
         outbox: &Arc<Outbox>,
         request_id: &RequestId,
+        first: u64,
         reply: &mut impl FnMut(),
     ) -> Option<Seat> {
         let mut places = self.places.lock();
@@ -99,7 +102,7 @@ impl Room {
             None => places.open_chunk()?,
         };
         let mut members = places.chunks.get(chunk as usize)?.0.write();
-        let place = members.seat(Member { outbox: outbox.clone(), request_id: request_id.clone() })?;
+        let place = members.seat(Member { outbox: outbox.clone(), request_id: request_id.clone(), first })?;
         reply();
         let is_full = members.is_full();
         drop(members);
@@ -156,6 +159,9 @@ impl Chunk {
     ) -> Option<usize> {
         let members = self.0.read();
         for member in members.all.iter().skip(start).take(GROUP).flatten() {
+            if !publication.is_for(member.outbox.connection(), member.first) {
+                continue;
+            }
             match member.outbox.publish(publication, &member.request_id, pace) {
                 Ok(Published::Written) => tally.written += 1,
                 Ok(Published::Queued { must_flush }) => {

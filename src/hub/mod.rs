@@ -1,17 +1,24 @@
-//! Who is where: rooms, their members, and the outboxes that frames for them go into.
+//! Who is where: rooms, their members, the outboxes that frames for them go into, and what was published lately.
 //!
 //! Passive: every call returns at once. Knows no sockets, no HTTP and no broker.
 
 mod fanout;
+mod history;
 mod index;
 mod members;
 mod outbox;
+mod publication;
+mod recovery;
 mod shape;
+mod wildcards;
 
 pub use fanout::{Audience, Pace, Portion, Tally};
-pub use index::{Hub, WildcardDispatch};
+pub use index::Hub;
 pub use members::Seat;
-pub use outbox::{Content, Encoder, Frame, Full, Outbox, Publication, Wire};
+pub use outbox::{Content, Encoder, Frame, Full, Outbox, Wire};
+pub use publication::Publication;
+pub use recovery::{Recovery, Resumption, Step};
+pub use wildcards::WildcardDispatch;
 
 #[cfg(test)]
 pub(crate) use outbox::Published;

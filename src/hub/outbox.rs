@@ -15,27 +15,20 @@ use std::{
 use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::{sync::Notify, time::Instant};
+use uuid::Uuid;
 
+use super::{Pace, Publication};
 use crate::{
     metrics::Metrics,
-    protocol::{CloseCode, RequestId, server},
+    protocol::{CloseCode, RequestId, Version},
 };
 
 mod encode;
 
 pub use encode::Encoder;
 
-use super::Pace;
-
 /// An empty queue keeps no more places than this.
 const KEPT_PLACES: usize = 4;
-
-/// What all receivers of one accepted trigger share.
-#[derive(Debug)]
-pub struct Publication {
-    /// The frame up to the receiver's `requestId`.
-    pub shared: Bytes,
-}
 
 /// One thing to tell a client.
 #[derive(Debug, Clone)]
@@ -87,16 +80,29 @@ impl Frame {
     }
 }
 
-impl Content<'_> {
-    /// Bytes of payload, whatever the wire puts around it.
-    pub fn payload_len(&self) -> usize {
+impl<'a> Content<'a> {
+    /// Bytes of payload for a client that speaks `version`, whatever the wire puts around it.
+    pub fn payload_len(&self, version: Version) -> usize {
         match self {
             Self::Text(text) => text.len(),
-            Self::Publication(publication, id) => publication.shared.len() + server::publication_tail_len(id),
+            Self::Publication(publication, id) => publication.frame_len(version, id),
             Self::Ping => 0,
             Self::Pong(payload) => payload.len(),
             Self::Close(CloseCode::NoStatus, _) => 0,
             Self::Close(_, reason) => size_of::<u16>() + reason.len(),
+        }
+    }
+
+    /// Appends that payload to `out`.
+    pub fn put_payload(self, version: Version, out: &mut Encoder<'a, '_>) {
+        match self {
+            Self::Text(text) | Self::Pong(text) => out.put(text),
+            Self::Publication(publication, request_id) => publication.put_frame(version, request_id, out),
+            Self::Ping | Self::Close(CloseCode::NoStatus, _) => {}
+            Self::Close(code, reason) => {
+                out.put_copy(&code.number().to_be_bytes());
+                out.put(reason.as_bytes());
+            }
         }
     }
 }
@@ -135,6 +141,7 @@ pub struct Outbox<W: ?Sized = dyn Wire> {
     queue: Mutex<Queue>,
     /// Wakes the connection's task when the wire is blocked or the outbox is closing.
     wake: Notify,
+    connection: Uuid,
     limit_bytes: usize,
     metrics: Arc<Metrics>,
     /// In the same piece of memory: a fan-out needs both.
@@ -163,9 +170,9 @@ enum End {
 }
 
 impl<W> Outbox<W> {
-    /// An empty outbox that holds up to `limit_bytes` of unsent frames.
-    pub fn new(wire: W, limit_bytes: usize, metrics: Arc<Metrics>) -> Self {
-        Self { queue: Mutex::default(), wake: Notify::new(), limit_bytes, metrics, wire }
+    /// An empty outbox of `connection` that holds up to `limit_bytes` of unsent frames.
+    pub fn new(connection: Uuid, wire: W, limit_bytes: usize, metrics: Arc<Metrics>) -> Self {
+        Self { queue: Mutex::default(), wake: Notify::new(), connection, limit_bytes, metrics, wire }
     }
 
     /// What it writes to.
@@ -175,6 +182,21 @@ impl<W> Outbox<W> {
 }
 
 impl Outbox {
+    /// The id of the connection whose frames these are.
+    pub fn connection(&self) -> Uuid {
+        self.connection
+    }
+
+    /// Bytes that wait.
+    pub fn waiting_bytes(&self) -> usize {
+        self.queue.lock().bytes
+    }
+
+    /// The most that may wait.
+    pub fn limit_bytes(&self) -> usize {
+        self.limit_bytes
+    }
+
     /// Queues `frame` for the client, without waiting and without writing: [`flush`](Self::flush) does that.
     ///
     /// # Errors

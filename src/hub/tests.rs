@@ -8,11 +8,13 @@ use std::{
 use parking_lot::Mutex;
 use proptest::prelude::*;
 use serde_json::{Value, json, value::to_raw_value};
+use uuid::Uuid;
 
 use super::*;
 use crate::{
+    config,
     metrics::Metrics,
-    protocol::{CloseCode, RequestId},
+    protocol::{CloseCode, RequestId, Version},
     room::RoomKey,
 };
 
@@ -25,23 +27,11 @@ struct Recorder {
 
 impl Wire for Recorder {
     fn encoded_len(&self, content: Content<'_>) -> usize {
-        content.payload_len() + 1
+        content.payload_len(Version::V3) + 1
     }
 
     fn encode<'a>(&self, content: Content<'a>, out: &mut Encoder<'a, '_>) {
-        match content {
-            Content::Text(text) | Content::Pong(text) => out.put(text),
-            Content::Publication(publication, id) => {
-                out.put(&publication.shared);
-                out.put(id.as_json().as_bytes());
-                out.put(b"}");
-            }
-            Content::Ping => {}
-            Content::Close(code, reason) => {
-                out.put_copy(&code.number().to_be_bytes());
-                out.put(reason.as_bytes());
-            }
-        }
+        content.put_payload(Version::V3, out);
         out.put(b"\n");
     }
 
@@ -58,7 +48,7 @@ impl Wire for Recorder {
 
 fn outbox(limit_bytes: usize) -> (Recorder, Arc<Outbox>, Arc<Metrics>) {
     let (recorder, metrics) = (Recorder::default(), Arc::new(Metrics::default()));
-    let outbox = Outbox::new(recorder.clone(), limit_bytes, metrics.clone());
+    let outbox = Outbox::new(Uuid::new_v4(), recorder.clone(), limit_bytes, metrics.clone());
     (recorder, Arc::new(outbox), metrics)
 }
 
@@ -67,7 +57,12 @@ fn id(text: &str) -> RequestId {
 }
 
 fn publication(text: &str) -> Arc<Publication> {
-    Arc::new(Publication { shared: text.to_owned().into() })
+    Arc::new(Publication::new(Vec::new(), text.to_owned().into(), Vec::new()))
+}
+
+/// The text of that publication for the subscription `name`.
+fn frame(text: &str, name: &str) -> String {
+    format!(r#"{{"type":"publish","data":{text},"requestId":"{name}"}}"#)
 }
 
 fn publish(hub: &Hub, rooms: &[Value], text: &str, pace: Pace) -> u64 {
@@ -128,7 +123,7 @@ proptest! {
         ],
     ) {
         let metrics = Arc::new(Metrics::default());
-        let hub = Hub::new(dispatch, metrics.clone());
+        let hub = Hub::new(dispatch, config::History::default(), metrics.clone());
         let mut joined: Vec<(Value, String, Seat)> = Vec::new();
         let (recorder, outbox, _) = outbox(1 << 20);
         for (number, step) in steps.into_iter().enumerate() {
@@ -150,7 +145,7 @@ proptest! {
                     };
                     let mut expected: Vec<String> = joined
                         .iter()
-                        .flat_map(|(room, name, _)| vec![format!("p{number}:\"{name}\"}}"); times(room)])
+                        .flat_map(|(room, name, _)| vec![frame(&format!("p{number}:"), name); times(room)])
                         .collect();
                     let reached = publish(&hub, &rooms, &format!("p{number}:"), pace);
                     let mut got = std::mem::take(&mut *recorder.frames.lock());
@@ -212,7 +207,7 @@ proptest! {
 #[test]
 fn a_room_with_many_members_reaches_them_all_and_lets_them_go() {
     let metrics = Arc::new(Metrics::default());
-    let hub = Hub::new(WildcardDispatch::Both, metrics);
+    let hub = Hub::new(WildcardDispatch::Both, config::History::default(), metrics);
     let (recorder, outbox, _) = outbox(1 << 20);
     let mut seats: Vec<Seat> =
         (0..3000).map(|n| hub.join(&key(&hub, &json!({"a": 1})), &outbox, &id(&n.to_string()), || {})).collect();
@@ -231,7 +226,7 @@ fn a_room_with_many_members_reaches_them_all_and_lets_them_go() {
 
 #[test]
 fn a_reply_stands_between_what_came_before_and_what_comes_after() {
-    let hub = Arc::new(Hub::new(WildcardDispatch::Both, Arc::new(Metrics::default())));
+    let hub = Arc::new(Hub::new(WildcardDispatch::Both, config::History::default(), Arc::new(Metrics::default())));
     let (recorder, outbox, _) = outbox(64 << 20);
     let room = json!({"a": 1});
     std::thread::scope(|scope| {

@@ -2,7 +2,7 @@
 
 use serde_json::value::RawValue;
 
-use super::{RequestId, fields};
+use super::{RequestId, Version, fields};
 
 /// A client's message, as far as its form goes.
 #[derive(Debug)]
@@ -10,46 +10,91 @@ pub enum Message<'a> {
     /// The text `ping`.
     Ping,
     /// `{"type":"subscribe","room":{…},"requestId":"1"}`.
-    Subscribe {
-        /// As sent; whether it is a room at all is for the subscription to say.
-        room: Option<&'a RawValue>,
-        /// `None` when there is none, or when it is a list or an object.
+    Subscribe(Wanted<'a>),
+    /// `{"type":"subscribe","subscriptions":[{"room":{…},"requestId":"1"}, …]}`, in version 4.
+    SubscribeAll {
+        /// As sent; [`Wanted::list`] reads it.
+        list: &'a RawValue,
+        /// For the case that it is no list.
         request_id: Option<RequestId>,
     },
     /// `{"type":"unsubscribe","requestId":"1"}`.
     Unsubscribe {
-        /// `None` when there is none, or when it is a list or an object.
+        /// `None` when there is none that can be one.
         request_id: Option<RequestId>,
     },
     /// `{"type":"status"}`.
-    Status,
+    Status {
+        /// `None` when there is none that can be one.
+        request_id: Option<RequestId>,
+    },
     /// JSON that is none of the above.
-    UnknownType,
+    UnknownType {
+        /// `None` when there is none that can be one.
+        request_id: Option<RequestId>,
+    },
     /// No JSON.
     NotJson,
+}
+
+/// A subscription as a client asks for it.
+#[derive(Debug)]
+pub struct Wanted<'a> {
+    /// As sent; whether it is a room at all is for the subscription to say.
+    pub room: Option<&'a RawValue>,
+    /// `None` when there is none that can be one.
+    pub request_id: Option<RequestId>,
+    /// `"since":"POSITION"` as sent, in version 4: what was published after that is wanted, too.
+    pub since: Option<&'a RawValue>,
 }
 
 impl<'a> Message<'a> {
     /// Reads one text message, or a binary one that holds text.
     ///
     /// Never fails: what cannot be understood is a variant of its own.
-    pub fn parse(text: &'a str) -> Self {
+    pub fn parse(text: &'a str, version: Version) -> Self {
         if text == "ping" {
             return Self::Ping;
         }
         let Ok(json) = serde_json::from_str::<&RawValue>(text) else { return Self::NotJson };
-        let Ok([kind, room, request_id]) = fields(json.get(), ["type", "room", "requestId"]) else {
+        let names = ["type", "requestId", "room", "since", "subscriptions"];
+        let Ok([kind, request_id, room, since, list]) = fields(json.get(), names) else {
             // Not an object, or one with a key that is not text.
-            return Self::UnknownType;
+            return Self::UnknownType { request_id: None };
         };
-        let request_id = request_id.and_then(RequestId::new);
+        let request_id = request_id.and_then(|id| label(id, version));
         match kind.and_then(|kind| serde_json::from_str::<String>(kind.get()).ok()).as_deref() {
-            Some("subscribe") => Self::Subscribe { room, request_id },
+            Some("subscribe") => match list.filter(|_| version == Version::V4) {
+                Some(list) => Self::SubscribeAll { list, request_id },
+                None => Self::Subscribe(Wanted { room, request_id, since: since.filter(|_| version == Version::V4) }),
+            },
             Some("unsubscribe") => Self::Unsubscribe { request_id },
-            Some("status") => Self::Status,
-            _ => Self::UnknownType,
+            Some("status") => Self::Status { request_id },
+            _ => Self::UnknownType { request_id },
         }
     }
+}
+
+impl<'a> Wanted<'a> {
+    /// The entries of a [`Message::SubscribeAll`], in their order; `None` for one that is no object.
+    ///
+    /// # Errors
+    /// When it is no list.
+    pub fn list(list: &'a RawValue) -> Result<Vec<Option<Self>>, serde_json::Error> {
+        let entries: Vec<&RawValue> = serde_json::from_str(list.get())?;
+        Ok(entries.into_iter().map(Self::entry).collect())
+    }
+
+    fn entry(json: &'a RawValue) -> Option<Self> {
+        let [request_id, room, since] = fields(json.get(), ["requestId", "room", "since"]).ok()?;
+        Some(Self { room, request_id: request_id.and_then(|id| label(id, Version::V4)), since })
+    }
+}
+
+/// The id that `json` is: any scalar in 3.1, a string or a number in version 4.
+fn label(json: &RawValue, version: Version) -> Option<RequestId> {
+    let is_label = |id: &RequestId| version == Version::V3 || !matches!(id.as_json(), "true" | "false" | "null");
+    RequestId::new(json).filter(is_label)
 }
 
 #[cfg(test)]
@@ -58,46 +103,63 @@ mod tests {
 
     use super::*;
 
+    fn parse(text: &str) -> Message<'_> {
+        Message::parse(text, Version::V3)
+    }
+
     #[test]
     fn only_the_bare_four_letters_are_a_ping() {
-        assert!(matches!(Message::parse("ping"), Message::Ping));
+        assert!(matches!(parse("ping"), Message::Ping));
         for other in ["PING", "ping ", "", "\u{feff}ping", "NaN", "{", "{} {}"] {
-            assert!(matches!(Message::parse(other), Message::NotJson), "{other:?}");
+            assert!(matches!(parse(other), Message::NotJson), "{other:?}");
         }
-        assert!(matches!(Message::parse("\"ping\""), Message::UnknownType));
+        assert!(matches!(parse("\"ping\""), Message::UnknownType { .. }));
     }
 
     #[test]
     fn json_of_any_other_kind_has_an_unknown_type() {
         for json in ["[]", "1", "null", "true", "{}", r#"{"type":[]}"#, r#"{"type":{}}"#, r#"{"type":"Subscribe"}"#] {
-            assert!(matches!(Message::parse(json), Message::UnknownType), "{json}");
+            assert!(matches!(parse(json), Message::UnknownType { .. }), "{json}");
         }
     }
 
     #[test]
     fn the_last_of_duplicate_members_counts() {
         let text = r#"{"type":"status","requestId":1,"requestId":2,"type":"unsubscribe","x":[{}]}"#;
-        let Message::Unsubscribe { request_id: Some(id) } = Message::parse(text) else { panic!("{text}") };
+        let Message::Unsubscribe { request_id: Some(id) } = parse(text) else { panic!("{text}") };
         assert_eq!(id.as_json(), "2");
     }
 
     #[test]
     fn a_deep_or_long_message_needs_no_stack() {
         let deep = format!("{}{}", "[".repeat(100_000), "]".repeat(100_000));
-        assert!(matches!(Message::parse(&deep), Message::UnknownType));
-        assert!(matches!(Message::parse(&deep[..100_000]), Message::NotJson));
-        assert!(matches!(Message::parse(&"9".repeat(5000)), Message::UnknownType));
+        assert!(matches!(parse(&deep), Message::UnknownType { .. }));
+        assert!(matches!(parse(&deep[..100_000]), Message::NotJson));
+        assert!(matches!(parse(&"9".repeat(5000)), Message::UnknownType { .. }));
+    }
+
+    #[test]
+    fn positions_and_lists_are_for_version_4() {
+        let text = r#"{"type":"subscribe","room":{},"requestId":true,"since":"e:1"}"#;
+        assert!(matches!(parse(text), Message::Subscribe(Wanted { since: None, request_id: Some(_), .. })));
+        let v4 = Message::parse(text, Version::V4);
+        assert!(matches!(v4, Message::Subscribe(Wanted { since: Some(_), request_id: None, .. })));
+        let text = r#"{"type":"subscribe","subscriptions":[{"room":{},"requestId":1},2]}"#;
+        assert!(matches!(parse(text), Message::Subscribe(Wanted { room: None, .. })));
+        let Message::SubscribeAll { list, .. } = Message::parse(text, Version::V4) else { panic!("{text}") };
+        let entries = Wanted::list(list).unwrap();
+        assert!(matches!(&entries[..], [Some(Wanted { request_id: Some(_), .. }), None]));
     }
 
     proptest! {
         #[test]
         fn no_text_makes_the_parser_panic(text in ".{0,64}") {
-            let _ = Message::parse(&text);
+            let _ = parse(&text);
         }
 
         #[test]
         fn nothing_but_json_objects_becomes_a_request(text in "[\\[\\]{}\":, a-z0-9]{0,40}") {
-            if matches!(Message::parse(&text), Message::Status | Message::Subscribe { .. } | Message::Unsubscribe { .. }) {
+            if matches!(parse(&text), Message::Status { .. } | Message::Subscribe(_) | Message::Unsubscribe { .. }) {
                 prop_assert!(serde_json::from_str::<serde_json::Map<String, serde_json::Value>>(&text).is_ok());
             }
         }

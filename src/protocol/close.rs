@@ -15,6 +15,12 @@ pub enum CloseCode {
     TooBig,
     /// 1012: triggers may have been missed; come back and fetch again.
     Gap,
+    /// 1013: the client cannot be served now; come back later.
+    TryLater,
+    /// 3500: not authorised, as version 4 tells it.
+    NotAuthorized,
+    /// 3503: silent for `IDLE_TIMEOUT`, as version 4 tells it.
+    Idle,
     /// 3008: more than `OUTBOX_LIMIT` was waiting for the client, or it took nothing for too long.
     TooSlow,
     /// The client's own code, sent back to it.
@@ -33,7 +39,10 @@ impl CloseCode {
             Self::InvalidText => 1007,
             Self::TooBig => 1009,
             Self::Gap => 1012,
+            Self::TryLater => 1013,
             Self::TooSlow => 3008,
+            Self::NotAuthorized => 3500,
+            Self::Idle => 3503,
             Self::Echo(code) => code,
             Self::NoStatus => 1005,
         }
@@ -49,6 +58,9 @@ impl CloseCode {
             Self::TooBig => "too-big",
             Self::Gap => "gap",
             Self::TooSlow => "too-slow",
+            Self::TryLater => "try-later",
+            Self::NotAuthorized => "not-authorized",
+            Self::Idle => "idle",
             Self::Echo(_) | Self::NoStatus => "client",
         }
     }

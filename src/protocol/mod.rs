@@ -5,10 +5,14 @@
 pub mod client;
 mod close;
 mod fields;
+mod position;
 mod request_id;
 pub mod server;
 pub mod trigger;
+mod version;
 
 pub use close::CloseCode;
 pub(crate) use fields::fields;
+pub use position::{Epoch, NoPosition, Position};
 pub use request_id::RequestId;
+pub use version::Version;

@@ -1,6 +1,8 @@
-//! What a publisher sends: `{"rooms":[{…}, …],"data":…}`.
+//! What a publisher sends: `{"rooms":[{…}, …],"data":…}`, and perhaps `exclude` and `id`.
 
 use serde_json::value::RawValue;
+use smol_str::SmolStr;
+use uuid::Uuid;
 
 use super::fields;
 use crate::room::{self, Numbers, RoomKey};
@@ -12,7 +14,14 @@ pub struct Trigger<'a> {
     pub rooms: Vec<RoomKey>,
     /// Any JSON, as the publisher wrote it.
     pub data: &'a RawValue,
+    /// Connections that do not get it.
+    pub exclude: Vec<Uuid>,
+    /// A later trigger with the same id is not delivered. 1 to 255 bytes.
+    pub id: Option<SmolStr>,
 }
+
+/// The longest `id`.
+const ID_LIMIT_BYTES: usize = 255;
 
 /// Why a body is no trigger.
 #[derive(Debug, thiserror::Error)]
@@ -29,6 +38,12 @@ pub enum Error {
     /// `rooms` is not a list of rooms.
     #[error("rooms must be a list of objects")]
     BadRooms(#[source] room::Error),
+    /// `exclude` is not a list of connections.
+    #[error("exclude must be a list of connections' ids")]
+    BadExclude,
+    /// `id` is not a short text.
+    #[error("id must be a string of 1 to {ID_LIMIT_BYTES} bytes")]
+    BadId,
 }
 
 impl Error {
@@ -39,6 +54,8 @@ impl Error {
             Self::NoRooms => "no-rooms",
             Self::NoData => "no-data",
             Self::BadRooms(_) => "malformed-rooms",
+            Self::BadExclude => "malformed-exclude",
+            Self::BadId => "malformed-id",
         }
     }
 }
@@ -50,11 +67,24 @@ impl<'a> Trigger<'a> {
     /// When anything about the body is wrong: a trigger is taken whole or not at all.
     pub fn parse(body: &'a [u8], numbers: Numbers) -> Result<Self, Error> {
         let text = std::str::from_utf8(body).map_err(|_| Error::Malformed)?;
-        let [rooms, data] = fields(text, ["rooms", "data"]).map_err(|_| Error::Malformed)?;
-        let rooms = rooms.ok_or(Error::NoRooms)?;
-        let data = data.ok_or(Error::NoData)?;
-        Ok(Self { rooms: RoomKey::list(rooms, numbers).map_err(Error::BadRooms)?, data })
+        let names = ["rooms", "data", "exclude", "id"];
+        let [rooms, data, exclude, id] = fields(text, names).map_err(|_| Error::Malformed)?;
+        let (rooms, data) = (rooms.ok_or(Error::NoRooms)?, data.ok_or(Error::NoData)?);
+        let rooms = RoomKey::list(rooms, numbers).map_err(Error::BadRooms)?;
+        let exclude = match exclude {
+            Some(list) => serde_json::from_str(list.get()).map_err(|_| Error::BadExclude)?,
+            None => Vec::new(),
+        };
+        let id = match id {
+            Some(id) => Some(serde_json::from_str(id.get()).ok().filter(is_id).ok_or(Error::BadId)?),
+            None => None,
+        };
+        Ok(Self { rooms, data, exclude, id })
     }
+}
+
+fn is_id(id: &SmolStr) -> bool {
+    (1..=ID_LIMIT_BYTES).contains(&id.len())
 }
 
 #[cfg(test)]
@@ -90,6 +120,13 @@ mod tests {
             (br#"{"rooms":null,"data":1}"#, "malformed-rooms"),
             (br#"{"rooms":[[["a",1]]],"data":1}"#, "malformed-rooms"),
             (br#"{"rooms":[""],"data":1}"#, "malformed-rooms"),
+            (br#"{"rooms":[],"data":1,"id":"x","exclude":["7d4c6a3e-0000-4000-8000-000000000000"]}"#, "success"),
+            (br#"{"rooms":[],"data":1,"exclude":[]}"#, "success"),
+            (br#"{"rooms":[],"data":1,"exclude":["x"]}"#, "malformed-exclude"),
+            (br#"{"rooms":[],"data":1,"exclude":"x"}"#, "malformed-exclude"),
+            (br#"{"rooms":[],"data":1,"id":""}"#, "malformed-id"),
+            (br#"{"rooms":[],"data":1,"id":17}"#, "malformed-id"),
+            (format!(r#"{{"rooms":[],"data":1,"id":"{}"}}"#, "x".repeat(256)).as_bytes(), "malformed-id"),
         ] {
             assert_eq!(word(body), expected, "{}", String::from_utf8_lossy(body));
         }

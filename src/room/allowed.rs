@@ -8,7 +8,7 @@ use std::{
 use foldhash::fast::RandomState;
 use parking_lot::Mutex;
 
-use super::{Mask, RoomKey, with_scratch};
+use super::{Mask, RoomKey, nearest::nearest, with_scratch};
 
 /// The rooms a backend allows a client, ready to be asked.
 ///
@@ -38,6 +38,18 @@ impl Allowed {
                 shape.rooms.contains(text.as_str())
             })
         })
+    }
+}
+
+impl Allowed {
+    /// Which allowed room comes nearest to `wanted`, which none covers, and in what it differs; for people.
+    pub fn nearest(&self, wanted: &RoomKey) -> String {
+        let mut shape = String::new();
+        wanted.write_shape(&mut shape);
+        // Those with the same keys first, in case that there are more than can be looked at.
+        let same = self.shapes.get(shape.as_str()).into_iter();
+        let others = self.shapes.iter().filter(|(other, _)| ***other != *shape).map(|(_, shape)| shape);
+        nearest(same.chain(others).flat_map(|shape| shape.rooms.iter().map(Box::as_ref)), wanted)
     }
 }
 

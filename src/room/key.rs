@@ -98,6 +98,27 @@ impl RoomKey {
         positions.filter(|(_, span)| self.slice(**span) == WILDCARD).map(|(at, _)| at).collect()
     }
 
+    /// Whether `other` has the same keys and, key by key, an equal value, or one of the two is the wildcard.
+    pub(crate) fn agrees(&self, other: &Self) -> bool {
+        self.compare(other, |own, other| own == other || own == WILDCARD || other == WILDCARD)
+    }
+
+    /// Whether `other` has the same keys and, key by key, an equal value, or this one's is the wildcard.
+    pub(crate) fn covers(&self, other: &Self) -> bool {
+        self.compare(other, |own, other| own == other || own == WILDCARD)
+    }
+
+    /// Whether the keys are the same and `is_like` holds for each pair of values.
+    fn compare(&self, other: &Self, is_like: impl Fn(&str, &str) -> bool) -> bool {
+        let mut key = (0, 0); // where the next key begins in each text
+        let is_like = |(own, theirs): (&(u32, u32), &(u32, u32))| {
+            let same_key = self.text[key.0..own.0 as usize] == other.text[key.1..theirs.0 as usize];
+            key = (own.1 as usize, theirs.1 as usize);
+            same_key && is_like(self.slice(*own), other.slice(*theirs))
+        };
+        self.values.len() == other.values.len() && self.values.iter().zip(&other.values).all(is_like)
+    }
+
     /// Writes to `out` the text with the values at `mask` replaced by the wildcard.
     pub(crate) fn write_masked(&self, mask: &Mask, out: &mut String) {
         out.clear();

@@ -5,6 +5,7 @@
 mod allowed;
 mod json;
 mod key;
+mod nearest;
 mod number;
 mod pattern;
 

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use bytes::Bytes;
 use futures::future::join_all;
 use high_templar::{
-    broker::{self, Consumer, Publisher},
+    broker::{self, Batch, Consumer, Delivery, Publisher},
     config,
     metrics::Metrics,
 };
@@ -27,7 +27,7 @@ struct Instance {
 impl Instance {
     async fn start(config: &config::Broker) -> Self {
         let stop = CancellationToken::new();
-        let (publisher, consumer, upkeep) = broker::open(config, &Arc::new(Metrics::default()), stop.clone());
+        let (publisher, consumer, upkeep) = broker::open(config, &Arc::new(Metrics::default()), stop.clone()).unwrap();
         let mut instance = Self { publisher, consumer, stop, upkeep: tokio::spawn(upkeep), received: Vec::new() };
         instance.until_accepted(b"probe").await;
         instance
@@ -48,9 +48,9 @@ impl Instance {
 
     async fn receive_until(&mut self, mut is_enough: impl FnMut(&[Bytes]) -> bool) {
         while !is_enough(&self.received) {
-            let batch = self.consumer.next().await;
+            let batch = self.consumer.next().await.unwrap();
             assert!(!batch.deliveries.is_empty());
-            self.received.extend(batch.deliveries.iter().map(|delivery| delivery.body.clone()));
+            self.received.extend(triggers(&batch));
             self.consumer.acknowledge(batch).await;
         }
     }
@@ -64,6 +64,14 @@ impl Instance {
         self.consumer.close().await;
         self.upkeep.await.unwrap();
     }
+}
+
+/// The triggers in `batch`.
+fn triggers(batch: &Batch) -> impl Iterator<Item = Bytes> + '_ {
+    batch.deliveries.iter().filter_map(|delivery| match delivery {
+        Delivery::Trigger { body, .. } => Some(body.clone()),
+        _ => None,
+    })
 }
 
 /// Every promise, one after the other.
@@ -114,8 +122,8 @@ async fn keeps_the_contract(config: &config::Broker) {
         instance.publisher.publish(Bytes::from(vec![number])).await.unwrap();
         for _ in 0..3 {
             let polled_once = futures::FutureExt::now_or_never(instance.consumer.next());
-            if let Some(batch) = polled_once {
-                instance.received.extend(batch.deliveries.iter().map(|delivery| delivery.body.clone()));
+            if let Some(Ok(batch)) = polled_once {
+                instance.received.extend(triggers(&batch));
                 instance.consumer.acknowledge(batch).await;
             }
         }
@@ -127,35 +135,55 @@ async fn keeps_the_contract(config: &config::Broker) {
     instance.stop().await;
 }
 
-/// RabbitMQ on the test run's node, with an exchange of the test's own.
-fn on_rabbitmq() -> config::Broker {
-    let uris = config::Uris::parse(&rabbitmq::shared()).unwrap();
-    config::Broker::Rabbitmq(config::Rabbitmq { uris, exchange: format!("test-{}", Uuid::new_v4()) })
+/// A broker as the variables describe it; RabbitMQ is the test run's node, with an exchange of the test's own.
+fn configured(vars: &[(&str, &str)]) -> config::Broker {
+    let api = ("API_URL", "http://localhost/");
+    let vars = vars.iter().copied().chain([api]).map(|(name, value)| (name.to_owned(), value.to_owned()));
+    config::from_vars(vars).unwrap().broker
+}
+
+fn on_rabbitmq(log: &str) -> config::Broker {
+    let exchange = format!("test-{}", Uuid::new_v4());
+    configured(&[("AMQP_URL", &rabbitmq::shared()), ("AMQP_EXCHANGE", &exchange), ("AMQP_LOG", log)])
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_embedded_broker_keeps_the_contract() {
-    keeps_the_contract(&config::Broker::Embedded).await;
+    keeps_the_contract(&configured(&[])).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn rabbitmq_keeps_the_contract() {
-    keeps_the_contract(&on_rabbitmq()).await;
+async fn the_embedded_broker_with_a_file_keeps_the_contract() {
+    let folder = tempfile::tempdir().unwrap();
+    keeps_the_contract(&configured(&[("EMBEDDED_LOG", folder.path().join("log").to_str().unwrap())])).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rabbitmq_keeps_the_contract_with_a_log() {
+    keeps_the_contract(&on_rabbitmq("stream")).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rabbitmq_keeps_the_contract_without_a_log() {
+    keeps_the_contract(&on_rabbitmq("off")).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_instance_on_one_exchange_receives_everything_in_the_same_order() {
-    let config = on_rabbitmq();
+    let config = on_rabbitmq("stream");
     let (mut one, mut two) = (Instance::start(&config).await, Instance::start(&config).await);
     one.received.clear();
     for number in 0..500_u32 {
         let publisher = if number % 2 == 0 { &one.publisher } else { &two.publisher };
         publisher.publish(Bytes::from(number.to_string())).await.unwrap();
     }
-    one.receive_until(|received| received.last().is_some_and(|last| last == "499")).await;
-    two.receive(500).await;
-    let without_probe: Vec<_> = one.received.iter().filter(|body| *body != "probe").cloned().collect();
-    assert_eq!(without_probe, two.received);
+    for instance in [&mut one, &mut two] {
+        let all = instance.receive_until(|received| received.last().is_some_and(|last| last == "499"));
+        timeout(PATIENCE, all).await.expect("received in time");
+        instance.received.retain(|body| body != "probe");
+    }
+    assert_eq!(one.received.len(), 500);
+    assert_eq!(one.received, two.received);
     one.stop().await;
     two.stop().await;
 }

@@ -13,6 +13,7 @@ mod hooks;
 mod hostile;
 mod internal;
 mod outage;
+mod recovery;
 mod slow_clients;
 mod stopping;
 mod support;

@@ -1,6 +1,10 @@
 //! RabbitMQ goes away and comes back, with clients connected.
 
-use high_templar::config;
+use lapin::{
+    ExchangeKind,
+    options::{ExchangeDeclareOptions, QueueDeclareOptions},
+    types::FieldTable,
+};
 use serde_json::json;
 use uuid::Uuid;
 
@@ -8,7 +12,7 @@ use crate::support::{Node, TestServer, eventually, rabbitmq};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn delivery_resumes_by_itself_and_readiness_tells_the_truth_meanwhile() {
-    let node = Node::start();
+    let node = Node::start().await;
     let server = TestServer::with(&[("AMQP_URL", &node.url), ("ON_GAP", "ignore")]).await;
     let mut client = server.subscriber(&[("1", json!({"target": "message"}))]).await;
     for round in 0..2 {
@@ -44,9 +48,9 @@ async fn delivery_resumes_by_itself_and_readiness_tells_the_truth_meanwhile() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn clients_are_closed_when_triggers_may_have_been_missed_and_only_then() {
-    let node = Node::start();
-    let server = TestServer::with(&[("AMQP_URL", &node.url)]).await;
+async fn without_a_log_clients_are_closed_when_triggers_may_have_been_missed_and_only_then() {
+    let node = Node::start().await;
+    let server = TestServer::with(&[("AMQP_URL", &node.url), ("AMQP_LOG", "off")]).await;
     let mut before = server.subscriber(&[("1", json!({"target": "message"}))]).await;
     before.expect_silence().await;
     node.kill();
@@ -92,22 +96,39 @@ async fn a_trigger_posted_to_either_instance_reaches_the_clients_of_both_once() 
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_exchange_that_somebody_declared_otherwise_stops_triggers_but_not_clients() {
-    use lapin::{Connection, ConnectionProperties, ExchangeKind, options::ExchangeDeclareOptions, types::FieldTable};
+async fn an_exchange_that_somebody_declared_otherwise_is_taken_as_it_is() {
+    for log in ["stream", "off"] {
+        let exchange = format!("test-{}", Uuid::new_v4());
+        let channel = rabbitmq::channel().await;
+        let options = ExchangeDeclareOptions { durable: true, ..ExchangeDeclareOptions::default() };
+        let (name, none) = (exchange.as_str().into(), FieldTable::default());
+        channel.exchange_declare(name, ExchangeKind::Fanout, options, none).await.unwrap();
+        let url = rabbitmq::shared();
+        let vars = [("AMQP_URL", url.as_str()), ("AMQP_EXCHANGE", &exchange), ("AMQP_LOG", log)];
+        let server = TestServer::with(&vars).await;
+        let mut client = server.subscriber(&[("1", json!({"target": "message"}))]).await;
+        server.trigger(json!({"rooms": [{"target": "message"}], "data": 1})).await;
+        assert_eq!(client.next().await["data"], json!(1));
+        client.expect_silence().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_queue_in_the_place_of_the_log_is_a_clear_end_or_leaves_no_log() {
     let exchange = format!("test-{}", Uuid::new_v4());
-    let uris = config::Uris::parse(&rabbitmq::shared()).unwrap();
-    let connection = Connection::connect_uri(uris.at(0).amqp().clone(), ConnectionProperties::default()).await.unwrap();
-    let channel = connection.create_channel().await.unwrap();
-    let options = ExchangeDeclareOptions { auto_delete: false, durable: true, ..ExchangeDeclareOptions::default() };
-    channel
-        .exchange_declare(exchange.as_str().into(), ExchangeKind::Fanout, options, FieldTable::default())
-        .await
-        .unwrap();
-    let vars = [("AMQP_URL", rabbitmq::shared()), ("AMQP_EXCHANGE", exchange.clone())];
-    let vars: Vec<_> = vars.iter().map(|(name, value)| (*name, value.as_str())).collect();
-    let server = TestServer::starting(&vars).await;
-    server.subscriber(&[("1", json!({"target": "message"}))]).await;
-    assert_eq!(server.get("/readyz").await.status, 503);
-    channel.exchange_delete(exchange.as_str().into(), lapin::options::ExchangeDeleteOptions::default()).await.unwrap();
-    server.until_ready().await;
+    let channel = rabbitmq::channel().await;
+    let options = QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() };
+    let queue = format!("{exchange}.log");
+    channel.queue_declare(queue.as_str().into(), options, FieldTable::default()).await.unwrap();
+    let url = rabbitmq::shared();
+    let vars = [("AMQP_URL", url.as_str()), ("AMQP_EXCHANGE", &exchange)];
+    let server = TestServer::with(&vars).await;
+    let mut client = server.subscriber(&[("1", json!({"target": "message"}))]).await;
+    server.trigger(json!({"rooms": [{"target": "message"}], "data": 1})).await;
+    assert_eq!(client.next().await["data"], json!(1));
+    assert_eq!(server.get("/position").await.json(), json!({"position": null}));
+
+    let vars = [("AMQP_URL", url.as_str()), ("AMQP_EXCHANGE", &exchange), ("AMQP_LOG", "stream")];
+    let error = TestServer::fails(&vars).await;
+    assert!(error.contains(&queue) && error.contains("AMQP_LOG"), "{error}");
 }

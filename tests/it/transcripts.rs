@@ -2,7 +2,7 @@
 //!
 //! `# allowed: [...]` is what the backend allows, `# NAME=value` a setting. `>` is what the client sends, `<` what it gets
 //! next (JSON compared by value, `<id>` stands for a connection's id, `<*>` for anything), `!` a trigger posted to the
-//! internal listener.
+//! internal listener. With a line `# v4` the client offers that subprotocol.
 
 use std::{fs, path::Path};
 
@@ -34,7 +34,9 @@ async fn follow(name: &str, transcript: &str) {
     let backend = StubBackend::allowing(serde_json::from_str(&allowed).unwrap()).await;
     let settings: Vec<_> = settings.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
     let server = TestServer::before(backend, &settings).await;
-    let mut client = Client::connect(&server.public, "/ws/", &[]).await;
+    let is_v4 = transcript.lines().any(|line| line == "# v4");
+    let offer = [("Sec-WebSocket-Protocol", "high-templar.v4")];
+    let mut client = Client::connect(&server.public, "/ws/", if is_v4 { &offer } else { &[] }).await;
     let mut triggers = 0;
     for (number, line) in (1..).zip(transcript.lines()) {
         let place = format!("{name}:{number}");

@@ -1,62 +1,86 @@
 //! Consuming from RabbitMQ, for ever.
 
-use std::{pin::Pin, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use futures::{StreamExt, stream::ReadyChunks};
-use lapin::{
-    Channel, Connection,
-    options::{BasicAckOptions, BasicConsumeOptions, BasicQosOptions, QueueBindOptions, QueueDeclareOptions},
-    types::{FieldTable, ShortString},
-};
+use futures::StreamExt;
+use lapin::types::AMQPValue;
+use rand::Rng;
 use tokio::{
     sync::watch,
-    time::{Instant, Sleep, sleep, timeout},
+    time::{Instant, Interval, MissedTickBehavior, interval},
 };
-use tracing::{debug, info, warn};
+use tracing::{info, warn};
 use uuid::Uuid;
 
 use super::{
-    super::{Batch, Delivery},
-    CLOSE_DEADLINE, CONNECT_DEADLINE, Error, ROUTING_KEY, Retry, close, connect,
+    super::{Batch, Delivery, Unusable},
+    Error, Log, Retry, Topology,
+    follower::Follower,
+    session::{Opening, Session},
 };
-use crate::{config, metrics::Metrics};
+use crate::{
+    config::{self, AmqpLog},
+    metrics::Metrics,
+};
 
-/// Deliveries in hand at once.
-const PREFETCH: u16 = 2048;
-/// The most deliveries handed over at once.
-const BATCH: usize = 512;
-/// Deliveries that are acknowledged together under load: each acknowledgement is a write for us and work for the broker.
-const ACKNOWLEDGED: usize = PREFETCH as usize / 4;
-/// After this long fewer are, so that nobody who looks at the queue wonders.
-const ACKNOWLEDGE_AFTER: Duration = Duration::from_millis(200);
+/// How often is looked whether a marker is due.
+const LOOK: Duration = Duration::from_secs(1);
+/// How long RabbitMQ may take to get at the log, as after a crash, before it is done without.
+const UNAVAILABLE: Duration = Duration::from_secs(60);
+/// How long RabbitMQ may take to hand over what is there.
+const PROOF_DEADLINE: Duration = Duration::from_secs(5);
+/// Entries in the log after which there is to be another marker: so many are read again in a new session.
+const UNMARKED: u64 = 4096;
+/// The part of what is read back after which there is to be another marker.
+const MARK_AGE: u32 = 4;
 
+/// What the consumer and the publisher tell each other.
 #[derive(Debug)]
-pub(in super::super) struct Consumer {
-    exchange: String,
-    retry: Retry,
-    session: Option<Session>,
-    sessions: u64,
-    consuming: watch::Sender<bool>,
-    /// Triggers may have passed by since the last delivery.
-    has_missed: bool,
-    gaps: watch::Sender<u64>,
-    metrics: Arc<Metrics>,
+pub(super) struct Shared {
+    /// The name of this process in the log.
+    pub instance: Uuid,
+    /// Whether there is a log, once that is known.
+    pub has_log: watch::Sender<Option<bool>>,
+    /// The markers that are wanted.
+    pub wanted: watch::Sender<Wanted>,
+    /// The number of the last marker that RabbitMQ has confirmed.
+    pub confirmed: watch::Sender<u64>,
+    /// Whether what is published now comes to this instance, and all before it has.
+    pub consuming: watch::Sender<bool>,
+}
+
+/// A marker to be written.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Wanted {
+    /// Counts them.
+    pub number: u64,
+    /// Of the consumer, at present.
+    pub session: u64,
 }
 
 #[derive(Debug)]
-struct Session {
-    connection: Connection,
-    channel: Channel,
-    deliveries: ReadyChunks<lapin::Consumer>,
-    /// Why nothing more comes.
-    broken: Option<lapin::Error>,
-    /// The tag of the last delivery that is done with.
-    done: u64,
-    /// So many of those are not acknowledged yet.
-    unacknowledged: usize,
-    /// When they are acknowledged at the latest.
-    due: Pin<Box<Sleep>>,
+pub(in super::super) struct Consumer {
+    topology: Topology,
+    log: AmqpLog,
+    read_back: Duration,
+    retry: Retry,
+    shared: Arc<Shared>,
+    session: Option<Session>,
+    sessions: u64,
+    follower: Follower,
+    /// To be handed over next.
+    pending: Vec<Delivery>,
+    /// Without a log: triggers may have passed by since the last delivery.
+    has_missed: bool,
+    /// Since when RabbitMQ cannot get at the log.
+    unavailable_since: Option<Instant>,
+    /// When the last marker came, or was wanted.
+    marked: Instant,
+    /// After which another one is wanted, if nobody else writes one; not the same for all instances.
+    mark_after: Duration,
+    look: Interval,
+    metrics: Arc<Metrics>,
 }
 
 /// The last delivery of a batch, on the session it came by.
@@ -65,34 +89,55 @@ pub(in super::super) struct Tag {
     session: u64,
     last: u64,
     count: usize,
+    /// With it, all is known that was there when the session began.
+    is_current: bool,
 }
 
 impl Consumer {
     pub(super) fn new(config: config::Rabbitmq, metrics: Arc<Metrics>) -> Self {
+        let instance = Uuid::new_v4();
+        let mut look = interval(LOOK);
+        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         Self {
+            topology: Topology::new(&config),
+            log: config.log,
+            read_back: config.read_back,
             retry: Retry::new(config.uris),
-            exchange: config.exchange,
+            shared: Arc::new(Shared {
+                instance,
+                has_log: watch::Sender::new(None),
+                wanted: watch::Sender::default(),
+                confirmed: watch::Sender::new(0),
+                consuming: watch::Sender::new(false),
+            }),
             session: None,
             sessions: 0,
-            consuming: watch::Sender::new(false),
+            follower: Follower::new(instance),
+            pending: Vec::new(),
             has_missed: false,
-            gaps: watch::Sender::new(0),
+            unavailable_since: None,
+            marked: Instant::now(),
+            mark_after: (config.read_back / MARK_AGE).mul_f64(rand::rng().random_range(1.0..1.5)),
+            look,
             metrics,
         }
     }
 
+    pub(super) fn shared(&self) -> Arc<Shared> {
+        self.shared.clone()
+    }
+
     pub(in super::super) fn is_consuming(&self) -> watch::Receiver<bool> {
-        self.consuming.subscribe()
+        self.shared.consuming.subscribe()
     }
 
-    pub(in super::super) fn gaps(&self) -> watch::Receiver<u64> {
-        self.gaps.subscribe()
-    }
-
-    pub(in super::super) async fn next(&mut self) -> Batch {
+    pub(in super::super) async fn next(&mut self) -> Result<Batch, Unusable> {
         loop {
+            if !self.pending.is_empty() {
+                return Ok(Batch { deliveries: std::mem::take(&mut self.pending), tag: None });
+            }
             let Some(session) = &mut self.session else {
-                self.connect().await;
+                self.connect().await?;
                 continue;
             };
             if let Some(error) = session.broken.take() {
@@ -106,126 +151,239 @@ impl Consumer {
                     session.acknowledge().await;
                     continue;
                 }
+                _ = self.look.tick(), if session.follows_log => {
+                    self.look_after_markers().await;
+                    continue;
+                }
             };
             let Some(ready) = ready else {
                 self.lost(None).await;
                 continue;
             };
-            let (mut deliveries, mut last) = (Vec::with_capacity(ready.len()), 0);
-            for ready in ready {
-                match ready {
-                    Ok(delivery) => {
-                        last = delivery.delivery_tag;
-                        deliveries.push(Delivery { body: Bytes::from(delivery.data) });
-                    }
-                    // What came before it is here, and is delivered first.
-                    Err(error) => session.broken = Some(error),
-                }
-            }
-            if !deliveries.is_empty() {
-                let tag = Tag { session: self.sessions, last, count: deliveries.len() };
-                return Batch { deliveries, tag: Some(tag) };
+            if let Some(batch) = self.hand_over(ready).await {
+                return Ok(batch);
             }
         }
     }
 
     pub(in super::super) async fn acknowledge(&mut self, tag: Tag) {
         let Some(session) = self.session.as_mut().filter(|_| tag.session == self.sessions) else { return };
-        if session.unacknowledged == 0 {
-            session.due.as_mut().reset(Instant::now() + ACKNOWLEDGE_AFTER);
-        }
-        session.done = tag.last;
-        session.unacknowledged += tag.count;
-        if session.unacknowledged >= ACKNOWLEDGED {
-            session.acknowledge().await;
+        session.done(tag.last, tag.count).await;
+        if tag.is_current && !*self.shared.consuming.borrow() {
+            info!("the log is read up to now");
+            self.tell(true);
         }
     }
 
     pub(in super::super) async fn close(self) {
         if let Some(session) = self.session {
-            close(&session.connection).await;
+            session.close().await;
         }
     }
 
-    async fn connect(&mut self) {
-        let uri = self.retry.next().await;
-        match Session::open(uri, &self.exchange).await {
-            Ok(session) => {
-                info!(host = %uri.authority.host, port = uri.authority.port, exchange = self.exchange, "consuming from RabbitMQ");
-                self.retry.succeeded();
-                self.session = Some(session);
-                self.sessions += 1;
-                if std::mem::take(&mut self.has_missed) {
-                    self.metrics.gaps.inc();
-                    self.gaps.send_modify(|gaps| *gaps += 1);
+    /// What is in `ready`, if anything is new to the instance.
+    async fn hand_over(&mut self, ready: Vec<lapin::Result<lapin::message::Delivery>>) -> Option<Batch> {
+        let session = self.session.as_mut()?;
+        let (mut deliveries, mut last, mut count) = (Vec::with_capacity(ready.len()), 0, 0);
+        for ready in ready {
+            let delivery = match ready {
+                Ok(delivery) => delivery,
+                Err(error) => {
+                    // What came before it is here, and is delivered first.
+                    session.broken = Some(error);
+                    continue;
                 }
-                self.tell(true);
+            };
+            (last, count) = (delivery.delivery_tag, count + 1);
+            let offset = offset(&delivery);
+            let body = Bytes::from(delivery.data);
+            if !session.follows_log {
+                deliveries.push(Delivery::Trigger { body, offset: None, is_recalled: false });
+                continue;
+            }
+            let Some(offset) = offset else {
+                // A broker that knows nothing of streams, and has made a queue of it.
+                warn!(queue = self.topology.queue(), "the log is no stream: delete it, and set AMQP_LOG=off");
+                self.start_over(deliveries, AmqpLog::Off).await;
+                return None;
+            };
+            if self.follower.take(offset, delivery.routing_key.as_str(), body, &mut deliveries).is_err() {
+                warn!(
+                    offset,
+                    "the log is another one, or has lost what was to come next: triggers may have been missed"
+                );
+                self.start_over(deliveries, self.log).await;
+                return None;
+            }
+        }
+        if count == 0 {
+            return None;
+        }
+        if deliveries.iter().any(|delivery| matches!(delivery, Delivery::Epoch { .. })) {
+            self.marked = Instant::now();
+        }
+        if deliveries.is_empty() {
+            session.done(last, count).await;
+            return None;
+        }
+        let is_current = session.follows_log && self.follower.is_current();
+        let tag = Tag { session: self.sessions, last, count, is_current };
+        Some(Batch { deliveries, tag: Some(tag) })
+    }
+
+    /// Hands over `deliveries`, then forgets the log, and consumes anew as `log` says.
+    async fn start_over(&mut self, deliveries: Vec<Delivery>, log: AmqpLog) {
+        self.pending = deliveries; // before anything is waited for: the caller may give up waiting
+        self.follower.start_over(&mut self.pending);
+        (self.log, self.has_missed) = (log, true);
+        self.end_session().await;
+    }
+
+    async fn look_after_markers(&mut self) {
+        let (waited, is_confirmed) = (self.marked.elapsed(), *self.shared.confirmed.borrow() == self.number());
+        if self.follower.is_proving() {
+            // The stream holds a marker of now. If it were the same, the old one would have come long since.
+            if is_confirmed && waited > PROOF_DEADLINE {
+                warn!("the log does not hold what was read last: triggers may have been missed");
+                self.start_over(Vec::new(), self.log).await;
+            }
+            return;
+        }
+        let is_due = self.follower.unmarked() >= UNMARKED || waited > self.mark_after;
+        if is_due && is_confirmed && waited > LOOK {
+            self.want_marker();
+        }
+    }
+
+    fn want_marker(&mut self) {
+        self.marked = Instant::now();
+        self.shared.wanted.send_modify(|wanted| {
+            wanted.number += 1;
+            wanted.session = self.sessions;
+        });
+    }
+
+    /// Of the last marker that was wanted.
+    fn number(&self) -> u64 {
+        self.shared.wanted.borrow().number
+    }
+
+    async fn connect(&mut self) -> Result<(), Unusable> {
+        let uri = self.retry.next().await.clone();
+        let topology = self.topology.clone();
+        let opened = match Opening::begin(&uri, &topology, self.log).await {
+            Ok(opening) => {
+                self.sessions += 1;
+                match (&opening.log, self.log) {
+                    (Log::Stream { adopted }, _) => {
+                        if let Some(how) = adopted {
+                            warn!(
+                                queue = self.topology.queue(),
+                                how, "the log is kept as it was declared earlier; to change that, delete it"
+                            );
+                        }
+                        let start = self.follower.begin(self.sessions);
+                        // From somewhat earlier, as what comes before the first marker is of no use.
+                        opening.follow(start, self.read_back + self.read_back / MARK_AGE * 2).await
+                    }
+                    (Log::None(reason), AmqpLog::Stream) => {
+                        let reason = reason.clone();
+                        opening.close().await;
+                        return Err(Unusable(format!("AMQP_LOG is stream, but RabbitMQ cannot keep a log: {reason}")));
+                    }
+                    (Log::Unavailable(reason), log)
+                        if log == AmqpLog::Stream || self.unavailable_since().elapsed() < UNAVAILABLE =>
+                    {
+                        let error = Error::Unavailable { host: super::host(&uri), reason: reason.clone() };
+                        opening.close().await;
+                        Err(error)
+                    }
+                    (Log::None(reason) | Log::Unavailable(reason), _) => {
+                        if self.log == AmqpLog::Auto {
+                            warn!(reason, "RabbitMQ keeps no log: what is published while it is away is lost");
+                        }
+                        opening.queue().await
+                    }
+                }
+            }
+            Err(error) => Err(error),
+        };
+        match opened {
+            Ok(session) => {
+                info!(
+                    host = %uri.authority.host, port = uri.authority.port, exchange = self.topology.exchange_name(),
+                    log = session.follows_log, "consuming from RabbitMQ"
+                );
+                self.retry.succeeded();
+                self.shared.has_log.send_replace(Some(session.follows_log));
+                self.unavailable_since = None;
+                if session.follows_log {
+                    self.want_marker();
+                } else {
+                    if std::mem::take(&mut self.has_missed) {
+                        self.pending.push(Delivery::Missed);
+                    }
+                    self.tell(true);
+                }
+                self.session = Some(session);
+            }
+            Err(error @ Error::NoLog { .. }) if self.log == AmqpLog::Stream => {
+                return Err(Unusable(format!("AMQP_LOG is stream, but {error}")));
             }
             Err(error) => {
+                if matches!(error, Error::NoLog { .. }) {
+                    self.log = AmqpLog::Off;
+                }
                 self.has_missed = true;
                 self.metrics.broker_failures.inc();
                 self.retry.failed(&error);
                 warn!(error = &error as &dyn std::error::Error, "cannot consume from RabbitMQ, trying again");
             }
         }
+        Ok(())
+    }
+
+    /// Since when RabbitMQ cannot get at the log.
+    fn unavailable_since(&mut self) -> Instant {
+        *self.unavailable_since.get_or_insert_with(Instant::now)
     }
 
     async fn lost(&mut self, error: Option<&lapin::Error>) {
-        self.tell(false);
         self.has_missed = true;
         self.metrics.broker_failures.inc();
+        let follows_log = self.session.as_ref().is_some_and(|session| session.follows_log);
+        let what = match follows_log {
+            true => "triggers published meanwhile arrive later",
+            false => "triggers published meanwhile do not arrive",
+        };
         match error {
-            Some(error) => warn!(%error, "lost RabbitMQ: triggers published meanwhile do not arrive"),
-            None => warn!("RabbitMQ ended the consumer: triggers published meanwhile do not arrive"),
+            Some(error) => warn!(%error, "lost RabbitMQ: {what}"),
+            None => warn!("RabbitMQ ended the consumer: {what}"),
         }
+        self.end_session().await;
+    }
+
+    async fn end_session(&mut self) {
+        self.tell(false);
         if let Some(session) = self.session.take() {
-            close(&session.connection).await;
+            session.close().await;
         }
     }
 
     fn tell(&self, is_consuming: bool) {
-        self.consuming.send_replace(is_consuming);
+        self.shared.consuming.send_replace(is_consuming);
         self.metrics.broker_consuming.set(is_consuming.into());
     }
 }
 
-impl Session {
-    async fn open(uri: &lapin::uri::AMQPUri, exchange: &str) -> Result<Self, Error> {
-        let (connection, channel) = connect(uri, exchange, "consumer").await?;
-        let host = format!("{}:{}", uri.authority.host, uri.authority.port);
-        match timeout(CONNECT_DEADLINE, consume(&channel, exchange)).await {
-            Ok(Ok(consumer)) => {
-                let deliveries = consumer.ready_chunks(BATCH);
-                let due = Box::pin(sleep(ACKNOWLEDGE_AFTER));
-                Ok(Self { connection, channel, deliveries, broken: None, done: 0, unacknowledged: 0, due })
-            }
-            Ok(Err(source)) => {
-                close(&connection).await;
-                Err(Error::Failed { host, source })
-            }
-            Err(_) => Err(Error::TimedOut { host }),
-        }
+/// Where in the log it stands.
+fn offset(delivery: &lapin::message::Delivery) -> Option<u64> {
+    let headers = delivery.properties.headers().as_ref()?;
+    match headers.inner().get("x-stream-offset")? {
+        AMQPValue::LongLongInt(offset) => u64::try_from(*offset).ok(),
+        AMQPValue::LongInt(offset) => u64::try_from(*offset).ok(),
+        AMQPValue::LongUInt(offset) => Some(u64::from(*offset)),
+        AMQPValue::Timestamp(offset) => Some(*offset),
+        _ => None,
     }
-}
-
-impl Session {
-    async fn acknowledge(&mut self) {
-        self.unacknowledged = 0;
-        let acknowledging = self.channel.basic_ack(self.done, BasicAckOptions { multiple: true });
-        if let Ok(Err(error)) = timeout(CLOSE_DEADLINE, acknowledging).await {
-            debug!(%error, "acknowledgement failed"); // the stream of deliveries tells the rest
-        }
-    }
-}
-
-async fn consume(channel: &Channel, exchange: &str) -> Result<lapin::Consumer, lapin::Error> {
-    // A new name each time: the broker may hold on to the last one for as long as it thinks us there.
-    let queue = ShortString::from(format!("hightemplar_{}", Uuid::new_v4()));
-    let none = FieldTable::default;
-    channel.basic_qos(PREFETCH, BasicQosOptions::default()).await?;
-    let exclusive = QueueDeclareOptions { exclusive: true, ..QueueDeclareOptions::default() };
-    channel.queue_declare(queue.clone(), exclusive, none()).await?;
-    let bind = QueueBindOptions::default();
-    channel.queue_bind(queue.clone(), exchange.into(), ROUTING_KEY.into(), bind, none()).await?;
-    channel.basic_consume(queue, ShortString::default(), BasicConsumeOptions::default(), none()).await
 }

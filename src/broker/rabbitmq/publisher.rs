@@ -1,22 +1,29 @@
 //! Publishing to RabbitMQ with confirms.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures::future::join_all;
 use lapin::{
     BasicProperties, Channel, Confirmation, Connection, PublisherConfirm,
     options::{BasicPublishOptions, ConfirmSelectOptions},
+    uri::AMQPUri,
 };
 use tokio::{
     sync::watch,
-    time::{Instant, interval, timeout, timeout_at},
+    time::{Instant, interval, sleep, timeout, timeout_at},
 };
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, info};
+use tracing::{debug, info, warn};
 
-use super::{super::Error, ROUTING_KEY, Retry, close, connect};
-use crate::config;
+use super::{
+    super::Error,
+    ROUTING_KEY, Retry, Topology, close, connect,
+    consumer::Shared,
+    marker::{MARKER_KEY, Marker},
+    within_deadline,
+};
+use crate::config::{self, AmqpLog};
 
 /// How long the broker may take to confirm.
 const CONFIRM_DEADLINE: Duration = Duration::from_secs(10);
@@ -24,6 +31,10 @@ const CONFIRM_DEADLINE: Duration = Duration::from_secs(10);
 const CATCH_UP: Duration = Duration::from_secs(1);
 /// How often an unused connection is looked at.
 const LOOK: Duration = Duration::from_millis(500);
+/// How long the broker may take to confirm a marker.
+const MARK_DEADLINE: Duration = Duration::from_secs(2);
+/// How long another instance may take to bind the log to an exchange that it has declared.
+const BINDING: Duration = Duration::from_millis(300);
 
 #[derive(Debug, Clone)]
 pub(in super::super) struct Publisher {
@@ -31,86 +42,159 @@ pub(in super::super) struct Publisher {
     channel: watch::Receiver<Option<Channel>>,
     /// Whether RabbitMQ takes nothing at present, short of memory or disk.
     is_blocked: watch::Receiver<bool>,
-    /// Whether this instance would receive what it publishes.
-    consuming: watch::Receiver<bool>,
+    shared: Arc<Shared>,
+}
+
+/// Keeps the publisher's connection.
+#[derive(Debug)]
+struct Upkeep {
+    topology: Topology,
+    log: AmqpLog,
+    shared: Arc<Shared>,
+    channel: watch::Sender<Option<Channel>>,
+    is_blocked: watch::Sender<bool>,
 }
 
 /// The publisher, and what keeps its connection until `stop`.
 pub(super) fn open(
     config: config::Rabbitmq,
-    consuming: watch::Receiver<bool>,
+    shared: Arc<Shared>,
     stop: CancellationToken,
 ) -> (Publisher, impl Future<Output = ()> + Send) {
     let (sender, channel) = watch::channel(None);
     let (block, is_blocked) = watch::channel(false);
-    let exchange = config.exchange.clone();
+    let publisher = Publisher { exchange: config.exchange.clone(), channel, is_blocked, shared: shared.clone() };
+    let upkeep =
+        Upkeep { topology: Topology::new(&config), log: config.log, shared, channel: sender, is_blocked: block };
     let upkeep = async move {
         let mut retry = Retry::new(config.uris);
-        while !stop.is_cancelled() {
-            keep(&mut retry, &config.exchange, &sender, &block, &stop).await;
+        stop.run_until_cancelled(upkeep.run(&mut retry)).await;
+        if let Some(channel) = upkeep.channel.send_replace(None) {
+            let _ = timeout(super::CLOSE_DEADLINE, channel.close(200, "bye".into())).await;
         }
     };
-    (Publisher { exchange, channel, is_blocked, consuming }, upkeep)
+    (publisher, upkeep)
 }
 
-/// One life of the connection.
-async fn keep(
-    retry: &mut Retry,
-    exchange: &str,
-    sender: &watch::Sender<Option<Channel>>,
-    block: &watch::Sender<bool>,
-    stop: &CancellationToken,
-) {
-    let prepared = tokio::select! {
-        () = stop.cancelled() => return,
-        prepared = prepare(retry, exchange) => prepared,
-    };
-    let connection = match prepared {
-        Ok((connection, channel)) => {
-            sender.send_replace(Some(channel));
-            connection
-        }
-        Err(error) => {
-            // The consumer's own attempt has said so where it is seen.
-            debug!(error = &*error, "cannot publish to RabbitMQ, trying again");
+impl Upkeep {
+    async fn run(&self, retry: &mut Retry) {
+        // The consumer finds out whether there is a log.
+        let mut has_log = self.shared.has_log.subscribe();
+        if has_log.wait_for(Option::is_some).await.is_err() {
             return;
         }
-    };
-    retry.succeeded();
-    let mut look = interval(LOOK);
-    while is_alive(&connection, sender) {
-        tokio::select! {
-            () = stop.cancelled() => break,
-            _ = look.tick() => {
-                block.send_replace(connection.status().blocked());
+        loop {
+            let uri = retry.next().await.clone();
+            let connection = match connect(&uri, "publisher").await {
+                Ok(connection) => connection,
+                Err(error) => {
+                    retry.failed(&error);
+                    // The consumer's own attempt has said so where it is seen.
+                    debug!(error = &error as &dyn std::error::Error, "cannot publish to RabbitMQ, trying again");
+                    continue;
+                }
+            };
+            match self.prepare(&uri, &connection).await {
+                Ok(channel) => {
+                    info!("publishing to RabbitMQ");
+                    retry.succeeded();
+                    self.channel.send_replace(Some(channel.clone()));
+                    self.keep(&connection, &channel).await;
+                    self.channel.send_replace(None);
+                    self.is_blocked.send_replace(false);
+                }
+                Err(error @ super::Error::Exchange(_)) => warn!(%error, "cannot publish to RabbitMQ"),
+                Err(error) => {
+                    retry.failed(&error);
+                    debug!(error = &error as &dyn std::error::Error, "cannot publish to RabbitMQ, trying again");
+                }
+            }
+            close(&connection).await;
+        }
+    }
+
+    /// One life of the connection: writes the markers that are wanted.
+    async fn keep(&self, connection: &Connection, channel: &Channel) {
+        let (mut wanted, mut look) = (self.shared.wanted.subscribe(), interval(LOOK));
+        wanted.mark_changed(); // what was wanted while there was no connection
+        while connection.status().connected() && channel.status().connected() {
+            tokio::select! {
+                _ = look.tick() => {
+                    self.is_blocked.send_replace(connection.status().blocked());
+                }
+                changed = wanted.changed() => {
+                    let number = wanted.borrow_and_update().number;
+                    let is_due = changed.is_ok() && self.has_log() && *self.shared.confirmed.borrow() < number;
+                    if !is_due {
+                        continue;
+                    }
+                    // One that does not arrive is wanted again as long as the connection is there. Perhaps the log was deleted,
+                    // and is not bound any more.
+                    let marking = async { !connection.status().blocked() && matches!(self.bind(channel, true).await, Ok(true)) };
+                    if !timeout(MARK_DEADLINE, marking).await.unwrap_or_default() {
+                        self.is_blocked.send_replace(connection.status().blocked());
+                        sleep(LOOK).await;
+                        wanted.mark_changed();
+                    }
+                }
             }
         }
     }
-    sender.send_replace(None);
-    block.send_replace(false);
-    close(&connection).await;
-}
 
-fn is_alive(connection: &Connection, sender: &watch::Sender<Option<Channel>>) -> bool {
-    connection.status().connected() && sender.borrow().as_ref().is_some_and(|channel| channel.status().connected())
-}
+    fn has_log(&self) -> bool {
+        *self.shared.has_log.borrow() == Some(true)
+    }
 
-async fn prepare(
-    retry: &mut Retry,
-    exchange: &str,
-) -> Result<(Connection, Channel), Box<dyn std::error::Error + Send + Sync>> {
-    let uri = retry.next().await;
-    let connected = connect(uri, exchange, "publisher").await;
-    let (connection, channel) = match connected {
-        Ok(connected) => connected,
-        Err(error) => {
-            retry.failed(&error);
-            return Err(error.into());
+    async fn prepare(&self, uri: &AMQPUri, connection: &Connection) -> Result<Channel, super::Error> {
+        within_deadline(uri, async {
+            let (channel, was_there) = self.topology.exchange(connection).await?;
+            channel.confirm_select(ConfirmSelectOptions::default()).await?;
+            if !self.has_log() {
+                return Ok(Ok(channel));
+            }
+            self.topology.log(connection, self.log).await?;
+            Ok::<_, lapin::Error>(match self.bind(&channel, was_there).await? {
+                true => Ok(channel),
+                false => Err(super::Error::Exchange(self.topology.exchange_name().to_owned())),
+            })
+        })
+        .await??
+    }
+
+    /// Has the exchange pass on to the log what is published, and marks it if that may not have been so all the time.
+    /// Whether it does now.
+    ///
+    /// The exchange that 3.1 declares is gone when RabbitMQ is restarted. A publisher that declares it before we have bound
+    /// the log publishes to nobody; who finds the exchange without the binding tells everybody so.
+    async fn bind(&self, channel: &Channel, was_there: bool) -> lapin::Result<bool> {
+        if self.mark(channel, false).await? {
+            return Ok(true);
         }
-    };
-    timeout(CONFIRM_DEADLINE, channel.confirm_select(ConfirmSelectOptions::default())).await??;
-    info!("publishing to RabbitMQ");
-    Ok((connection, channel))
+        if was_there {
+            sleep(BINDING).await;
+            if self.mark(channel, false).await? {
+                return Ok(true);
+            }
+            warn!("the exchange did not pass on to the log what was published: triggers may have been missed");
+        }
+        self.topology.bind(channel).await?;
+        self.mark(channel, was_there).await
+    }
+
+    /// Writes a marker. Whether it has come to the log.
+    async fn mark(&self, channel: &Channel, is_after_gap: bool) -> lapin::Result<bool> {
+        let wanted = *self.shared.wanted.borrow();
+        let marker = Marker::new(self.shared.instance, wanted.session, is_after_gap);
+        let options = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
+        let (exchange, body) = (self.topology.exchange_name().into(), marker.body());
+        let properties = BasicProperties::default();
+        let confirm = channel.basic_publish(exchange, MARKER_KEY.into(), options, &body, properties).await?.await?;
+        let has_come = matches!(confirm, Confirmation::Ack(None));
+        if has_come {
+            self.shared.confirmed.send_replace(wanted.number);
+        }
+        Ok(has_come)
+    }
 }
 
 impl Publisher {
@@ -141,9 +225,11 @@ impl Publisher {
         join_all(confirmed).await
     }
 
-    /// The channel, where what it takes would be taken by the broker and come back to this instance.
+    /// The channel, where what it takes would be taken by the broker and come back to this instance: at once, or, where there
+    /// is a log, when it is there again.
     async fn usable_channel(&self) -> Option<Channel> {
-        if !*self.consuming.borrow() {
+        let has_log = *self.shared.has_log.borrow() == Some(true);
+        if !has_log && !*self.shared.consuming.borrow() {
             return None;
         }
         let channel = self.channel().await?;

@@ -8,7 +8,7 @@ use bytes::Bytes;
 
 use crate::{
     hub::{Content, Encoder},
-    protocol::{CloseCode, server},
+    protocol::{CloseCode, Version},
 };
 
 const CONTINUATION: u8 = 0x0;
@@ -212,8 +212,8 @@ fn unmask(payload: &mut [u8], key: [u8; 4]) {
 }
 
 /// How many bytes [`encode`] gives for `content`.
-pub fn encoded_len(content: Content<'_>) -> usize {
-    let payload = content.payload_len();
+pub fn encoded_len(content: Content<'_>, version: Version) -> usize {
+    let payload = content.payload_len(version);
     payload
         + match payload {
             0..=125 => 2,
@@ -222,15 +222,15 @@ pub fn encoded_len(content: Content<'_>) -> usize {
         }
 }
 
-/// Writes `content` as a server sends it: one frame, unmasked.
-pub fn encode<'a>(content: Content<'a>, out: &mut Encoder<'a, '_>) {
+/// Writes `content` as a server sends it to a client that speaks `version`: one frame, unmasked.
+pub fn encode<'a>(content: Content<'a>, version: Version, out: &mut Encoder<'a, '_>) {
     let opcode = match content {
         Content::Text(_) | Content::Publication(..) => TEXT,
         Content::Ping => PING,
         Content::Pong(_) => PONG,
         Content::Close(..) => CLOSE,
     };
-    let len = content.payload_len();
+    let len = content.payload_len(version);
     match (u8::try_from(len), u16::try_from(len)) {
         (Ok(len @ 0..=125), _) => out.put_copy(&[FIN | opcode, len]),
         (_, Ok(len)) => {
@@ -242,19 +242,7 @@ pub fn encode<'a>(content: Content<'a>, out: &mut Encoder<'a, '_>) {
             out.put_copy(&(len as u64).to_be_bytes());
         }
     }
-    match content {
-        Content::Text(text) | Content::Pong(text) => out.put(text),
-        Content::Publication(publication, request_id) => {
-            out.put(&publication.shared);
-            out.put(request_id.as_json().as_bytes());
-            out.put(server::PUBLICATION_END.as_bytes());
-        }
-        Content::Ping | Content::Close(CloseCode::NoStatus, _) => {}
-        Content::Close(code, reason) => {
-            out.put_copy(&code.number().to_be_bytes());
-            out.put(reason.as_bytes());
-        }
-    }
+    content.put_payload(version, out);
 }
 
 #[cfg(test)]

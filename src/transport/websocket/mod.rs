@@ -12,22 +12,28 @@ pub use run::serve;
 pub use upgrade::{Refused, Request, accept};
 
 use super::socket::Socket;
-use crate::hub::{Content, Encoder, Wire};
+use crate::{
+    hub::{Content, Encoder, Wire},
+    protocol::Version,
+};
 
 /// A socket as an outbox writes to it.
 #[derive(Debug)]
-struct WebSocket(Socket);
+struct WebSocket {
+    socket: Socket,
+    version: Version,
+}
 
 impl Wire for WebSocket {
     fn encoded_len(&self, content: Content<'_>) -> usize {
-        frame::encoded_len(content)
+        frame::encoded_len(content, self.version)
     }
 
     fn encode<'a>(&self, content: Content<'a>, out: &mut Encoder<'a, '_>) {
-        frame::encode(content, out);
+        frame::encode(content, self.version, out);
     }
 
     fn try_write(&self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
-        self.0.try_write(slices)
+        self.socket.try_write(slices)
     }
 }

@@ -16,9 +16,9 @@ use super::{
     frame::{Event, Reader, Violation},
 };
 use crate::{
-    connection::{Connection, Connections, Due, Keepalive, Link},
-    hub::{Frame, Outbox},
-    protocol::{CloseCode, client::Message},
+    connection::{CatchUp, Connection, Connections, Due, Keepalive, Link},
+    hub::{Frame, Full, Outbox},
+    protocol::{CloseCode, Version, client::Message},
 };
 
 /// How long a client may take nothing of what waits for it.
@@ -29,11 +29,13 @@ const FLUSH_DEADLINE: Duration = Duration::from_secs(5);
 const GOODBYE_DEADLINE: Duration = Duration::from_secs(2);
 /// Messages of one client that are handled before others have their turn.
 const MESSAGES_AT_ONCE: usize = 64;
+/// When to look again whether a position is known by now.
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
 /// What is read ahead of a client that is not authorised yet.
 const EARLY_BYTES: usize = 64 * 1024;
 
 /// Serves one client from the moment its handshake has been answered until it is gone.
-pub async fn serve(upgrade: OnUpgrade, headers: HeaderMap, connections: Arc<Connections>) {
+pub async fn serve(upgrade: OnUpgrade, version: Version, headers: HeaderMap, connections: Arc<Connections>) {
     let parts = match upgrade.await {
         // Taken apart, because hyper's own wrapping would keep its read buffer for as long as the connection lives.
         Ok(upgraded) => upgraded.downcast::<TokioIo<Socket>>(),
@@ -41,7 +43,7 @@ pub async fn serve(upgrade: OnUpgrade, headers: HeaderMap, connections: Arc<Conn
     };
     let Ok(parts) = parts else { return };
     let reader = Reader::new(connections.config.message_limit_bytes, &parts.read_buf);
-    let (socket, link) = connections.register(WebSocket(parts.io.into_inner()));
+    let (socket, link) = connections.register(WebSocket { socket: parts.io.into_inner(), version }, version);
     drop((parts.read_buf, connections));
     let mut client = Client { socket, reader, connection: None, link };
     Box::pin(client.authenticate(headers)).await;
@@ -56,6 +58,10 @@ enum Progress {
     Done,
     /// There may be more.
     More,
+    /// Here is a message with much to do.
+    Many(Box<str>),
+    /// All that is there is handled, but for what has to wait a moment.
+    Waiting,
     /// Nothing more of the client counts.
     Ended(Goodbye),
 }
@@ -79,16 +85,20 @@ impl Client {
     }
 
     fn socket(&self) -> &Socket {
-        &self.socket.wire().0
+        &self.socket.wire().socket
     }
 
     /// Asks the backend who this is. When it is nobody, or gone, the outbox is closing afterwards.
     async fn authenticate(&mut self, headers: HeaderMap) {
         let connections = self.link.connections().clone();
+        let admission = async {
+            connections.until_log_is_read().await;
+            connections.backend.authenticate(headers.clone()).await
+        };
         let admission = tokio::select! {
-            admission = connections.backend.authenticate(headers.clone()) => admission,
+            admission = admission => admission,
             () = self.link.outbox().needs_task() => return, // the server is stopping
-            () = wait_for_end(&self.socket.wire().0, &mut self.reader) => {
+            () = wait_for_end(&self.socket.wire().socket, &mut self.reader) => {
                 connections.metrics.connections_refused.inc("gone");
                 return self.outbox().abandon();
             }
@@ -99,7 +109,7 @@ impl Client {
             Err(error) => {
                 connections.metrics.connections_refused.inc("backend");
                 debug!(error = &error as &dyn std::error::Error, "not authorised");
-                self.link.refuse();
+                self.link.refuse(&error);
             }
         }
     }
@@ -120,6 +130,13 @@ impl Client {
                     continue;
                 }
                 Progress::Done => {}
+                Progress::Many(message) => {
+                    if let Some(connection) = &mut self.connection {
+                        let _ = Box::pin(connection.on_long_message(&message)).await;
+                    }
+                    continue;
+                }
+                Progress::Waiting => clock.as_mut().reset(keepalive.next().min(Instant::now() + LOOK_AGAIN)),
             }
             let is_blocked = self.outbox().blocked_for().is_some();
             let interest = if is_blocked { Interest::READABLE | Interest::WRITABLE } else { Interest::READABLE };
@@ -135,7 +152,7 @@ impl Client {
                     }
                 }
                 () = &mut clock => {
-                    on_clock(&mut keepalive, self.outbox());
+                    on_clock(&mut keepalive, self.link.version(), self.outbox());
                     clock.as_mut().reset(keepalive.next());
                 }
             }
@@ -145,7 +162,7 @@ impl Client {
 
     /// Handles complete messages, though not too many at once.
     fn handle_messages(&mut self, keepalive: &mut Keepalive) -> Progress {
-        let outbox = self.link.outbox();
+        let (outbox, version) = (self.link.outbox(), self.link.version());
         let mut handled = 0;
         while let Some(connection) = self.connection.as_mut().filter(|_| !outbox.is_closing()) {
             if handled == MESSAGES_AT_ONCE {
@@ -153,11 +170,27 @@ impl Client {
             }
             handled += 1;
             let message = match self.reader.next_event() {
-                Ok(None) => return Progress::Done,
-                Ok(Some(Event::Text(text))) => Message::parse(text),
+                Ok(None) => {
+                    return match connection.catch_up() {
+                        Ok(CatchUp::More) => Progress::More,
+                        Ok(CatchUp::Full) if outbox.is_empty() => Progress::More,
+                        Ok(CatchUp::Waiting) => Progress::Waiting,
+                        Ok(CatchUp::Full | CatchUp::Done) | Err(Full) => Progress::Done,
+                    };
+                }
+                Ok(Some(Event::Text(text))) => match Message::parse(text, version) {
+                    Message::SubscribeAll { .. } => {
+                        keepalive.heard(Instant::now());
+                        return Progress::Many(text.into());
+                    }
+                    message => message,
+                },
                 Ok(Some(Event::Binary)) => Message::NotJson,
-                Ok(Some(Event::Pong)) => continue,
-                Ok(Some(Event::Ping(payload))) => {
+                Ok(Some(event @ (Event::Pong | Event::Ping(_)))) => {
+                    if version == Version::V4 {
+                        keepalive.heard(Instant::now());
+                    }
+                    let Event::Ping(payload) = event else { continue };
                     // Over the limit the outbox closes itself, which ends the loop; so below.
                     let _ = outbox.push(Frame::Pong(payload));
                     outbox.flush();
@@ -174,7 +207,7 @@ impl Client {
 
     /// Reads what has arrived. Whether the client is still there.
     fn receive(&mut self) -> bool {
-        match self.socket.wire().0.try_read(self.reader.buffer()) {
+        match self.socket.wire().socket.try_read(self.reader.buffer()) {
             Ok(count) => count > 0,
             Err(error) => matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted),
         }
@@ -207,12 +240,13 @@ impl Client {
     }
 }
 
-fn on_clock(keepalive: &mut Keepalive, outbox: &Outbox) {
+fn on_clock(keepalive: &mut Keepalive, version: Version, outbox: &Outbox) {
     if outbox.blocked_for().is_some_and(|blocked| blocked >= WRITE_DEADLINE) {
         return outbox.close(CloseCode::TooSlow, "too slow");
     }
     match keepalive.due(Instant::now()) {
         Due::Nothing => {}
+        Due::Idle if version == Version::V4 => outbox.close(CloseCode::Idle, "idle"),
         Due::Idle => outbox.close(CloseCode::Normal, ""),
         Due::Ping => {
             // Over the limit the outbox has closed itself, which the next round notices.

@@ -1,15 +1,15 @@
 //! The opening handshake (RFC 6455 section 4.2).
 
 use headers::{HeaderMapExt, SecWebsocketAccept, SecWebsocketKey};
-use http::{HeaderMap, Response, StatusCode, Version, header};
+use http::{HeaderMap, Response, StatusCode, header};
 
-use crate::config::Origins;
+use crate::{config::Origins, protocol::Version};
 
 /// What a client asked for.
 #[derive(Debug)]
 pub struct Request<'a> {
     /// Of the request line.
-    pub version: Version,
+    pub version: http::Version,
     /// Of the request.
     pub headers: &'a HeaderMap,
 }
@@ -52,13 +52,13 @@ impl Refused {
     }
 }
 
-/// The answer that makes a WebSocket of the connection.
+/// The answer that makes a WebSocket of the connection, and what is spoken on it then.
 ///
 /// # Errors
 /// When it cannot be one, or when its page may not connect.
-pub fn accept(request: &Request<'_>, origins: &Origins) -> Result<Response<()>, Refused> {
+pub fn accept(request: &Request<'_>, origins: &Origins) -> Result<(Response<()>, Version), Refused> {
     let headers = request.headers;
-    if request.version != Version::HTTP_11
+    if request.version != http::Version::HTTP_11
         || !has_token(headers, &header::CONNECTION, "upgrade")
         || !has_token(headers, &header::UPGRADE, "websocket")
     {
@@ -79,7 +79,12 @@ pub fn accept(request: &Request<'_>, origins: &Origins) -> Result<Response<()>, 
     response.headers_mut().typed_insert(headers::Connection::upgrade());
     response.headers_mut().typed_insert(headers::Upgrade::websocket());
     response.headers_mut().typed_insert(SecWebsocketAccept::from(key));
-    Ok(response)
+    if has_token(headers, &header::SEC_WEBSOCKET_PROTOCOL, Version::SUBPROTOCOL) {
+        let chosen = header::HeaderValue::from_static(Version::SUBPROTOCOL);
+        response.headers_mut().insert(header::SEC_WEBSOCKET_PROTOCOL, chosen);
+        return Ok((response, Version::V4));
+    }
+    Ok((response, Version::V3))
 }
 
 /// Whether the key is 16 bytes in base64.
@@ -147,15 +152,33 @@ mod tests {
     }
 
     fn outcome(headers: &HeaderMap, origins: &Origins) -> Option<Refused> {
-        accept(&Request { version: Version::HTTP_11, headers }, origins).err()
+        accept(&Request { version: http::Version::HTTP_11, headers }, origins).err()
     }
 
     #[test]
     fn the_accept_header_is_the_one_of_the_rfc() {
         let headers = handshake(&[]);
-        let response = accept(&Request { version: Version::HTTP_11, headers: &headers }, &Origins::SameHost).unwrap();
+        let request = Request { version: http::Version::HTTP_11, headers: &headers };
+        let (response, version) = accept(&request, &Origins::SameHost).unwrap();
+        assert_eq!((version, response.headers().get("sec-websocket-protocol")), (Version::V3, None));
         assert_eq!(response.status(), 101);
         assert_eq!(response.headers()["sec-websocket-accept"], "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
+    }
+
+    #[test]
+    fn the_subprotocol_chooses_the_version_and_an_unknown_one_is_not_echoed() {
+        for (offered, version) in [
+            ("high-templar.v4", Version::V4),
+            ("soap, high-templar.v4", Version::V4),
+            ("soap", Version::V3),
+            ("high-templar.v40", Version::V3),
+        ] {
+            let headers = handshake(&[("sec-websocket-protocol", Some(offered))]);
+            let request = Request { version: http::Version::HTTP_11, headers: &headers };
+            let (response, chosen) = accept(&request, &Origins::SameHost).unwrap();
+            let echoed = response.headers().get("sec-websocket-protocol").map(|value| value.to_str().unwrap());
+            assert_eq!((chosen, echoed), (version, (version == Version::V4).then_some("high-templar.v4")), "{offered}");
+        }
     }
 
     #[test]
@@ -171,7 +194,7 @@ mod tests {
             assert_eq!(outcome(&handshake(&[changes]), &any), Some(refused), "{changes:?}");
         }
         let headers = handshake(&[]);
-        let old = Request { version: Version::HTTP_10, headers: &headers };
+        let old = Request { version: http::Version::HTTP_10, headers: &headers };
         assert_eq!(accept(&old, &any).err(), Some(Refused::NotAnUpgrade));
     }
 

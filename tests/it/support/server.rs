@@ -7,11 +7,12 @@ use high_templar::{
     server::{Report, Server},
 };
 use serde_json::{Value, json};
-use tokio::task::JoinHandle;
+use tokio::{task::JoinHandle, time::timeout};
 use tokio_util::sync::CancellationToken;
+use tracing_subscriber::{Layer, filter::Targets, layer::SubscriberExt, util::SubscriberInitExt};
 
 use super::{
-    Client, StubBackend,
+    Client, PATIENCE, StubBackend,
     backend::Address,
     eventually,
     http::{self, Reply},
@@ -51,7 +52,26 @@ impl TestServer {
         Self::starting_before(backend, vars).await
     }
 
-    async fn starting_before(backend: StubBackend, vars: &[(&str, &str)]) -> Self {
+    /// Why a server with these variables ends by itself.
+    pub async fn fails(vars: &[(&str, &str)]) -> String {
+        let backend = StubBackend::allowing(json!([])).await;
+        let server = Self::bind(&backend, vars).await;
+        let error = timeout(PATIENCE, server.run(CancellationToken::new())).await.expect("an end").unwrap_err();
+        let mut text = error.to_string();
+        let mut source = std::error::Error::source(&error);
+        while let Some(error) = source {
+            text.push_str(&format!(": {error}"));
+            source = error.source();
+        }
+        text
+    }
+
+    async fn bind(backend: &StubBackend, vars: &[(&str, &str)]) -> Server {
+        // For whoever wonders why a test fails: TEST_LOG=high_templar=debug ./test NAME
+        if let Some(filter) = std::env::var("TEST_LOG").ok().and_then(|filter| filter.parse::<Targets>().ok()) {
+            let _ =
+                tracing_subscriber::registry().with(tracing_subscriber::fmt::layer().with_filter(filter)).try_init();
+        }
         let url = backend.url();
         let mut all =
             BTreeMap::from([("API_URL", url.as_str()), ("LISTEN", "127.0.0.1:0"), ("INTERNAL_LISTEN", "127.0.0.1:0")]);
@@ -62,7 +82,11 @@ impl TestServer {
         all.insert("API_SOCKET", &socket);
         all.extend(vars.iter().copied());
         let all = all.into_iter().map(|(name, value)| (name.to_owned(), value.to_owned()));
-        let server = Server::bind(config::from_vars(all).unwrap()).await.unwrap();
+        Server::bind(config::from_vars(all).unwrap()).await.unwrap()
+    }
+
+    async fn starting_before(backend: StubBackend, vars: &[(&str, &str)]) -> Self {
+        let server = Self::bind(&backend, vars).await;
         let (public, internal) = (server.public_address().unwrap(), server.internal_address().unwrap());
         let stop = CancellationToken::new();
         let running = tokio::spawn(server.run(stop.clone()));
@@ -80,6 +104,14 @@ impl TestServer {
         let welcome = client.next().await;
         assert_eq!(welcome["is_authorized"], json!(true), "{welcome}");
         client
+    }
+
+    /// An authorised client that speaks version 4, and its welcome.
+    pub async fn connect_v4(&self) -> (Client, Value) {
+        let mut client = Client::connect(&self.public, "/ws/", &[("Sec-WebSocket-Protocol", "high-templar.v4")]).await;
+        let welcome = client.next().await;
+        assert_eq!(welcome["type"], json!("welcome"), "{welcome}");
+        (client, welcome)
     }
 
     /// An authorised client with subscriptions, by `requestId`.

@@ -2,6 +2,8 @@ use std::sync::Arc;
 
 use proptest::prelude::*;
 
+use uuid::Uuid;
+
 use super::*;
 use crate::{
     hub::{Frame, Outbox, Pace, Publication, Published, Wire},
@@ -128,11 +130,11 @@ struct Slow {
 
 impl Wire for Slow {
     fn encoded_len(&self, content: Content<'_>) -> usize {
-        encoded_len(content)
+        encoded_len(content, Version::V3)
     }
 
     fn encode<'a>(&self, content: Content<'a>, out: &mut Encoder<'a, '_>) {
-        encode(content, out);
+        encode(content, Version::V3, out);
     }
 
     fn try_write(&self, slices: &[std::io::IoSlice<'_>]) -> std::io::Result<usize> {
@@ -180,17 +182,18 @@ proptest! {
         let slow = Slow { step, ..Slow::default() };
         let taken = slow.taken.clone();
         let metrics = Arc::new(Metrics::default());
-        let outbox: Arc<Outbox> = Arc::new(Outbox::new(slow, 1 << 20, metrics.clone()));
+        let outbox: Arc<Outbox> = Arc::new(Outbox::new(Uuid::nil(), slow, 1 << 20, metrics.clone()));
         let id = RequestId::new(&serde_json::value::to_raw_value("id").unwrap()).unwrap();
         let (mut expected, mut written) = (Vec::new(), 0);
         for (at, size) in sizes.iter().enumerate() {
             let text = format!("{at}").repeat(*size);
             if at % 2 == 0 {
-                let publication = Arc::new(Publication { shared: text.clone().into() });
+                let publication = Arc::new(Publication::new(Vec::new(), text.clone().into(), Vec::new()));
                 let pace = if at % 4 == 0 { Pace::AtOnce } else { Pace::Later };
                 let outcome = outbox.publish(&publication, &id, pace).unwrap();
                 written += u64::from(outcome == Published::Written);
-                expected.push(format!("{text}\"id\"}}").into_bytes());
+                let frame = format!(r#"{{"type":"publish","data":{text},"requestId":"id"}}"#);
+                expected.push(frame.into_bytes());
             } else {
                 outbox.push(Frame::Text(text.clone().into())).unwrap();
                 expected.push(text.into_bytes());

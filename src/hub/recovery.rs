@@ -1,0 +1,205 @@
+//! Giving a client that comes back what it has missed, and joining it to what comes now, without a gap and without a
+//! double.
+//!
+//! Appending to the history and joining take the same lock. A publication is recorded before its audience is looked up;
+//! so whoever joins behind the recording has been given it from the history, and the fan-out passes over a member for
+//! which it is too early.
+
+use std::sync::Arc;
+
+use tokio::time::Instant;
+
+use super::{
+    Frame, Full, Hub, Outbox, Publication, Seat,
+    history::{Found, Next, Places, Segment},
+};
+use crate::{
+    protocol::{Epoch, Position, RequestId},
+    room::RoomKey,
+};
+
+/// Segments that are looked through before others have their turn.
+const SEGMENTS_AT_ONCE: usize = 64;
+
+/// Whether what was published after a position can be given.
+#[derive(Debug)]
+pub enum Resumption {
+    /// All of it.
+    Possible(Recovery),
+    /// The position is not known here yet, if it ever will be.
+    Unknown,
+    /// Not all of it.
+    Impossible,
+}
+
+/// A subscription that is being given what it has missed. It is in its room only when that is done.
+#[derive(Debug)]
+pub struct Recovery {
+    key: RoomKey,
+    request_id: RequestId,
+    /// The number of the last publication that has been given or passed over.
+    reached: u64,
+    at: Option<Reading>,
+}
+
+/// A segment on its way to a client.
+#[derive(Debug)]
+struct Reading {
+    segment: Arc<Segment>,
+    places: Places,
+    next: usize,
+}
+
+/// How far a recovery has got.
+#[derive(Debug)]
+pub enum Step {
+    /// To the end: the subscription is in its room.
+    Joined(Seat),
+    /// As [`Joined`](Self::Joined), but something was dropped before the client had taken it.
+    Lost(Seat),
+    /// There is more, for when others have had their turn.
+    More,
+    /// There is more, for when the client has taken what waits for it.
+    Full,
+}
+
+impl Hub {
+    /// Where the log is at present, if there is one.
+    pub fn position(&self) -> Option<Position> {
+        self.history.lock().position()
+    }
+
+    /// From `offset` on, positions are of `epoch`.
+    pub fn begin_epoch(&self, epoch: Epoch, offset: u64) {
+        self.history.lock().begin(epoch, offset, Instant::now());
+    }
+
+    /// What follows does not go on where the log ended: no position given out so far counts any more.
+    pub fn forget(&self) {
+        self.history.lock().forget(Instant::now());
+    }
+
+    /// Something stands in the log at `offset` that is published to nobody.
+    pub fn pass(&self, offset: u64) {
+        self.history.lock().pass(offset);
+    }
+
+    /// Accepts `publication`, which stands at `offset` if there is a log. Its audience is looked up after that.
+    pub fn record(&self, publication: Publication, offset: Option<u64>) -> Arc<Publication> {
+        let mut history = self.history.lock();
+        let publication = history.record(publication, offset, Instant::now());
+        self.metrics.history_bytes.set(i64::try_from(history.bytes()).unwrap_or(i64::MAX));
+        publication
+    }
+
+    /// As [`join`](Self::join), for a client that knows positions: `reply` is told after which one everything follows.
+    pub fn join_after(
+        &self,
+        key: &RoomKey,
+        outbox: &Arc<Outbox>,
+        request_id: &RequestId,
+        mut reply: impl FnMut(Option<Position>),
+    ) -> Seat {
+        let history = self.history.lock();
+        self.join_from(history.number() + 1, key, outbox, request_id, || reply(history.position()))
+    }
+
+    /// Whether a subscription to the room of `key` can be given what was published after `since`.
+    pub fn resume(&self, key: &RoomKey, request_id: &RequestId, since: Position) -> Resumption {
+        match self.history.lock().find(since) {
+            Found::After(reached) => {
+                Resumption::Possible(Recovery { key: key.clone(), request_id: request_id.clone(), reached, at: None })
+            }
+            Found::Unknown => Resumption::Unknown,
+            Found::Gone => Resumption::Impossible,
+        }
+    }
+
+    /// Queues in `outbox`, which is to be flushed afterwards, what comes next of `recovery`, as long as no more than
+    /// `waiting_bytes` are there.
+    ///
+    /// # Errors
+    /// When the outbox is closing.
+    pub fn recover(&self, recovery: &mut Recovery, outbox: &Arc<Outbox>, waiting_bytes: usize) -> Result<Step, Full> {
+        let mut queued = 0;
+        let mut give = |publication: &Arc<Publication>, recovery_id: &RequestId| {
+            if publication.is_for(outbox.connection(), 0) {
+                outbox.push(Frame::Publication(publication.clone(), recovery_id.clone()))?;
+                queued += 1;
+            }
+            Ok(())
+        };
+        let step = self.give(recovery, outbox, waiting_bytes, &mut give);
+        self.metrics.publications_queued.inc_by(queued);
+        self.metrics.publications_replayed.inc_by(queued);
+        step
+    }
+
+    fn give(
+        &self,
+        recovery: &mut Recovery,
+        outbox: &Arc<Outbox>,
+        waiting_bytes: usize,
+        give: &mut impl FnMut(&Arc<Publication>, &RequestId) -> Result<(), Full>,
+    ) -> Result<Step, Full> {
+        for _ in 0..SEGMENTS_AT_ONCE {
+            if let Some(reading) = &mut recovery.at {
+                while let Some(publication) = reading.publication() {
+                    if !has_room(outbox, publication, waiting_bytes) {
+                        return Ok(Step::Full);
+                    }
+                    give(publication, &recovery.request_id)?;
+                    reading.next += 1;
+                }
+                recovery.reached = reading.segment.last_number();
+                recovery.at = None;
+            }
+            let history = self.history.lock();
+            match history.next(recovery.reached) {
+                Next::Full(segment) => {
+                    drop(history);
+                    let places = segment.wanted(&recovery.key, recovery.reached, self.dispatch());
+                    recovery.at = Some(Reading { segment, places, next: 0 });
+                }
+                Next::Last(segment) => {
+                    let places = segment.wanted(&recovery.key, recovery.reached, self.dispatch());
+                    for publication in places.into_iter().filter_map(|place| segment.get(place)) {
+                        // One that is delivered twice is so at once.
+                        if publication.number != recovery.reached && !has_room(outbox, publication, waiting_bytes) {
+                            return Ok(Step::Full);
+                        }
+                        give(publication, &recovery.request_id)?;
+                        recovery.reached = publication.number;
+                    }
+                    return Ok(Step::Joined(self.join_recovered(recovery, outbox, history.number())));
+                }
+                Next::Dropped => return Ok(Step::Lost(self.join_recovered(recovery, outbox, history.number()))),
+            }
+        }
+        Ok(Step::More)
+    }
+
+    fn join_recovered(&self, recovery: &Recovery, outbox: &Arc<Outbox>, number: u64) -> Seat {
+        self.join_from(number + 1, &recovery.key, outbox, &recovery.request_id, || {})
+    }
+}
+
+/// Whether `publication` can be added to what waits in `outbox`; a large one only when nothing does.
+fn has_room(outbox: &Outbox, publication: &Publication, waiting_bytes: usize) -> bool {
+    let waiting = outbox.waiting_bytes();
+    waiting == 0 || waiting + publication.data.len() <= waiting_bytes
+}
+
+impl Reading {
+    /// What is to be given next.
+    fn publication(&self) -> Option<&Arc<Publication>> {
+        self.segment.get(*self.places.get(self.next)?)
+    }
+}
+
+impl Recovery {
+    /// The label of the subscription.
+    pub fn request_id(&self) -> &RequestId {
+        &self.request_id
+    }
+}
