@@ -2,6 +2,8 @@
 
 mod keepalive;
 mod session;
+#[cfg(test)]
+mod simulation;
 
 use std::{borrow::Cow, collections::HashMap, sync::Arc, time::Duration};
 
