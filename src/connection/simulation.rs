@@ -434,8 +434,7 @@ impl World {
             if self.peers[peer].connected.is_none() {
                 self.connect(peer);
             }
-            loop {
-                let Some(connected) = &mut self.peers[peer].connected else { break };
+            while let Some(connected) = &mut self.peers[peer].connected {
                 *connected.network.room.lock() = usize::MAX / 2;
                 connected.outbox.resume();
                 match connected.session.catch_up(&connections).unwrap() {

@@ -107,7 +107,7 @@ mod tests {
     fn the_openapi_document_names_the_routes_there_are() {
         let document: Value = serde_json::from_str(OPENAPI).unwrap();
         let paths: Vec<_> = document["paths"].as_object().unwrap().keys().map(String::as_str).collect();
-        assert_eq!(paths, ["/healthz", "/metrics", "/openapi.json", "/readyz", "/status", "/trigger/"]);
+        assert_eq!(paths, ["/healthz", "/metrics", "/openapi.json", "/position", "/readyz", "/status", "/trigger/"]);
         assert_eq!(document["info"]["version"], env!("CARGO_PKG_VERSION"));
     }
 }

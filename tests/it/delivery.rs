@@ -113,3 +113,46 @@ async fn a_connection_that_ends_without_goodbye_is_out_of_the_books_at_once() {
     server.until_number("open_connections", 0).await;
     server.until_number("num_rooms", 0).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn connections_that_a_trigger_excludes_do_not_get_it() {
+    let server = TestServer::start().await;
+    let (mut sender, welcome) = server.connect_v4().await;
+    let mut other = server.subscriber(&[("1", json!({"target": "message"}))]).await;
+    let request = json!({"type": "subscribe", "requestId": "1", "room": {"target": "message"}});
+    let since = sender.ask(request).await["position"].clone();
+    let exclude = json!([welcome["connection"], "00000000-0000-4000-8000-000000000000"]);
+    server.trigger(json!({"rooms": [{"target": "message"}], "data": 1, "exclude": exclude})).await;
+    server.trigger(json!({"rooms": [{"target": "message"}], "data": 2})).await;
+    assert_eq!(sender.next().await["data"], json!(2));
+    assert_eq!(other.next().await["data"], json!(1));
+    // Nor when it catches up.
+    let request = json!({"type": "subscribe", "requestId": "2", "room": {"target": "message"}, "since": since});
+    assert_eq!(sender.ask(request).await["recovered"], json!(true));
+    assert_eq!(sender.next().await["data"], json!(2));
+    sender.expect_silence().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_trigger_whose_id_was_seen_is_accepted_and_not_delivered_again() {
+    let server = TestServer::with(&[("TRIGGER_ID_TTL", "1s")]).await;
+    let mut client = server.subscriber(&[("1", json!({"target": "message"}))]).await;
+    let trigger = |data: &str, id: &str| json!({"rooms": [{"target": "message"}], "data": data, "id": id});
+    for (data, id) in [("first", "a"), ("again", "a"), ("other", "b")] {
+        server.trigger(trigger(data, id)).await;
+    }
+    server
+        .post("/trigger/", &json!([trigger("again", "a"), trigger("again", "b"), trigger("last", "c")]).to_string())
+        .await;
+    for data in ["first", "other", "last"] {
+        assert_eq!(client.next().await["data"], json!(data));
+    }
+    client.expect_silence().await;
+    // Not for ever.
+    crate::support::eventually("the id counts no more", async || {
+        server.trigger(trigger("later", "a")).await;
+        !server.get("/metrics").await.body.contains("publications_queued_total 3\n")
+    })
+    .await;
+    assert_eq!(client.next().await["data"], json!("later"));
+}

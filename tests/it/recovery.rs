@@ -272,3 +272,27 @@ async fn an_instance_with_a_file_forgets_nothing_when_it_is_restarted() {
     expect(&mut client, [5]).await;
     client.expect_silence().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_id_counts_on_every_instance_also_on_one_that_came_later() {
+    let exchange = format!("test-{}", Uuid::new_v4());
+    let url = rabbitmq::shared();
+    let vars = [("AMQP_URL", url.as_str()), ("AMQP_EXCHANGE", exchange.as_str())];
+    let one = TestServer::with(&vars).await;
+    let once = json!({"rooms": [room()], "data": 1, "id": "once"});
+    let (_, welcome) = one.connect_v4().await;
+    one.trigger(once.clone()).await;
+    let two = TestServer::with(&vars).await;
+    let mut clients = Vec::new();
+    for server in [&one, &two] {
+        let (mut client, _) = server.connect_v4().await;
+        assert_eq!(subscribe(&mut client, Some(&position(&welcome))).await["recovered"], json!(true));
+        clients.push(client);
+    }
+    two.trigger(once).await;
+    two.trigger(trigger(2)).await;
+    for client in &mut clients {
+        expect(client, [1, 2]).await;
+        client.expect_silence().await;
+    }
+}
