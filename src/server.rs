@@ -87,8 +87,8 @@ impl Server {
         let readiness = readiness(&config.broker, &consumer, &metrics);
         let backend = Arc::new(Backend::new(config.backend.clone(), metrics.clone())?);
         let hooks = Arc::new(Hooks::new(backend.clone(), config.hooks.clone()));
-        let (connection, is_consuming) = (config.connection.clone(), consumer.is_consuming());
-        let connections = Arc::new(Connections::new(hub, backend, hooks, metrics, connection, is_consuming));
+        let (connection, state) = (config.connection.clone(), consumer.state());
+        let connections = Arc::new(Connections::new(hub, backend, hooks, metrics, connection, state));
         let dispatch = Dispatch::new(connections.clone(), config.trigger_id_ttl);
         Ok(Self {
             public,
@@ -191,5 +191,5 @@ fn readiness(broker: &config::Broker, consumer: &Consumer, metrics: &Arc<Metrics
         Broker::Embedded(_) => "embedded",
         Broker::Rabbitmq(_) => "rabbitmq",
     };
-    Readiness::new(consumer.is_consuming(), kind, metrics.clone())
+    Readiness::new(consumer.state(), kind, metrics.clone())
 }

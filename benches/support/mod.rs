@@ -14,7 +14,8 @@ use std::{
 use bytes::Bytes;
 use high_templar::{
     backend::{Backend, Hooks},
-    broker, config,
+    broker::{self, State},
+    config,
     connection::Connections,
     dispatch::Dispatch,
     hub::{Content, Encoder, Hub, Outbox, Publication, Seat, WildcardDispatch, Wire},
@@ -123,7 +124,7 @@ impl World {
         let (hub, metrics) = (self.hub.clone(), self.metrics.clone());
         let backend = Arc::new(Backend::new(config.backend, metrics.clone()).expect("a client"));
         let hooks = Arc::new(Hooks::new(backend.clone(), config.hooks));
-        Arc::new(Connections::new(hub, backend, hooks, metrics, config.connection, watch::channel(true).1))
+        Arc::new(Connections::new(hub, backend, hooks, metrics, config.connection, watch::channel(State::Current).1))
     }
 }
 

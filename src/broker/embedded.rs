@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use file::LogFailed;
 
-use super::{Batch, Delivery, Error, Upkeep};
+use super::{Batch, Delivery, Error, State, Upkeep};
 use crate::{config, metrics::Metrics, protocol::Epoch};
 
 /// Triggers accepted and not yet consumed; a publisher waits when there are more.
@@ -35,17 +35,17 @@ pub(super) fn open(
     stop: CancellationToken,
 ) -> Result<(Publisher, Consumer, Upkeep), LogFailed> {
     let (sender, receiver) = mpsc::channel(CAPACITY);
-    let consuming = watch::Sender::new(false);
+    let state = watch::Sender::new(State::Behind);
     let Some(path) = &config.log else {
         let ready = vec![Delivery::Epoch { epoch: Epoch::random(), offset: 0 }];
-        let consumer = Consumer { receiver, last: 0, ready, consuming, metrics };
+        let consumer = Consumer { receiver, last: 0, ready, state, metrics };
         let upkeep = async move { stop.cancelled().await };
         return Ok((Publisher::Memory(sender), consumer, Box::pin(upkeep)));
     };
     let (file, ready) = file::Log::open(path, &config.history)?;
     let last = file.last();
     let (written, to_write) = mpsc::channel(CAPACITY);
-    let consumer = Consumer { receiver, last, ready, consuming, metrics };
+    let consumer = Consumer { receiver, last, ready, state, metrics };
     let upkeep = async move {
         stop.run_until_cancelled(file::write(file, to_write, sender)).await;
     };
@@ -124,7 +124,7 @@ pub(super) struct Consumer {
     last: u64,
     /// Taken and not yet handed over.
     ready: Vec<Delivery>,
-    consuming: watch::Sender<bool>,
+    state: watch::Sender<State>,
     metrics: Arc<Metrics>,
 }
 
@@ -155,7 +155,7 @@ impl Consumer {
 
     /// What was handed over has been taken, and so has all that is in the log.
     pub(super) fn acknowledge(&self) {
-        if !self.consuming.send_replace(true) {
+        if self.state.send_replace(State::Current) != State::Current {
             self.metrics.broker_consuming.set(1);
         }
     }
@@ -169,7 +169,7 @@ impl Consumer {
         self.ready
     }
 
-    pub(super) fn is_consuming(&self) -> watch::Receiver<bool> {
-        self.consuming.subscribe()
+    pub(super) fn state(&self) -> watch::Receiver<State> {
+        self.state.subscribe()
     }
 }

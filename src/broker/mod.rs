@@ -50,6 +50,17 @@ pub struct Batch {
     tag: Option<rabbitmq::Tag>,
 }
 
+/// How far a consumer is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum State {
+    /// It is on its way to where the log ends, and has not failed so far.
+    Behind,
+    /// What is published now comes here, and all before it has.
+    Current,
+    /// The broker is away.
+    Away,
+}
+
 /// The broker cannot be used as it is configured, and trying again will not help.
 #[derive(Debug, Clone, thiserror::Error)]
 #[error("{0}")]
@@ -172,11 +183,11 @@ impl Consumer {
         }
     }
 
-    /// Whether triggers published now would be delivered here, and all before them have been.
-    pub fn is_consuming(&self) -> watch::Receiver<bool> {
+    /// How far it is.
+    pub fn state(&self) -> watch::Receiver<State> {
         match &self.0 {
-            Consuming::Embedded(consumer) => consumer.is_consuming(),
-            Consuming::Rabbitmq(consumer) => consumer.is_consuming(),
+            Consuming::Embedded(consumer) => consumer.state(),
+            Consuming::Rabbitmq(consumer) => consumer.state(),
         }
     }
 }

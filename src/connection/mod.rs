@@ -25,6 +25,7 @@ use session::Session;
 
 use crate::{
     backend::{self, Admission, Backend, Event, Hooks, Notifier},
+    broker::State,
     config,
     hub::{Frame, Full, Hub, Outbox, Seat, Wire},
     metrics::Metrics,
@@ -68,8 +69,8 @@ pub struct Connections {
     /// Their tasks.
     pub tasks: TaskTracker,
     open: Mutex<Open>,
-    /// Whether what is published now comes here.
-    is_consuming: watch::Receiver<bool>,
+    /// How far the consumer is.
+    state: watch::Receiver<State>,
     /// Counts how often triggers may have been missed.
     gaps: watch::Sender<u64>,
 }
@@ -97,10 +98,10 @@ impl Connections {
         hooks: Arc<Hooks>,
         metrics: Arc<Metrics>,
         config: config::Connection,
-        is_consuming: watch::Receiver<bool>,
+        state: watch::Receiver<State>,
     ) -> Self {
         let (tasks, open, gaps) = (TaskTracker::new(), Mutex::default(), watch::Sender::new(0));
-        Self { hub, backend, hooks, metrics, config, tasks, open, is_consuming, gaps }
+        Self { hub, backend, hooks, metrics, config, tasks, open, state, gaps }
     }
 
     /// A connection over `wire` that is not authorised yet, and its outbox as what it is.
@@ -125,15 +126,14 @@ impl Connections {
 
     /// Whether this instance follows the log at present.
     pub fn follows_log(&self) -> bool {
-        *self.is_consuming.borrow()
+        *self.state.borrow() == State::Current
     }
 
     /// Waits until what was published before the start is known, so that a client can resume here; not for ever.
     pub async fn until_log_is_read(&self) {
-        let mut is_consuming = self.is_consuming.clone();
-        // Consuming may begin and end while nobody looks, but then it has begun: the history is there.
-        if self.hub.position().is_none() && !self.follows_log() {
-            let _ = timeout(READ_BACK, is_consuming.wait_for(|consuming| *consuming)).await;
+        if self.hub.position().is_none() {
+            let mut state = self.state.clone();
+            let _ = timeout(READ_BACK, state.wait_for(|state| *state != State::Behind)).await;
         }
     }
 

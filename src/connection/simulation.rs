@@ -121,7 +121,7 @@ fn connections(history: config::History) -> Arc<Connections> {
     let hub = Arc::new(Hub::new(WildcardDispatch::Both, history, metrics.clone()));
     let backend = Arc::new(Backend::new(config.backend, metrics.clone()).unwrap());
     let hooks = Arc::new(Hooks::new(backend.clone(), config.hooks));
-    Arc::new(Connections::new(hub, backend, hooks, metrics, config.connection, watch::channel(true).1))
+    Arc::new(Connections::new(hub, backend, hooks, metrics, config.connection, watch::channel(State::Current).1))
 }
 
 fn key(room: &Value) -> RoomKey {

@@ -11,7 +11,7 @@ use tokio::sync::watch;
 use warp::{Filter, Rejection, Reply, reply::Response};
 
 use super::reply;
-use crate::{metrics::Metrics, protocol::server::Status};
+use crate::{broker::State, metrics::Metrics, protocol::server::Status};
 
 /// The paths of the internal listener, for machines.
 const OPENAPI: &str = include_str!("openapi.json");
@@ -19,7 +19,7 @@ const OPENAPI: &str = include_str!("openapi.json");
 /// Whether this instance should be sent clients.
 #[derive(Debug, Clone)]
 pub struct Readiness {
-    is_consuming: watch::Receiver<bool>,
+    state: watch::Receiver<State>,
     is_stopping: Arc<AtomicBool>,
     /// `rabbitmq` or `embedded`.
     broker: &'static str,
@@ -27,9 +27,9 @@ pub struct Readiness {
 }
 
 impl Readiness {
-    /// Ready as long as `is_consuming` says so and nobody has called [`stop`](Self::stop).
-    pub fn new(is_consuming: watch::Receiver<bool>, broker: &'static str, metrics: Arc<Metrics>) -> Self {
-        Self { is_consuming, is_stopping: Arc::default(), broker, metrics }
+    /// Ready as long as `state` is current and nobody has called [`stop`](Self::stop).
+    pub fn new(state: watch::Receiver<State>, broker: &'static str, metrics: Arc<Metrics>) -> Self {
+        Self { state, is_stopping: Arc::default(), broker, metrics }
     }
 
     /// Not ready from now on.
@@ -42,11 +42,15 @@ impl Readiness {
         &self.metrics
     }
 
+    fn is_consuming(&self) -> bool {
+        *self.state.borrow() == State::Current
+    }
+
     /// Why this instance should not be sent clients.
     fn obstacle(&self) -> Option<&'static str> {
         if self.is_stopping.load(Relaxed) {
             Some("stopping")
-        } else if !*self.is_consuming.borrow() {
+        } else if !self.is_consuming() {
             Some("broker-away")
         } else {
             None
@@ -84,7 +88,7 @@ fn status(readiness: &Readiness) -> Response {
         &json!({
             "version": env!("CARGO_PKG_VERSION"),
             "ready": readiness.obstacle().is_none(),
-            "broker": {"kind": readiness.broker, "consuming": *readiness.is_consuming.borrow()},
+            "broker": {"kind": readiness.broker, "consuming": readiness.is_consuming()},
             "subscriptions": metrics.subscriptions.get(),
             "clients": Status::now(metrics),
         }),

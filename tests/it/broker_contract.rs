@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use bytes::Bytes;
 use futures::future::join_all;
 use high_templar::{
-    broker::{self, Batch, Consumer, Delivery, Publisher},
+    broker::{self, Batch, Consumer, Delivery, Publisher, State},
     config,
     metrics::Metrics,
 };
@@ -131,7 +131,7 @@ async fn keeps_the_contract(config: &config::Broker) {
     instance.receive(50).await;
     assert_eq!(instance.received, (0..50_u8).map(|number| Bytes::from(vec![number])).collect::<Vec<_>>());
 
-    assert!(*instance.consumer.is_consuming().borrow());
+    assert!(*instance.consumer.state().borrow() == State::Current);
     instance.stop().await;
 }
 

@@ -244,10 +244,10 @@ def without_the_broker_clients_stay_and_afterwards_triggers_arrive_again(world):
 
 
 @check(world="outage")
-def who_was_there_while_the_broker_was_away_is_told_to_come_back(world):
+def who_was_there_while_the_broker_was_away_is_told_to_come_back_where_there_is_no_log(world):
     room = {unique(): "1"}
     with Proxy(world.amqp_url) as proxy:
-        server = world.extra_server({"AMQP_URL": proxy.url})
+        server = world.extra_server({"AMQP_URL": proxy.url, "AMQP_LOG": "off"})
         client = world.connect([room], server=server)
         client.subscribe(room, "r")
         proxy.cut()
@@ -259,6 +259,26 @@ def who_was_there_while_the_broker_was_away_is_told_to_come_back(world):
         client.subscribe(room, "r")
         accepted(world.post_to(server), {"rooms": [room], "data": 1})
         equal(client.receive(), publication(1, "r"), "publication")
+
+
+@check(world="outage")
+def what_was_published_while_a_server_was_cut_off_from_the_broker_comes_later(world):
+    room = {unique(): "1"}
+    with Proxy(world.amqp_url) as proxy:
+        exchange = {"AMQP_EXCHANGE": unique()}
+        server = world.extra_server({"AMQP_URL": proxy.url, **exchange})
+        other = world.extra_server({"AMQP_URL": world.amqp_url, **exchange})
+        client = world.connect([room], server=server)
+        client.subscribe(room, "r")
+        proxy.cut()
+        eventually(lambda: server.internal("GET", "/readyz")[0] != 200, True, "readyz is not 200", seconds=10)
+        for number in range(3):
+            accepted(world.post_to(other), {"rooms": [room], "data": number})
+        equal(client.ask("ping"), "pong", "reply meanwhile")
+        proxy.restore()
+        for number in range(3):
+            equal(client.receive(seconds=15), publication(number, "r"), "publication")
+        equal(client.ask("ping"), "pong", "reply after it")
 
 
 @check(world="outage")

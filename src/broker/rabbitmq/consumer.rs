@@ -14,7 +14,7 @@ use tracing::{info, warn};
 use uuid::Uuid;
 
 use super::{
-    super::{Batch, Delivery, Unusable},
+    super::{Batch, Delivery, State, Unusable},
     Error, Log, Retry, Topology,
     follower::Follower,
     session::{Opening, Session},
@@ -46,8 +46,8 @@ pub(super) struct Shared {
     pub wanted: watch::Sender<Wanted>,
     /// The number of the last marker that RabbitMQ has confirmed.
     pub confirmed: watch::Sender<u64>,
-    /// Whether what is published now comes to this instance, and all before it has.
-    pub consuming: watch::Sender<bool>,
+    /// How far the consumer is.
+    pub state: watch::Sender<State>,
 }
 
 /// A marker to be written.
@@ -108,7 +108,7 @@ impl Consumer {
                 has_log: watch::Sender::new(None),
                 wanted: watch::Sender::default(),
                 confirmed: watch::Sender::new(0),
-                consuming: watch::Sender::new(false),
+                state: watch::Sender::new(State::Behind),
             }),
             session: None,
             sessions: 0,
@@ -127,8 +127,8 @@ impl Consumer {
         self.shared.clone()
     }
 
-    pub(in super::super) fn is_consuming(&self) -> watch::Receiver<bool> {
-        self.shared.consuming.subscribe()
+    pub(in super::super) fn state(&self) -> watch::Receiver<State> {
+        self.shared.state.subscribe()
     }
 
     pub(in super::super) async fn next(&mut self) -> Result<Batch, Unusable> {
@@ -169,9 +169,9 @@ impl Consumer {
     pub(in super::super) async fn acknowledge(&mut self, tag: Tag) {
         let Some(session) = self.session.as_mut().filter(|_| tag.session == self.sessions) else { return };
         session.done(tag.last, tag.count).await;
-        if tag.is_current && !*self.shared.consuming.borrow() {
+        if tag.is_current && *self.shared.state.borrow() != State::Current {
             info!("the log is read up to now");
-            self.tell(true);
+            self.tell(State::Current);
         }
     }
 
@@ -318,12 +318,13 @@ impl Consumer {
                 self.shared.has_log.send_replace(Some(session.follows_log));
                 self.unavailable_since = None;
                 if session.follows_log {
+                    self.tell(State::Behind);
                     self.want_marker();
                 } else {
                     if std::mem::take(&mut self.has_missed) {
                         self.pending.push(Delivery::Missed);
                     }
-                    self.tell(true);
+                    self.tell(State::Current);
                 }
                 self.session = Some(session);
             }
@@ -335,6 +336,7 @@ impl Consumer {
                     self.log = AmqpLog::Off;
                 }
                 self.has_missed = true;
+                self.tell(State::Away);
                 self.metrics.broker_failures.inc();
                 self.retry.failed(&error);
                 warn!(error = &error as &dyn std::error::Error, "cannot consume from RabbitMQ, trying again");
@@ -364,15 +366,15 @@ impl Consumer {
     }
 
     async fn end_session(&mut self) {
-        self.tell(false);
+        self.tell(State::Away);
         if let Some(session) = self.session.take() {
             session.close().await;
         }
     }
 
-    fn tell(&self, is_consuming: bool) {
-        self.shared.consuming.send_replace(is_consuming);
-        self.metrics.broker_consuming.set(is_consuming.into());
+    fn tell(&self, state: State) {
+        self.shared.state.send_replace(state);
+        self.metrics.broker_consuming.set((state == State::Current).into());
     }
 }
 

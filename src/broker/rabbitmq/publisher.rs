@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use super::{
-    super::Error,
+    super::{Error, State},
     ROUTING_KEY, Retry, Topology, close, connect,
     consumer::Shared,
     marker::{MARKER_KEY, Marker},
@@ -229,7 +229,7 @@ impl Publisher {
     /// is a log, when it is there again.
     async fn usable_channel(&self) -> Option<Channel> {
         let has_log = *self.shared.has_log.borrow() == Some(true);
-        if !has_log && !*self.shared.consuming.borrow() {
+        if !has_log && *self.shared.state.borrow() != State::Current {
             return None;
         }
         let channel = self.channel().await?;
