@@ -187,3 +187,41 @@ async fn every_instance_on_one_exchange_receives_everything_in_the_same_order() 
     one.stop().await;
     two.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_rabbitmq_has_dropped_before_it_was_read_is_told() {
+    const TRIGGERS: usize = 20_000;
+    let exchange = format!("test-{}", Uuid::new_v4());
+    let vars = [("AMQP_URL", &*rabbitmq::shared()), ("AMQP_EXCHANGE", &*exchange), ("AMQP_LOG_MAX_BYTES", "1MiB")];
+    let mut instance = Instance::start(&configured(&vars)).await;
+    // Ten times as much as is kept, while nobody takes it.
+    let body = Bytes::from("x".repeat(500));
+    for _ in 0..TRIGGERS / 1000 {
+        let outcomes = instance.publisher.publish_all(vec![body.clone(); 1000]).await;
+        assert!(outcomes.iter().all(Result::is_ok));
+    }
+    let mut seen: Vec<&str> = Vec::new();
+    let (mut triggers, mut last) = (0, None);
+    let read = async {
+        // An epoch behind the gap comes with the marker that is asked for there.
+        while !(seen.contains(&"missed") && seen.last() == Some(&"epoch")) {
+            let batch = instance.consumer.next().await.unwrap();
+            for delivery in &batch.deliveries {
+                match delivery {
+                    Delivery::Trigger { offset, .. } => {
+                        assert!(*offset > last, "{last:?} and then {offset:?}");
+                        (last, triggers) = (*offset, triggers + 1);
+                    }
+                    Delivery::Epoch { .. } => seen.push("epoch"),
+                    Delivery::Restart => seen.push("restart"),
+                    Delivery::Missed => seen.push("missed"),
+                }
+            }
+            instance.consumer.acknowledge(batch).await;
+        }
+    };
+    timeout(PATIENCE, read).await.expect("in time");
+    assert!(seen.windows(2).any(|pair| pair == ["restart", "missed"]), "{seen:?}");
+    assert!(triggers < TRIGGERS, "nothing was dropped: this shows nothing");
+    instance.stop().await;
+}
