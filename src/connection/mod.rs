@@ -5,13 +5,13 @@ mod session;
 #[cfg(test)]
 mod simulation;
 
-use std::{borrow::Cow, collections::HashMap, sync::Arc, time::Duration};
+use std::{borrow::Cow, collections::HashMap, num::NonZero, sync::Arc, time::Duration};
 
 use http::HeaderMap;
 use parking_lot::Mutex;
 use rand::Rng;
 use tokio::{
-    sync::watch,
+    sync::{Semaphore, watch},
     task::yield_now,
     time::{Instant, sleep_until, timeout},
 };
@@ -73,6 +73,8 @@ pub struct Connections {
     state: watch::Receiver<State>,
     /// Counts how often triggers may have been missed.
     gaps: watch::Sender<u64>,
+    /// Turns to catch up: however many clients come back at once, few of them wait for a worker with everybody else.
+    turns: Semaphore,
 }
 
 #[derive(Debug, Default)]
@@ -101,7 +103,8 @@ impl Connections {
         state: watch::Receiver<State>,
     ) -> Self {
         let (tasks, open, gaps) = (TaskTracker::new(), Mutex::default(), watch::Sender::new(0));
-        Self { hub, backend, hooks, metrics, config, tasks, open, state, gaps }
+        let turns = Semaphore::new(std::thread::available_parallelism().map_or(1, NonZero::get));
+        Self { hub, backend, hooks, metrics, config, tasks, open, state, gaps, turns }
     }
 
     /// A connection over `wire` that is not authorised yet, and its outbox as what it is.
@@ -325,11 +328,17 @@ impl Connection {
         }
     }
 
-    /// Goes on with the subscriptions that are being given what they have missed.
+    /// Whether some subscriptions are still being given what they have missed.
+    pub fn is_behind(&self) -> bool {
+        self.session.is_behind()
+    }
+
+    /// Goes on with them, when it is this connection's turn.
     ///
     /// # Errors
     /// When the outbox takes no more; the connection is ending then.
-    pub fn catch_up(&mut self) -> Result<CatchUp, Full> {
+    pub async fn catch_up(&mut self) -> Result<CatchUp, Full> {
+        let _turn = self.connections.turns.acquire().await; // fails only when closed, which it never is
         self.session.catch_up(&self.connections)
     }
 

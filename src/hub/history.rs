@@ -262,7 +262,8 @@ impl Segment {
     }
 
     /// The publications after `number` to the room `key`, in their order; in 3.1's delivery as often as they list it.
-    pub(super) fn wanted(&self, key: &RoomKey, number: u64, dispatch: WildcardDispatch) -> Places {
+    /// `has_wildcards` says whether any of the room's values stands for others.
+    pub(super) fn wanted(&self, key: &RoomKey, has_wildcards: bool, number: u64, dispatch: WildcardDispatch) -> Places {
         let first = self.publications.partition_point(|publication| publication.number <= number);
         let mut places = Places::new();
         let mut look = |place: u16| {
@@ -270,7 +271,7 @@ impl Segment {
             let times = dispatch.deliveries(&publication.rooms, key);
             places.extend(std::iter::repeat_n(place, times));
         };
-        if self.publications.len() < SEGMENT || !key.wildcards().is_empty() && dispatch != WildcardDispatch::Exact {
+        if self.publications.len() < SEGMENT || has_wildcards {
             (0..).take(self.publications.len()).for_each(look);
         } else {
             let index = self.index.get_or_init(|| Index::new(&self.publications));

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use tokio::time::Instant;
 
 use super::{
-    Frame, Full, Hub, Outbox, Publication, Seat,
+    Frame, Full, Hub, Outbox, Publication, Seat, WildcardDispatch,
     history::{Found, Next, Places, Segment},
 };
 use crate::{
@@ -19,7 +19,7 @@ use crate::{
 };
 
 /// Segments that are looked through before others have their turn.
-const SEGMENTS_AT_ONCE: usize = 64;
+const SEGMENTS_AT_ONCE: usize = 16;
 
 /// Whether what was published after a position can be given.
 #[derive(Debug)]
@@ -36,6 +36,8 @@ pub enum Resumption {
 #[derive(Debug)]
 pub struct Recovery {
     key: RoomKey,
+    /// Some of the room's values stand for any.
+    has_wildcards: bool,
     request_id: RequestId,
     /// The number of the last publication that has been given or passed over.
     reached: u64,
@@ -106,10 +108,15 @@ impl Hub {
 
     /// Whether a subscription to the room of `key` can be given what was published after `since`.
     pub fn resume(&self, key: &RoomKey, request_id: &RequestId, since: Position) -> Resumption {
+        let has_wildcards = self.dispatch() != WildcardDispatch::Exact && !key.wildcards().is_empty();
         match self.history.lock().find(since) {
-            Found::After(reached) => {
-                Resumption::Possible(Recovery { key: key.clone(), request_id: request_id.clone(), reached, at: None })
-            }
+            Found::After(reached) => Resumption::Possible(Recovery {
+                key: key.clone(),
+                has_wildcards,
+                request_id: request_id.clone(),
+                reached,
+                at: None,
+            }),
             Found::Unknown => Resumption::Unknown,
             Found::Gone => Resumption::Impossible,
         }
@@ -158,11 +165,13 @@ impl Hub {
             match history.next(recovery.reached) {
                 Next::Full(segment) => {
                     drop(history);
-                    let places = segment.wanted(&recovery.key, recovery.reached, self.dispatch());
+                    let places =
+                        segment.wanted(&recovery.key, recovery.has_wildcards, recovery.reached, self.dispatch());
                     recovery.at = Some(Reading { segment, places, next: 0 });
                 }
                 Next::Last(segment) => {
-                    let places = segment.wanted(&recovery.key, recovery.reached, self.dispatch());
+                    let places =
+                        segment.wanted(&recovery.key, recovery.has_wildcards, recovery.reached, self.dispatch());
                     for publication in places.into_iter().filter_map(|place| segment.get(place)) {
                         // One that is delivered twice is so at once.
                         if publication.number != recovery.reached && !has_room(outbox, publication, waiting_bytes) {

@@ -70,6 +70,11 @@ impl Session {
         Ok(())
     }
 
+    /// Whether some have not caught up.
+    pub(in super::super) fn is_behind(&self) -> bool {
+        self.recovering.is_some()
+    }
+
     /// Goes on with the subscriptions that have not caught up; the outbox is flushed.
     ///
     /// # Errors

@@ -60,8 +60,8 @@ enum Progress {
     More,
     /// Here is a message with much to do.
     Many(Box<str>),
-    /// All that is there is handled, but for what has to wait a moment.
-    Waiting,
+    /// All that is there is handled, and there are subscriptions that have not caught up.
+    Behind,
     /// Nothing more of the client counts.
     Ended(Goodbye),
 }
@@ -136,7 +136,14 @@ impl Client {
                     }
                     continue;
                 }
-                Progress::Waiting => clock.as_mut().reset(keepalive.next().min(Instant::now() + LOOK_AGAIN)),
+                Progress::Behind => match Box::pin(self.catch_up()).await {
+                    CatchUp::More => {
+                        tokio::task::yield_now().await;
+                        continue;
+                    }
+                    CatchUp::Waiting => clock.as_mut().reset(keepalive.next().min(Instant::now() + LOOK_AGAIN)),
+                    CatchUp::Full | CatchUp::Done => {}
+                },
             }
             let is_blocked = self.outbox().blocked_for().is_some();
             let interest = if is_blocked { Interest::READABLE | Interest::WRITABLE } else { Interest::READABLE };
@@ -170,14 +177,8 @@ impl Client {
             }
             handled += 1;
             let message = match self.reader.next_event() {
-                Ok(None) => {
-                    return match connection.catch_up() {
-                        Ok(CatchUp::More) => Progress::More,
-                        Ok(CatchUp::Full) if outbox.is_empty() => Progress::More,
-                        Ok(CatchUp::Waiting) => Progress::Waiting,
-                        Ok(CatchUp::Full | CatchUp::Done) | Err(Full) => Progress::Done,
-                    };
-                }
+                Ok(None) if connection.is_behind() => return Progress::Behind,
+                Ok(None) => return Progress::Done,
                 Ok(Some(Event::Text(text))) => match Message::parse(text, version) {
                     Message::SubscribeAll { .. } => {
                         keepalive.heard(Instant::now());
@@ -203,6 +204,16 @@ impl Client {
             let _ = connection.on_message(message);
         }
         Progress::Ended(None)
+    }
+
+    /// Gives the client some of what it has missed.
+    async fn catch_up(&mut self) -> CatchUp {
+        let Some(connection) = &mut self.connection else { return CatchUp::Done };
+        match connection.catch_up().await {
+            Ok(CatchUp::Full) if self.outbox().is_empty() => CatchUp::More,
+            Ok(outcome) => outcome,
+            Err(Full) => CatchUp::Done, // the outbox is closing, which the next round notices
+        }
     }
 
     /// Reads what has arrived. Whether the client is still there.
