@@ -6,6 +6,7 @@
 mod authentication;
 mod bench;
 mod broker_contract;
+mod cluster;
 mod command_line;
 mod delivery;
 mod documentation;

@@ -10,7 +10,12 @@ use std::{future::Future, time::Duration};
 
 use tokio::time::{Instant, sleep};
 
-pub use self::{backend::StubBackend, client::Client, rabbitmq::Node, server::TestServer};
+pub use self::{
+    backend::StubBackend,
+    client::Client,
+    rabbitmq::{Cluster, Node},
+    server::TestServer,
+};
 
 /// How long anything may take before a test gives up.
 pub const PATIENCE: Duration = Duration::from_secs(30);

@@ -1,17 +1,19 @@
 //! RabbitMQ: the node that the test run has started, and nodes of a test's own, to be killed.
 
 use std::{
-    path::Path,
+    ffi::OsStr,
+    path::{Path, PathBuf},
     process::{Command, Stdio},
 };
 
 use high_templar::config::Uris;
 use lapin::{
     Channel, Connection, ConnectionProperties,
-    options::QueueDeclareOptions,
+    options::{BasicConsumeOptions, BasicQosOptions, QueueDeclareOptions},
     types::{AMQPValue, FieldTable},
 };
 use tempfile::TempDir;
+use tokio::task::spawn_blocking;
 
 use super::eventually;
 
@@ -43,25 +45,9 @@ impl Node {
     pub async fn start() -> Self {
         let folder = tempfile::Builder::new().prefix("ht-rabbit-").tempdir().unwrap();
         let url = node(&["start"], folder.path());
-        let node = Self { folder, url };
-        // RabbitMQ writes down only after a while that it has streams at all; killed before that, it never finds them again.
-        let mut arguments = FieldTable::default();
-        arguments.insert("x-queue-type".into(), AMQPValue::LongString("stream".into()));
-        let options = QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() };
-        channel_at(&node.url).await.queue_declare("first".into(), options, arguments).await.unwrap();
-        eventually("streams are written down", async || node.has_noted_streams()).await;
-        node
-    }
-
-    fn has_noted_streams(&self) -> bool {
-        let names = ["data", &format!("hightemplar-{}@localhost", self.port()), "coordination"];
-        let folder = names.iter().fold(self.folder.path().to_owned(), |path, name| path.join(name)).join(names[1]);
-        let noted = std::fs::read(folder.join("names.dets")).unwrap_or_default();
-        noted.windows(25).any(|text| text == b"rabbit_stream_coordinator")
-    }
-
-    pub fn port(&self) -> u16 {
-        Uris::parse(&self.url).unwrap().at(0).amqp().authority.port
+        declare_stream(&url).await;
+        until_streams_are_noted(folder.path(), &url).await;
+        Self { folder, url }
     }
 
     /// SIGKILL.
@@ -71,10 +57,7 @@ impl Node {
 
     /// `rabbitmqctl`.
     pub fn ctl(&self, arguments: &[&str]) -> String {
-        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/rabbitmq/node");
-        let output = Command::new(script).arg("ctl").arg(self.folder.path()).args(arguments).output().unwrap();
-        assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
-        String::from_utf8(output.stdout).unwrap()
+        ctl(self.folder.path(), arguments)
     }
 
     pub fn start_again(&self) {
@@ -88,9 +71,110 @@ impl Drop for Node {
     }
 }
 
+/// Three nodes of one test's own, in a cluster. Killed when dropped.
+pub struct Cluster {
+    folder: TempDir,
+    pub urls: Vec<String>,
+}
+
+impl Cluster {
+    pub async fn start() -> Self {
+        let folder = tempfile::Builder::new().prefix("ht-cluster-").tempdir().unwrap();
+        let mut cluster = Self { folder, urls: Vec::new() };
+        let first = cluster.node(0);
+        cluster.urls.push(node(&["start"], &first));
+        let joining = [1, 2].map(|index| {
+            let (joining, first) = (cluster.node(index), first.clone());
+            spawn_blocking(move || run(&["join".as_ref(), joining.as_ref(), first.as_ref()]))
+        });
+        for joined in joining {
+            cluster.urls.push(joined.await.unwrap());
+        }
+        declare_stream(&cluster.urls[0]).await;
+        for (index, url) in cluster.urls.iter().enumerate() {
+            until_streams_are_noted(&cluster.node(index), url).await;
+        }
+        cluster
+    }
+
+    /// The URLs of all nodes, beginning with one of them.
+    pub fn urls_from(&self, index: usize) -> String {
+        let (behind, before) = self.urls.split_at(index);
+        [before, behind].concat().join(",")
+    }
+
+    /// SIGKILL.
+    pub async fn kill(&self, index: usize) {
+        let folder = self.node(index);
+        spawn_blocking(move || node(&["kill"], &folder)).await.unwrap();
+    }
+
+    /// Starts one that was killed, and waits until it has its share of a stream again.
+    pub async fn start_again(&self, index: usize, stream: &str) {
+        let folder = self.node(index);
+        spawn_blocking(move || node(&["start"], &folder)).await.unwrap();
+        // It refuses consumers until then.
+        eventually("the node has the stream", async || {
+            let channel = channel_at(&self.urls[index]).await;
+            channel.basic_qos(1, BasicQosOptions::default()).await.unwrap();
+            let options = BasicConsumeOptions::default();
+            channel.basic_consume(stream.into(), "".into(), options, FieldTable::default()).await.is_ok()
+        })
+        .await;
+    }
+
+    fn node(&self, index: usize) -> PathBuf {
+        self.folder.path().join((index + 1).to_string())
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        let started: Vec<PathBuf> =
+            (0..3).map(|index| self.node(index)).filter(|folder| folder.join("ports").exists()).collect();
+        for command in ["kill", "stop"] {
+            started.iter().for_each(|folder| drop(node(&[command], folder)));
+        }
+    }
+}
+
+async fn declare_stream(url: &str) {
+    let mut arguments = FieldTable::default();
+    arguments.insert("x-queue-type".into(), AMQPValue::LongString("stream".into()));
+    let options = QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() };
+    channel_at(url).await.queue_declare("first".into(), options, arguments).await.unwrap();
+}
+
+/// RabbitMQ writes down only after a while that it has streams at all; killed before that, it never finds them again.
+async fn until_streams_are_noted(folder: &Path, url: &str) {
+    let name = node_name(url);
+    let names = ["data", &name, "coordination", &name, "names.dets"].iter().collect::<PathBuf>();
+    let file = folder.join(names);
+    eventually("streams are written down", async || {
+        let noted = std::fs::read(&file).unwrap_or_default();
+        noted.windows(25).any(|text| text == b"rabbit_stream_coordinator")
+    })
+    .await;
+}
+
+/// What the node calls itself.
+fn node_name(url: &str) -> String {
+    format!("hightemplar-{}@localhost", Uris::parse(url).unwrap().at(0).amqp().authority.port)
+}
+
 fn node(arguments: &[&str], folder: &Path) -> String {
+    let arguments: Vec<&OsStr> = arguments.iter().map(OsStr::new).chain([folder.as_os_str()]).collect();
+    run(&arguments)
+}
+
+fn ctl(folder: &Path, arguments: &[&str]) -> String {
+    let arguments = ["ctl".as_ref(), folder.as_os_str()].into_iter().chain(arguments.iter().map(OsStr::new));
+    run(&arguments.collect::<Vec<_>>())
+}
+
+fn run(arguments: &[&OsStr]) -> String {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/rabbitmq/node");
-    let output = Command::new(script).args(arguments).arg(folder).stdin(Stdio::null()).output().unwrap();
+    let output = Command::new(script).args(arguments).stdin(Stdio::null()).output().unwrap();
     assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8(output.stdout).unwrap().trim().to_owned()
 }
