@@ -23,11 +23,13 @@ const WORD_DEADLINE: Duration = Duration::from_secs(5);
 /// What a client begins with (AMQP 0-9-1 section 4.2.2).
 const GREETING: &[u8] = b"AMQP\x00\x00\x09\x01";
 
-/// Walks through the list of brokers: at once to the first, then with growing, randomly shortened waits of 5 s at most.
+/// Walks through the list of brokers: at once, then again after growing, randomly shortened waits of 5 s at most.
 #[derive(Debug)]
 pub(super) struct Retry {
     uris: config::Uris,
     attempt: usize,
+    /// Attempts until the next wait: each broker of the list is tried before any is tried again.
+    left: usize,
     wait: Duration,
     /// The last one tried took the connection and then said nothing.
     has_hung: bool,
@@ -35,15 +37,19 @@ pub(super) struct Retry {
 
 impl Retry {
     pub(super) fn new(uris: config::Uris) -> Self {
-        Self { uris, attempt: 0, wait: Duration::ZERO, has_hung: false }
+        Self { uris, attempt: 0, left: 0, wait: Duration::ZERO, has_hung: false }
     }
 
     /// Waits until it is time, and says whom to try.
     pub(super) async fn next(&mut self) -> &AMQPUri {
         loop {
-            let wait = self.wait.mul_f64(rand::rng().random_range(0.5..=1.0));
-            self.wait = (self.wait * 2).clamp(SHORTEST, LONGEST);
-            sleep(wait).await;
+            if self.left == 0 {
+                let wait = self.wait.mul_f64(rand::rng().random_range(0.5..=1.0));
+                self.wait = (self.wait * 2).clamp(SHORTEST, LONGEST);
+                sleep(wait).await;
+                self.left = self.brokers();
+            }
+            self.left -= 1;
             let attempt = self.attempt;
             self.attempt = attempt.wrapping_add(1);
             // The library never gives up a handshake that hangs: after one, a broker is first asked for a word.
@@ -57,7 +63,12 @@ impl Retry {
     /// The last one tried works: begin with it when it is lost.
     pub(super) fn succeeded(&mut self) {
         self.attempt = self.attempt.wrapping_sub(1);
-        self.wait = SHORTEST;
+        (self.left, self.wait) = (0, SHORTEST);
+    }
+
+    /// How many brokers there are.
+    pub(super) fn brokers(&self) -> usize {
+        self.uris.iter().count()
     }
 
     /// The last one tried did not answer.
@@ -86,20 +97,27 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn the_first_try_is_at_once_and_none_waits_longer_than_five_seconds() {
+    async fn the_list_is_tried_at_once_and_again_after_five_seconds_at_the_most() {
         let mut retry = Retry::new(config::Uris::parse("amqp://one,amqp://two").unwrap());
         let mut waits = Vec::new();
         let mut hosts = Vec::new();
-        for _ in 0..8 {
+        for _ in 0..16 {
             let start = Instant::now();
             hosts.push(retry.next().await.authority.host.clone());
             waits.push(start.elapsed());
         }
         assert_eq!(hosts[..4], ["one", "two", "one", "two"]);
-        assert!(waits[0] < Duration::from_millis(10) && waits[1] < Duration::from_secs(1), "{waits:?}");
-        assert!(waits.iter().all(|wait| *wait <= LONGEST + Duration::from_millis(10)), "{waits:?}");
+        let at_once = Duration::from_millis(10);
+        assert!(waits[0] < at_once && waits[2] < Duration::from_secs(1), "{waits:?}");
+        assert!(waits.iter().skip(1).step_by(2).all(|wait| *wait < at_once), "{waits:?}");
+        assert!(waits.iter().all(|wait| *wait <= LONGEST + at_once), "{waits:?}");
         retry.succeeded();
+        let start = Instant::now();
         assert_eq!(retry.next().await.authority.host, "two");
+        let wait = start.elapsed();
+        assert!(SHORTEST / 2 <= wait && wait <= SHORTEST + at_once, "{wait:?}");
+        assert_eq!(retry.next().await.authority.host, "one");
+        assert!(start.elapsed() < wait + at_once);
     }
 
     #[tokio::test]
