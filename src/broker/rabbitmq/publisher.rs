@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use futures::future::join_all;
+use futures::{StreamExt, future::join_all};
 use lapin::{
     BasicProperties, Channel, Confirmation, Connection, PublisherConfirm,
     options::{BasicPublishOptions, ConfirmSelectOptions},
@@ -27,7 +27,7 @@ use crate::config::{self, AmqpLog};
 
 /// How long the broker may take to confirm.
 const CONFIRM_DEADLINE: Duration = Duration::from_secs(10);
-/// How long publishing waits for its connection while the consumer has one.
+/// How long publishing waits for its connection.
 const CATCH_UP: Duration = Duration::from_secs(1);
 /// How often an unused connection is looked at.
 const LOOK: Duration = Duration::from_millis(500);
@@ -116,12 +116,13 @@ impl Upkeep {
     /// One life of the connection: writes the markers that are wanted.
     async fn keep(&self, connection: &Connection, channel: &Channel) {
         let (mut wanted, mut look) = (self.shared.wanted.subscribe(), interval(LOOK));
+        let mut events = connection.events_listener();
         wanted.mark_changed(); // what was wanted while there was no connection
         while connection.status().connected() && channel.status().connected() {
+            self.is_blocked.send_replace(connection.status().blocked());
             tokio::select! {
-                _ = look.tick() => {
-                    self.is_blocked.send_replace(connection.status().blocked());
-                }
+                _ = look.tick() => {}
+                Some(_) = events.next() => {} // perhaps its end
                 changed = wanted.changed() => {
                     let number = wanted.borrow_and_update().number;
                     let is_due = changed.is_ok() && self.has_log() && *self.shared.confirmed.borrow() < number;
@@ -198,10 +199,11 @@ impl Upkeep {
 }
 
 impl Publisher {
-    /// The channel; where the broker is there, its connection may be a moment behind the consumer's.
+    /// The channel; there is another one in a moment where the broker has come back, or another one of the list is there.
     async fn channel(&self) -> Option<Channel> {
         let mut channel = self.channel.clone();
-        timeout(CATCH_UP, channel.wait_for(Option::is_some)).await.ok()?.ok()?.clone()
+        let is_open = |channel: &Option<Channel>| channel.as_ref().is_some_and(|channel| channel.status().connected());
+        timeout(CATCH_UP, channel.wait_for(is_open)).await.ok()?.ok()?.clone()
     }
 
     pub(in super::super) async fn publish(&self, body: Bytes) -> Result<(), Error> {
