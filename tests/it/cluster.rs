@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
 
 use serde_json::{Value, json};
 
-use crate::support::{Client, Cluster, TestServer, eventually};
+use crate::support::{Client, Cluster, TestServer, eventually, rabbitmq};
 
 /// So many are published while a node is killed.
 const TRIGGERS: u32 = 200;
@@ -87,4 +87,31 @@ async fn when_the_nodes_of_a_cluster_are_killed_in_turn_every_trigger_comes_once
         server.until_ready().await;
         assert!(server.get("/metrics").await.body.contains("high_templar_gaps_total 0\n"));
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_lags_behind_is_not_taken_for_a_log_that_has_lost_something() {
+    let cluster = Cluster::start().await;
+    let server = TestServer::with(&[("AMQP_URL", &cluster.urls_from(0))]).await;
+    let mut client = subscriber(&server).await;
+    // The first node leads the log. What it sends to the second one is held up.
+    let hold_up = format!(
+        "Leads = fun(Pid) -> proc_lib:initial_call(Pid) =:= {{osiris_replica_reader, init, ['Argument__1']}} end,
+        IsThere = fun(Pid) -> is_pid(Pid) andalso node(Pid) =:= '{}' end,
+        Senders = [Pid || Pid <- processes(), Leads(Pid), lists:any(IsThere, tuple_to_list(sys:get_state(Pid)))],
+        spawn(fun() -> [erlang:suspend_process(Pid) || Pid <- Senders], timer:sleep(infinity) end), length(Senders).",
+        rabbitmq::node_name(&cluster.urls[1])
+    );
+    assert_eq!(cluster.ctl(0, &["eval", &hold_up]).trim(), "2", "streams"); // the log, and the test's own
+    // A session of its own writes a marker, which the second node does not have then.
+    cluster.ctl(0, &["close_all_connections", "test"]);
+    eventually("it is not ready", async || server.get("/readyz").await.status == 503).await;
+    server.until_ready().await;
+    cluster.ctl(0, &["suspend_listeners"]);
+    cluster.ctl(0, &["close_all_connections", "test"]);
+    eventually("it is not ready", async || server.get("/readyz").await.status == 503).await;
+    server.until_ready().await;
+    publish([&server], 0).await;
+    expect([&mut client], 0).await;
+    client.expect_silence().await;
 }

@@ -75,6 +75,8 @@ pub(in super::super) struct Consumer {
     has_missed: bool,
     /// Since when RabbitMQ cannot get at the log.
     unavailable_since: Option<Instant>,
+    /// Brokers, one after the other, that did not hand over what was read last.
+    doubtful: usize,
     /// When the last marker came, or was wanted.
     marked: Instant,
     /// After which another one is wanted, if nobody else writes one; not the same for all instances.
@@ -116,6 +118,7 @@ impl Consumer {
             pending: Vec::new(),
             has_missed: false,
             unavailable_since: None,
+            doubtful: 0,
             marked: Instant::now(),
             mark_after: (config.read_back / MARK_AGE).mul_f64(rand::rng().random_range(1.0..1.5)),
             look,
@@ -244,14 +247,29 @@ impl Consumer {
         if self.follower.is_proving() {
             // The stream holds a marker of now. If it were the same, the old one would have come long since.
             if is_confirmed && waited > PROOF_DEADLINE {
-                warn!("the log does not hold what was read last: triggers may have been missed");
-                self.start_over(Vec::new(), self.log).await;
+                self.doubt().await;
             }
             return;
         }
+        self.doubtful = 0;
         let is_due = self.follower.unmarked() >= UNMARKED || waited > self.mark_after;
         if is_due && is_confirmed && waited > LOOK {
             self.want_marker();
+        }
+    }
+
+    /// The broker does not hand over what was read last. One node of a cluster may lag behind; where no broker of the list
+    /// does, the log has lost it.
+    async fn doubt(&mut self) {
+        self.doubtful += 1;
+        if self.doubtful < self.retry.brokers() {
+            warn!("the log does not hold what was read last, trying the next broker");
+            self.retry.pass_over();
+            self.end_session().await;
+        } else {
+            warn!("the log does not hold what was read last: triggers may have been missed");
+            self.doubtful = 0;
+            self.start_over(Vec::new(), self.log).await;
         }
     }
 

@@ -66,6 +66,11 @@ impl Retry {
         (self.left, self.wait) = (0, SHORTEST);
     }
 
+    /// The one that works is of no use: begin with the next one.
+    pub(super) fn pass_over(&mut self) {
+        self.attempt = self.attempt.wrapping_add(1);
+    }
+
     /// How many brokers there are.
     pub(super) fn brokers(&self) -> usize {
         self.uris.iter().count()

@@ -109,6 +109,11 @@ impl Cluster {
         spawn_blocking(move || node(&["kill"], &folder)).await.unwrap();
     }
 
+    /// `rabbitmqctl`.
+    pub fn ctl(&self, index: usize, arguments: &[&str]) -> String {
+        ctl(&self.node(index), arguments)
+    }
+
     /// Starts one that was killed, and waits until it has its share of a stream again.
     pub async fn start_again(&self, index: usize, stream: &str) {
         let folder = self.node(index);
@@ -158,7 +163,7 @@ async fn until_streams_are_noted(folder: &Path, url: &str) {
 }
 
 /// What the node calls itself.
-fn node_name(url: &str) -> String {
+pub fn node_name(url: &str) -> String {
     format!("hightemplar-{}@localhost", Uris::parse(url).unwrap().at(0).amqp().authority.port)
 }
 
