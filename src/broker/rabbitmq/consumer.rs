@@ -32,6 +32,8 @@ const UNAVAILABLE: Duration = Duration::from_secs(60);
 const PROOF_DEADLINE: Duration = Duration::from_secs(5);
 /// Entries in the log after which there is to be another marker: so many are read again in a new session.
 const UNMARKED: u64 = 4096;
+/// Behind one name there may be several brokers: so often is asked at least.
+const ASKED: usize = 2;
 /// The part of what is read back after which there is to be another marker.
 const MARK_AGE: u32 = 4;
 
@@ -262,7 +264,7 @@ impl Consumer {
     /// does, the log has lost it.
     async fn doubt(&mut self) {
         self.doubtful += 1;
-        if self.doubtful < self.retry.brokers() {
+        if self.doubtful < self.retry.brokers().max(ASKED) {
             warn!("the log does not hold what was read last, trying the next broker");
             self.retry.pass_over();
             self.end_session().await;

@@ -17,7 +17,7 @@ const UNKNOWN: Duration = Duration::from_secs(1);
 /// The same while this instance does not follow the log.
 const BEHIND: Duration = Duration::from_secs(10);
 /// What is queued for a client at once.
-const QUEUED_BYTES: usize = 64 * 1024;
+const QUEUED_BYTES: usize = 32 * 1024;
 
 /// One subscription with `since`.
 #[derive(Debug)]
@@ -75,11 +75,16 @@ impl Session {
         self.recovering.is_some()
     }
 
-    /// Goes on with the subscriptions that have not caught up; the outbox is flushed.
+    /// Goes on with the subscriptions that have not caught up, as soon as what waits in the outbox is written; it is flushed
+    /// afterwards.
     ///
     /// # Errors
     /// When the outbox takes no more; the connection is ending then.
     pub(in super::super) fn catch_up(&mut self, connections: &Connections) -> Result<CatchUp, Full> {
+        self.outbox.resume();
+        if self.outbox.blocked_for().is_some() {
+            return Ok(CatchUp::Full);
+        }
         let Some(mut waiting) = self.recovering.take() else { return Ok(CatchUp::Done) };
         let mut left = Vec::new();
         let mut outcome = CatchUp::Done;

@@ -151,7 +151,9 @@ impl Client {
                 biased;
                 () = self.link.outbox().needs_task() => {}
                 ready = self.socket().ready(interest) => {
-                    if is_blocked && ready.as_ref().is_ok_and(|ready| ready.is_writable()) {
+                    // Who is behind writes when it is its turn.
+                    let is_behind = self.connection.as_ref().is_some_and(Connection::is_behind);
+                    if is_blocked && !is_behind && ready.as_ref().is_ok_and(|ready| ready.is_writable()) {
                         self.outbox().resume();
                     }
                     if ready.is_err() || ready.is_ok_and(|ready| ready.is_readable() && !self.receive()) {
