@@ -13,6 +13,7 @@ mod documentation;
 mod hooks;
 mod hostile;
 mod internal;
+mod ledger;
 mod outage;
 mod recovery;
 mod slow_clients;

@@ -50,9 +50,14 @@ impl Node {
         Self { folder, url }
     }
 
+    /// A command of `tests/rabbitmq/node` without arguments, as `pause`.
+    pub fn control(&self, command: &str) {
+        node(&[command], self.folder.path());
+    }
+
     /// SIGKILL.
     pub fn kill(&self) {
-        node(&["kill"], self.folder.path());
+        self.control("kill");
     }
 
     /// `rabbitmqctl`.
@@ -61,7 +66,7 @@ impl Node {
     }
 
     pub fn start_again(&self) {
-        node(&["start"], self.folder.path());
+        self.control("start");
     }
 }
 

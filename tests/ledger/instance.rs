@@ -1,0 +1,169 @@
+//! An instance of the program, as a process that is killed, stopped and started again on the same ports.
+
+use std::{
+    fs::OpenOptions,
+    net::{SocketAddr, TcpListener},
+    path::PathBuf,
+    process::{Child, Command, ExitStatus, Stdio},
+    time::Duration,
+};
+
+use parking_lot::Mutex;
+use rand::Rng;
+use rustix::process::{Pid, Signal, kill_process};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    time::{Instant, sleep, timeout},
+};
+
+use crate::absence::Absence;
+
+/// How often is looked whether it is ready.
+const LOOK: Duration = Duration::from_millis(200);
+/// How long a request may take; longer than the server itself waits for the broker.
+const REPLY: Duration = Duration::from_secs(15);
+/// How long a clean stop may take: `DRAIN`, and some more for a busy machine.
+const STOP: Duration = Duration::from_secs(20);
+
+/// One of the instances. Its process is killed when this is dropped.
+#[derive(Debug)]
+pub struct Instance {
+    pub name: usize,
+    pub public: SocketAddr,
+    internal: SocketAddr,
+    vars: Vec<(&'static str, String)>,
+    log: PathBuf,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    child: Option<Child>,
+    /// Of its readiness.
+    absence: Absence,
+}
+
+impl Instance {
+    /// One with ports of its own and these further variables. It is not running yet.
+    pub fn new(name: usize, mut vars: Vec<(&'static str, String)>, log: PathBuf) -> Self {
+        let (public, internal) = (free_address(), free_address());
+        vars.extend([("LISTEN", public.to_string()), ("INTERNAL_LISTEN", internal.to_string())]);
+        let state = Mutex::default();
+        Self { name, public, internal, vars, log, state }
+    }
+
+    pub fn start(&self) {
+        let log = OpenOptions::new().create(true).append(true).open(&self.log).unwrap();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_high-templar"));
+        command.env_clear().envs(self.vars.iter().cloned()).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
+        let child = command.spawn().unwrap();
+        let mut state = self.state.lock();
+        state.child = Some(child);
+        state.absence.begin();
+    }
+
+    /// SIGKILL.
+    pub fn kill(&self) {
+        if let Some(mut child) = self.take() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+
+    /// SIGTERM, as soon as it answers at all: before that it does not know what to do about it. How it ended, if it did in
+    /// time; it is killed otherwise.
+    pub async fn stop(&self) -> Option<ExitStatus> {
+        let deadline = Instant::now() + STOP;
+        while self.request("GET", "/healthz", b"").await.is_err() && Instant::now() < deadline {
+            sleep(Duration::from_millis(20)).await;
+        }
+        let mut child = self.take()?;
+        kill_process(Pid::from_child(&child), Signal::TERM).unwrap();
+        let deadline = Instant::now() + STOP;
+        while Instant::now() < deadline {
+            if let Some(status) = child.try_wait().unwrap() {
+                return Some(status);
+            }
+            sleep(Duration::from_millis(20)).await;
+        }
+        let _ = child.kill();
+        let _ = child.wait();
+        None
+    }
+
+    fn take(&self) -> Option<Child> {
+        let mut state = self.state.lock();
+        state.absence.begin();
+        state.child.take()
+    }
+
+    /// Whether it follows the log.
+    pub fn is_ready(&self) -> bool {
+        let state = self.state.lock();
+        state.child.is_some() && state.absence.is_over()
+    }
+
+    /// For how long it has not been ready, or was not until just now.
+    pub fn absence(&self) -> Duration {
+        self.state.lock().absence.length()
+    }
+
+    /// Looks at its readiness again and again. `died` is told when the process has ended by itself.
+    pub async fn watch(&self, died: impl Fn(ExitStatus)) {
+        loop {
+            let is_ready = matches!(self.request("GET", "/readyz", b"").await, Ok(200));
+            if let Some(status) = self.note(is_ready) {
+                died(status);
+            }
+            sleep(LOOK).await;
+        }
+    }
+
+    /// How the process ended, if it has done so by itself.
+    fn note(&self, is_ready: bool) -> Option<ExitStatus> {
+        let mut state = self.state.lock();
+        let ended = state.child.as_mut().and_then(|child| child.try_wait().ok().flatten());
+        if ended.is_some() {
+            state.child = None;
+        }
+        match is_ready && state.child.is_some() {
+            true => state.absence.end(),
+            false => state.absence.begin(),
+        }
+        ended
+    }
+
+    /// The status of the answer to a request to the internal listener.
+    pub async fn request(&self, method: &str, path: &str, body: &[u8]) -> std::io::Result<u16> {
+        let exchange = async {
+            let mut stream = TcpStream::connect(self.internal).await?;
+            let head = format!(
+                "{method} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: {}\r\n\r\n",
+                body.len()
+            );
+            stream.write_all(&[head.as_bytes(), body].concat()).await?;
+            let mut answer = Vec::new();
+            stream.read_to_end(&mut answer).await?;
+            let status = std::str::from_utf8(&answer).ok().and_then(|answer| answer.split(' ').nth(1)?.parse().ok());
+            status.ok_or_else(|| std::io::ErrorKind::UnexpectedEof.into())
+        };
+        timeout(REPLY, exchange).await.unwrap_or_else(|_| Err(std::io::ErrorKind::TimedOut.into()))
+    }
+}
+
+impl Drop for Instance {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+/// Below the ports that the kernel hands out: nobody else is to have it while the instance is away.
+fn free_address() -> SocketAddr {
+    loop {
+        let address = SocketAddr::from(([127, 0, 0, 1], rand::rng().random_range(12_000..20_000)));
+        if TcpListener::bind(address).is_ok() {
+            return address;
+        }
+    }
+}
