@@ -75,7 +75,9 @@ pub(super) type Places = SmallVec<[u16; 16]>;
 pub(super) enum Found {
     /// What was published after it is what has a higher number than this.
     After(u64),
-    /// It may be one that this instance has not come to yet.
+    /// This instance has not come to it yet, and will.
+    Ahead,
+    /// Nothing; its epoch may be one that this instance has not come to yet.
     Unknown,
     /// What was published after it cannot be told any more.
     Gone,
@@ -177,7 +179,7 @@ impl History {
             return Found::Gone;
         }
         if position.offset > head {
-            return Found::Unknown;
+            return Found::Ahead;
         }
         let is_reached = |publication: &Arc<Publication>| {
             publication.position.is_some_and(|reached| reached.offset <= position.offset)

@@ -26,6 +26,8 @@ const SEGMENTS_AT_ONCE: usize = 16;
 pub enum Resumption {
     /// All of it.
     Possible(Recovery),
+    /// The position has not been come to here yet.
+    Ahead,
     /// The position is not known here yet, if it ever will be.
     Unknown,
     /// Not all of it.
@@ -117,6 +119,7 @@ impl Hub {
                 reached,
                 at: None,
             }),
+            Found::Ahead => Resumption::Ahead,
             Found::Unknown => Resumption::Unknown,
             Found::Gone => Resumption::Impossible,
         }

@@ -90,6 +90,22 @@ async fn a_position_that_cannot_be_vouched_for_is_answered_so() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_position_that_this_instance_will_come_to_is_waited_for() {
+    let server = TestServer::start().await;
+    let (mut client, welcome) = server.connect_v4().await;
+    // As another instance may have given it out that the broker served before it fell silent.
+    let (epoch, offset) = welcome["position"].as_str().unwrap().split_once(':').unwrap();
+    let next = format!("{epoch}:{}", offset.parse::<u64>().unwrap() + 1);
+    client.send(json!({"type": "subscribe", "requestId": "1", "room": room(), "since": next})).await;
+    tokio::time::sleep(std::time::Duration::from_millis(1500)).await;
+    server.trigger(trigger(0)).await;
+    let reply = client.next().await;
+    assert_eq!((&reply["recovered"], &reply["position"]), (&json!(true), &json!(next)), "{reply}");
+    server.trigger(trigger(1)).await;
+    expect(&mut client, [1]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn replay_joins_the_live_stream_without_gap_or_double_under_load() {
     const TRIGGERS: i32 = 4000;
     let server = TestServer::start().await;

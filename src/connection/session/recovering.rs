@@ -14,7 +14,8 @@ use crate::{
 
 /// How long a position may be unknown that another instance may have given out just now.
 const UNKNOWN: Duration = Duration::from_secs(1);
-/// The same while this instance does not follow the log.
+/// For how long that does not count, because this instance is behind: it does not follow the log, or the position is of a
+/// time that is still to come here.
 const BEHIND: Duration = Duration::from_secs(10);
 /// What is queued for a client at once.
 const QUEUED_BYTES: usize = 32 * 1024;
@@ -23,7 +24,7 @@ const QUEUED_BYTES: usize = 32 * 1024;
 #[derive(Debug)]
 pub(super) enum Recovering {
     /// Nothing is known of its position yet; nor has it been answered.
-    Waiting { key: RoomKey, request_id: RequestId, since: Position, until: Instant },
+    Waiting { key: RoomKey, request_id: RequestId, since: Position, asked: Instant, until: Instant },
     /// It has been answered, and is given one publication after the other.
     Reading(Box<Recovery>),
 }
@@ -61,9 +62,9 @@ impl Session {
     ) -> Result<(), Full> {
         let since = serde_json::from_str::<String>(since.get()).ok().and_then(|since| since.parse().ok());
         let Some(since) = since else { return self.start_over(&key, request_id, connections) };
-        let patience = if connections.follows_log() { UNKNOWN } else { BEHIND };
         self.subscriptions.insert(request_id.clone(), Seats::Recovering);
-        let waiting = Recovering::Waiting { key, request_id, since, until: Instant::now() + patience };
+        let asked = Instant::now();
+        let waiting = Recovering::Waiting { key, request_id, since, asked, until: asked + UNKNOWN };
         if let Some(next) = self.step(waiting, connections)?.1 {
             self.recovering.get_or_insert_default().push(next);
         }
@@ -120,20 +121,29 @@ impl Session {
     ) -> Result<(CatchUp, Option<Recovering>), Full> {
         let hub = &connections.hub;
         match recovering {
-            Recovering::Waiting { key, request_id, since, until } => match hub.resume(&key, &request_id, since) {
-                Resumption::Possible(recovery) => {
-                    connections.metrics.recoveries.inc("recovered");
-                    self.reply(Frame::Text(v4::success(&request_id, Some(since), Some(true)).into()))?;
-                    Ok((CatchUp::More, Some(Recovering::Reading(Box::new(recovery)))))
+            Recovering::Waiting { key, request_id, since, asked, mut until } => {
+                let resumption = hub.resume(&key, &request_id, since);
+                let now = Instant::now();
+                let is_behind = matches!(resumption, Resumption::Ahead) || !connections.follows_log();
+                if is_behind && now < asked + BEHIND {
+                    until = now + UNKNOWN;
                 }
-                Resumption::Unknown if Instant::now() < until => {
-                    Ok((CatchUp::Waiting, Some(Recovering::Waiting { key, request_id, since, until })))
+                match resumption {
+                    Resumption::Possible(recovery) => {
+                        connections.metrics.recoveries.inc("recovered");
+                        self.reply(Frame::Text(v4::success(&request_id, Some(since), Some(true)).into()))?;
+                        Ok((CatchUp::More, Some(Recovering::Reading(Box::new(recovery)))))
+                    }
+                    Resumption::Ahead | Resumption::Unknown if now < until => {
+                        let waiting = Recovering::Waiting { key, request_id, since, asked, until };
+                        Ok((CatchUp::Waiting, Some(waiting)))
+                    }
+                    Resumption::Ahead | Resumption::Unknown | Resumption::Impossible => {
+                        self.start_over(&key, request_id, connections)?;
+                        Ok((CatchUp::Done, None))
+                    }
                 }
-                Resumption::Unknown | Resumption::Impossible => {
-                    self.start_over(&key, request_id, connections)?;
-                    Ok((CatchUp::Done, None))
-                }
-            },
+            }
             Recovering::Reading(mut recovery) => {
                 let waiting_bytes = QUEUED_BYTES.min(self.outbox.limit_bytes() / 4);
                 match hub.recover(&mut recovery, &self.outbox, waiting_bytes)? {
