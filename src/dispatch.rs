@@ -145,7 +145,7 @@ impl Dispatch {
         match delivery {
             Delivery::Trigger { .. } => {}
             Delivery::Epoch { epoch, offset } => self.hub.begin_epoch(*epoch, *offset),
-            Delivery::Restart => self.hub.forget(),
+            Delivery::Restart => self.connections.restart(),
             Delivery::Missed => {
                 let clients = self.connections.missed();
                 if clients > 0 {

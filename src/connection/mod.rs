@@ -5,7 +5,16 @@ mod session;
 #[cfg(test)]
 mod simulation;
 
-use std::{borrow::Cow, collections::HashMap, num::NonZero, sync::Arc, time::Duration};
+use std::{
+    borrow::Cow,
+    collections::HashMap,
+    num::NonZero,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use http::HeaderMap;
 use parking_lot::Mutex;
@@ -75,6 +84,8 @@ pub struct Connections {
     gaps: watch::Sender<u64>,
     /// Turns to catch up: however many clients come back at once, few of them wait for a worker with everybody else.
     turns: Semaphore,
+    /// The log has been read back: whoever joins now is given all that is read.
+    has_read_back: AtomicBool,
 }
 
 #[derive(Debug, Default)]
@@ -104,7 +115,8 @@ impl Connections {
     ) -> Self {
         let (tasks, open, gaps) = (TaskTracker::new(), Mutex::default(), watch::Sender::new(0));
         let turns = Semaphore::new(std::thread::available_parallelism().map_or(1, NonZero::get));
-        Self { hub, backend, hooks, metrics, config, tasks, open, state, gaps, turns }
+        let has_read_back = AtomicBool::new(false);
+        Self { hub, backend, hooks, metrics, config, tasks, open, state, gaps, turns, has_read_back }
     }
 
     /// A connection over `wire` that is not authorised yet, and its outbox as what it is.
@@ -132,9 +144,20 @@ impl Connections {
         *self.state.borrow() == State::Current
     }
 
+    /// Whether what is in the log from before the start has not all been read yet.
+    pub fn is_reading_back(&self) -> bool {
+        !self.has_read_back.load(Ordering::Relaxed) && !self.follows_log()
+    }
+
+    /// The log begins anew, and is perhaps read back; [`missed`](Self::missed) tells when that is over.
+    pub fn restart(&self) {
+        self.has_read_back.store(false, Ordering::Relaxed);
+        self.hub.forget();
+    }
+
     /// Waits until what was published before the start is known, so that a client can resume here; not for ever.
     pub async fn until_log_is_read(&self) {
-        if self.hub.position().is_none() {
+        if self.is_reading_back() {
             let mut state = self.state.clone();
             let _ = timeout(READ_BACK, state.wait_for(|state| *state != State::Behind)).await;
         }
@@ -153,19 +176,22 @@ impl Connections {
 
     /// Tells all clients that triggers may have been missed: those of version 4 at once, in the order of what is published
     /// to them, the others by [`close_at_gaps`](Self::close_at_gaps). How many are to be told.
+    ///
+    /// Who has joined no room yet has missed nothing, and may still be given all it asks for.
     pub fn missed(&self) -> usize {
-        let mut clients = self.admitted(|_| true);
-        let told = clients.len();
-        clients.retain(|client| client.version == Version::V4);
-        if told > clients.len() {
+        self.has_read_back.store(true, Ordering::Relaxed);
+        let old = self.admitted(|version| version == Version::V3).len();
+        if old > 0 {
             self.gaps.send_modify(|gaps| *gaps += 1);
         }
+        let mut clients = self.admitted(|version| version == Version::V4);
+        clients.retain(|client| client.outbox.has_joined());
         let frame = Frame::Text(v4::resync(self.hub.position()).into());
-        for client in clients {
+        for client in &clients {
             let _ = client.outbox.push(frame.clone()); // over the limit it closes itself, and the client comes back
             client.outbox.flush();
         }
-        told
+        old + clients.len()
     }
 
     /// Ends the connections of 3.1's protocol whenever triggers may have been [missed](Self::missed), until `stop`: so that

@@ -74,6 +74,7 @@ impl Hub {
         request_id: &RequestId,
         mut reply: impl FnMut(),
     ) -> Seat {
+        outbox.note_join();
         loop {
             if let Some(seat) = self.room(key).join(outbox, request_id, first, &mut reply) {
                 self.metrics.subscriptions.inc();

@@ -8,7 +8,10 @@ use std::{
     collections::VecDeque,
     fmt,
     io::{self, IoSlice},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -143,6 +146,8 @@ pub struct Outbox<W: ?Sized = dyn Wire> {
     wake: Notify,
     connection: Uuid,
     limit_bytes: usize,
+    /// Whether it has ever been in a room.
+    has_joined: AtomicBool,
     metrics: Arc<Metrics>,
     /// In the same piece of memory: a fan-out needs both.
     wire: W,
@@ -172,7 +177,8 @@ enum End {
 impl<W> Outbox<W> {
     /// An empty outbox of `connection` that holds up to `limit_bytes` of unsent frames.
     pub fn new(connection: Uuid, wire: W, limit_bytes: usize, metrics: Arc<Metrics>) -> Self {
-        Self { queue: Mutex::default(), wake: Notify::new(), connection, limit_bytes, metrics, wire }
+        let (queue, wake, has_joined) = (Mutex::default(), Notify::new(), AtomicBool::new(false));
+        Self { queue, wake, connection, limit_bytes, has_joined, metrics, wire }
     }
 
     /// What it writes to.
@@ -185,6 +191,16 @@ impl Outbox {
     /// The id of the connection whose frames these are.
     pub fn connection(&self) -> Uuid {
         self.connection
+    }
+
+    /// It is in a room.
+    pub fn note_join(&self) {
+        self.has_joined.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether it has ever been in a room. Who asks behind the recording of a publication knows of all that joined before it.
+    pub fn has_joined(&self) -> bool {
+        self.has_joined.load(Ordering::Relaxed)
     }
 
     /// Bytes that wait.

@@ -178,6 +178,33 @@ async fn a_client_may_come_back_to_another_instance_even_one_that_was_not_there(
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn who_comes_while_the_log_is_read_back_is_not_told_to_fetch_again() {
+    let exchange = format!("test-{}", Uuid::new_v4());
+    let url = rabbitmq::shared();
+    let vars = [("AMQP_URL", url.as_str()), ("AMQP_EXCHANGE", exchange.as_str())];
+    let one = TestServer::with(&vars).await;
+    for _ in 0..20 {
+        let list: Vec<Value> = (0..500).map(|number| json!({"rooms": [{"customer": number}], "data": 0})).collect();
+        assert_eq!(one.post("/trigger/", &json!(list).to_string()).await.status, 200);
+    }
+    one.until_number("rabbitmq_messages_received", 10_000).await;
+    let since = one.get("/position").await.json()["position"].as_str().unwrap().to_owned();
+    let two = TestServer::starting(&vars).await;
+    let clients = (0..50).map(async |number| {
+        tokio::time::sleep(std::time::Duration::from_millis(10 * number)).await; // at all stages of the start
+        let (mut client, _) = two.connect_v4().await;
+        assert_eq!(subscribe(&mut client, Some(&since)).await["recovered"], json!(true));
+        client
+    });
+    let clients = futures::future::join_all(clients).await;
+    two.until_ready().await;
+    one.trigger(trigger(1)).await;
+    for mut client in clients {
+        expect(&mut client, [1]).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn with_a_log_nothing_is_lost_when_rabbitmq_is_killed_and_nobody_is_closed() {
     let node = Node::start().await;
     let vars = [("AMQP_URL", node.url.as_str())];

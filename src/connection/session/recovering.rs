@@ -122,7 +122,11 @@ impl Session {
         let hub = &connections.hub;
         match recovering {
             Recovering::Waiting { key, request_id, since, asked, mut until } => {
-                let resumption = hub.resume(&key, &request_id, since);
+                // Nobody who joins while the log is read back is given what is still to be read.
+                let resumption = match connections.is_reading_back() {
+                    true => Resumption::Unknown,
+                    false => hub.resume(&key, &request_id, since),
+                };
                 let now = Instant::now();
                 let is_behind = matches!(resumption, Resumption::Ahead) || !connections.follows_log();
                 if is_behind && now < asked + BEHIND {
