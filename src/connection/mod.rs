@@ -364,7 +364,13 @@ impl Connection {
     /// # Errors
     /// When the outbox takes no more; the connection is ending then.
     pub async fn catch_up(&mut self) -> Result<CatchUp, Full> {
-        let _turn = self.connections.turns.acquire().await; // fails only when closed, which it never is
+        let turns = &self.connections.turns;
+        if turns.available_permits() > 0 {
+            // Nobody else catches up. Where others do, waiting for the turn is enough: a yield for each would make a queue of them
+            // that everybody else has to wait behind.
+            yield_now().await;
+        }
+        let _turn = turns.acquire().await; // fails only when closed, which it never is
         self.session.catch_up(&self.connections)
     }
 

@@ -12,7 +12,7 @@ use foldhash::fast::RandomState;
 use serde_json::value::RawValue;
 use tokio::task::yield_now;
 
-use self::{recovering::Recovering, seats::Seats};
+use self::{recovering::Behind, seats::Seats};
 use super::Connections;
 use crate::{
     hub::{Frame, Full, Hub, Outbox, Seat},
@@ -35,14 +35,13 @@ pub(super) struct Session {
     outbox: Arc<Outbox>,
     allowed: Arc<Allowed>,
     subscriptions: HashMap<RequestId, Seats, RandomState>,
-    /// There while some are.
-    #[expect(clippy::box_collection, reason = "most clients recover nothing, and there are many clients")]
-    recovering: Option<Box<Vec<Recovering>>>,
+    /// There while something is; most clients are not behind, and there are many clients.
+    behind: Option<Box<Behind>>,
 }
 
 impl Session {
     pub(super) fn new(version: Version, outbox: Arc<Outbox>, allowed: Arc<Allowed>) -> Self {
-        Self { version, outbox, allowed, subscriptions: HashMap::default(), recovering: None }
+        Self { version, outbox, allowed, subscriptions: HashMap::default(), behind: None }
     }
 
     pub(super) fn version(&self) -> Version {
@@ -92,7 +91,7 @@ impl Session {
 
     /// All subscriptions, to be left by the caller.
     pub(super) fn take_seats(&mut self) -> Vec<Seat> {
-        self.recovering = None;
+        self.behind = None;
         let subscriptions = std::mem::take(&mut self.subscriptions);
         let mut all = Vec::with_capacity(subscriptions.len());
         subscriptions.into_values().for_each(|seats| seats.append_to(&mut all));
@@ -112,7 +111,7 @@ impl Session {
         };
         match (self.version, since) {
             (Version::V3, _) => self.join(key, request_id, &connections.hub),
-            (Version::V4, None) => self.join_after(&key, request_id, None, &connections.hub),
+            (Version::V4, None) => self.begin(key, request_id, connections),
             (Version::V4, Some(since)) => self.resume(key, request_id, since, connections),
         }
     }
@@ -163,22 +162,6 @@ impl Session {
         outcome
     }
 
-    /// Subscribes to what is published from now on. The reply tells the position, and whatever `recovered` is.
-    fn join_after(
-        &mut self,
-        key: &RoomKey,
-        request_id: RequestId,
-        recovered: Option<bool>,
-        hub: &Hub,
-    ) -> Result<(), Full> {
-        let mut outcome = Ok(());
-        let seat = hub.join_after(key, &self.outbox, &request_id, |position| {
-            outcome = self.outbox.push(Frame::Text(v4::success(&request_id, position, recovered).into()));
-        });
-        self.subscriptions.insert(request_id, Seats::One(seat));
-        outcome
-    }
-
     fn unsubscribe(&mut self, request_id: &RequestId, hub: &Hub) -> Result<(), Full> {
         let Some(seats) = self.subscriptions.remove(request_id) else {
             let detail = || "this connection has no subscription with that requestId".to_owned();
@@ -222,12 +205,12 @@ impl Session {
         self.reply(Frame::Text(text.into()))
     }
 
-    fn refuse_unlabelled(&self) -> Result<(), Full> {
+    fn refuse_unlabelled(&mut self) -> Result<(), Full> {
         self.refuse(None, Refusal::NoRequestId, || "a requestId is a string or a number".to_owned())
     }
 
     fn refuse(
-        &self,
+        &mut self,
         request_id: Option<&RequestId>,
         refusal: Refusal,
         detail: impl FnOnce() -> String,
@@ -236,7 +219,7 @@ impl Session {
             Version::V3 => v3::refused(refusal),
             Version::V4 => v4::refused(request_id, refusal, &detail()),
         };
-        self.reply(Frame::Text(text.into()))
+        self.refuse_in_turn(Frame::Text(text.into()))
     }
 
     fn reply(&self, frame: Frame) -> Result<(), Full> {

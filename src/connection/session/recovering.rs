@@ -1,6 +1,6 @@
 //! Subscriptions that are being given what they have missed.
 
-use std::time::Duration;
+use std::{collections::VecDeque, time::Duration};
 
 use serde_json::value::RawValue;
 use tokio::time::Instant;
@@ -20,13 +20,24 @@ const BEHIND: Duration = Duration::from_secs(10);
 /// What is queued for a client at once.
 const QUEUED_BYTES: usize = 32 * 1024;
 
-/// One subscription with `since`.
+/// The subscriptions of one connection that are not in their rooms yet.
+#[derive(Debug, Default)]
+pub(super) struct Behind {
+    /// In the order in which they were asked for, and will be answered.
+    unanswered: VecDeque<Unanswered>,
+    /// Those that have been answered, and are given one publication after the other.
+    reading: VecDeque<Recovery>,
+}
+
+/// A request for a subscription that has to wait for its answer.
 #[derive(Debug)]
-pub(super) enum Recovering {
-    /// Nothing is known of its position yet; nor has it been answered.
-    Waiting { key: RoomKey, request_id: RequestId, since: Position, asked: Instant, until: Instant },
-    /// It has been answered, and is given one publication after the other.
-    Reading(Box<Recovery>),
+enum Unanswered {
+    /// Nothing is known of its position yet.
+    Since { key: RoomKey, request_id: RequestId, since: Position, asked: Instant, until: Instant },
+    /// Behind another one that waits; what was published before is not asked for, or unknown for good.
+    Fresh { key: RoomKey, request_id: RequestId, recovered: Option<bool> },
+    /// Behind another one that waits: no.
+    Refused(Frame),
 }
 
 /// What there is to do for the subscriptions that have not caught up.
@@ -42,17 +53,14 @@ pub enum CatchUp {
     Full,
 }
 
-impl Recovering {
-    fn request_id(&self) -> &RequestId {
-        match self {
-            Self::Waiting { request_id, .. } => request_id,
-            Self::Reading(recovery) => recovery.request_id(),
-        }
+impl Behind {
+    fn is_empty(&self) -> bool {
+        self.unanswered.is_empty() && self.reading.is_empty()
     }
 }
 
 impl Session {
-    /// Subscribes to what was published after `since`.
+    /// Subscribes to what was published after `since`, if that can be vouched for.
     pub(super) fn resume(
         &mut self,
         key: RoomKey,
@@ -61,19 +69,48 @@ impl Session {
         connections: &Connections,
     ) -> Result<(), Full> {
         let since = serde_json::from_str::<String>(since.get()).ok().and_then(|since| since.parse().ok());
-        let Some(since) = since else { return self.start_over(&key, request_id, connections) };
-        self.subscriptions.insert(request_id.clone(), Seats::Recovering);
         let asked = Instant::now();
-        let waiting = Recovering::Waiting { key, request_id, since, asked, until: asked + UNKNOWN };
-        if let Some(next) = self.step(waiting, connections)?.1 {
-            self.recovering.get_or_insert_default().push(next);
+        self.answer_in_turn(
+            connections,
+            match since {
+                Some(since) => Unanswered::Since { key, request_id, since, asked, until: asked + UNKNOWN },
+                None => Unanswered::Fresh { key, request_id, recovered: Some(false) },
+            },
+        )
+    }
+
+    /// Subscribes to what is published from now on.
+    pub(super) fn begin(&mut self, key: RoomKey, request_id: RequestId, connections: &Connections) -> Result<(), Full> {
+        self.answer_in_turn(connections, Unanswered::Fresh { key, request_id, recovered: None })
+    }
+
+    /// Sends the answer to a request for a subscription that was refused.
+    pub(super) fn refuse_in_turn(&mut self, frame: Frame) -> Result<(), Full> {
+        match self.behind.as_mut().filter(|behind| !behind.unanswered.is_empty()) {
+            Some(behind) => {
+                behind.unanswered.push_back(Unanswered::Refused(frame));
+                Ok(())
+            }
+            None => self.reply(frame),
+        }
+    }
+
+    /// Answers, unless another one waits for its answer.
+    fn answer_in_turn(&mut self, connections: &Connections, request: Unanswered) -> Result<(), Full> {
+        if let Unanswered::Since { request_id, .. } | Unanswered::Fresh { request_id, .. } = &request {
+            self.subscriptions.insert(request_id.clone(), Seats::Recovering);
+        }
+        let must_wait = self.behind.as_ref().is_some_and(|behind| !behind.unanswered.is_empty());
+        let waiting = if must_wait { Some(request) } else { self.answer(request, connections)? };
+        if let Some(waiting) = waiting {
+            self.behind.get_or_insert_default().unanswered.push_back(waiting);
         }
         Ok(())
     }
 
     /// Whether some have not caught up.
     pub(in super::super) fn is_behind(&self) -> bool {
-        self.recovering.is_some()
+        self.behind.is_some()
     }
 
     /// Goes on with the subscriptions that have not caught up, as soon as what waits in the outbox is written; it is flushed
@@ -86,92 +123,123 @@ impl Session {
         if self.outbox.blocked_for().is_some() {
             return Ok(CatchUp::Full);
         }
-        let Some(mut waiting) = self.recovering.take() else { return Ok(CatchUp::Done) };
-        let mut left = Vec::new();
-        let mut outcome = CatchUp::Done;
-        let mut all = waiting.drain(..);
-        for recovering in all.by_ref() {
-            let (progress, next) = self.step(recovering, connections)?;
-            left.extend(next);
-            outcome = outcome.max(progress);
-            if progress == CatchUp::Full {
-                break;
-            }
-        }
-        // Those that had no turn have theirs first.
-        let left: Vec<Recovering> = all.chain(left).collect();
-        if !left.is_empty() {
-            self.recovering = Some(Box::new(left));
-        }
+        let outcome = match self.answer_next(connections)? {
+            true => self.read_next(connections)?.max(CatchUp::Waiting),
+            false => self.read_next(connections)?,
+        };
+        self.behind = self.behind.take().filter(|behind| !behind.is_empty());
         self.outbox.flush();
         Ok(outcome)
     }
 
     pub(super) fn stop_recovering(&mut self, request_id: &RequestId) {
-        if let Some(all) = &mut self.recovering {
-            all.retain(|recovering| recovering.request_id() != request_id);
+        let Some(behind) = &mut self.behind else { return };
+        behind.reading.retain(|recovery| recovery.request_id() != request_id);
+        behind.unanswered.retain(|waiting| match waiting {
+            Unanswered::Since { request_id: waiting, .. } | Unanswered::Fresh { request_id: waiting, .. } => {
+                waiting != request_id
+            }
+            Unanswered::Refused(_) => true,
+        });
+    }
+
+    /// Answers those that wait, as far as that can be done now. Whether some go on waiting.
+    fn answer_next(&mut self, connections: &Connections) -> Result<bool, Full> {
+        while let Some(next) = self.behind.as_mut().and_then(|behind| behind.unanswered.pop_front()) {
+            if let Some(waiting) = self.answer(next, connections)? {
+                self.behind.get_or_insert_default().unanswered.push_front(waiting);
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Gives each of those that have been answered some more, as long as there is room for it.
+    fn read_next(&mut self, connections: &Connections) -> Result<CatchUp, Full> {
+        let mut outcome = CatchUp::Done;
+        let waiting_bytes = QUEUED_BYTES.min(self.outbox.limit_bytes() / 4);
+        for _ in 0..self.behind.as_ref().map_or(0, |behind| behind.reading.len()) {
+            let Some(mut recovery) = self.behind.as_mut().and_then(|behind| behind.reading.pop_front()) else { break };
+            let seat = match connections.hub.recover(&mut recovery, &self.outbox, waiting_bytes)? {
+                step @ (Step::More | Step::Full) => {
+                    let is_full = matches!(step, Step::Full);
+                    outcome = outcome.max(if is_full { CatchUp::Full } else { CatchUp::More });
+                    // It goes on where the client has taken it; the others have their turn first.
+                    self.behind.get_or_insert_default().reading.push_back(recovery);
+                    if is_full {
+                        break;
+                    }
+                    continue;
+                }
+                Step::Joined(seat) => seat,
+                Step::Lost(seat) => {
+                    // It was told that it would get everything.
+                    connections.metrics.recoveries.inc("lost");
+                    self.reply(Frame::Text(v4::resync(connections.hub.position()).into()))?;
+                    seat
+                }
+            };
+            self.subscriptions.insert(recovery.request_id().clone(), Seats::One(seat));
+        }
+        Ok(outcome)
+    }
+
+    /// Answers `request`, if that can be done now; gives it back if not.
+    fn answer(&mut self, request: Unanswered, connections: &Connections) -> Result<Option<Unanswered>, Full> {
+        let (key, request_id, since, asked, mut until) = match request {
+            Unanswered::Since { key, request_id, since, asked, until } => (key, request_id, since, asked, until),
+            Unanswered::Fresh { key, request_id, recovered } => {
+                self.join_after(&key, request_id, recovered, connections)?;
+                return Ok(None);
+            }
+            Unanswered::Refused(frame) => {
+                self.reply(frame)?;
+                return Ok(None);
+            }
+        };
+        // Nobody who joins while the log is read back is given what is still to be read.
+        let resumption = match connections.is_reading_back() {
+            true => Resumption::Unknown,
+            false => connections.hub.resume(&key, &request_id, since),
+        };
+        let now = Instant::now();
+        let is_behind = matches!(resumption, Resumption::Ahead) || !connections.follows_log();
+        if is_behind && now < asked + BEHIND {
+            until = now + UNKNOWN;
+        }
+        match resumption {
+            Resumption::Possible(recovery) => {
+                connections.metrics.recoveries.inc("recovered");
+                self.reply(Frame::Text(v4::success(&request_id, Some(since), Some(true)).into()))?;
+                self.behind.get_or_insert_default().reading.push_back(recovery);
+                Ok(None)
+            }
+            Resumption::Ahead | Resumption::Unknown if now < until => {
+                Ok(Some(Unanswered::Since { key, request_id, since, asked, until }))
+            }
+            Resumption::Ahead | Resumption::Unknown | Resumption::Impossible => {
+                self.join_after(&key, request_id, Some(false), connections)?;
+                Ok(None)
+            }
         }
     }
 
-    /// One step for one of them, and what is left of it.
-    fn step(
+    /// Subscribes to what is published from now on. The reply tells the position, and whatever `recovered` is.
+    fn join_after(
         &mut self,
-        recovering: Recovering,
+        key: &RoomKey,
+        request_id: RequestId,
+        recovered: Option<bool>,
         connections: &Connections,
-    ) -> Result<(CatchUp, Option<Recovering>), Full> {
-        let hub = &connections.hub;
-        match recovering {
-            Recovering::Waiting { key, request_id, since, asked, mut until } => {
-                // Nobody who joins while the log is read back is given what is still to be read.
-                let resumption = match connections.is_reading_back() {
-                    true => Resumption::Unknown,
-                    false => hub.resume(&key, &request_id, since),
-                };
-                let now = Instant::now();
-                let is_behind = matches!(resumption, Resumption::Ahead) || !connections.follows_log();
-                if is_behind && now < asked + BEHIND {
-                    until = now + UNKNOWN;
-                }
-                match resumption {
-                    Resumption::Possible(recovery) => {
-                        connections.metrics.recoveries.inc("recovered");
-                        self.reply(Frame::Text(v4::success(&request_id, Some(since), Some(true)).into()))?;
-                        Ok((CatchUp::More, Some(Recovering::Reading(Box::new(recovery)))))
-                    }
-                    Resumption::Ahead | Resumption::Unknown if now < until => {
-                        let waiting = Recovering::Waiting { key, request_id, since, asked, until };
-                        Ok((CatchUp::Waiting, Some(waiting)))
-                    }
-                    Resumption::Ahead | Resumption::Unknown | Resumption::Impossible => {
-                        self.start_over(&key, request_id, connections)?;
-                        Ok((CatchUp::Done, None))
-                    }
-                }
-            }
-            Recovering::Reading(mut recovery) => {
-                let waiting_bytes = QUEUED_BYTES.min(self.outbox.limit_bytes() / 4);
-                match hub.recover(&mut recovery, &self.outbox, waiting_bytes)? {
-                    Step::More => Ok((CatchUp::More, Some(Recovering::Reading(recovery)))),
-                    Step::Full => Ok((CatchUp::Full, Some(Recovering::Reading(recovery)))),
-                    Step::Joined(seat) => {
-                        self.subscriptions.insert(recovery.request_id().clone(), Seats::One(seat));
-                        Ok((CatchUp::Done, None))
-                    }
-                    Step::Lost(seat) => {
-                        // It was told that it would get everything.
-                        connections.metrics.recoveries.inc("lost");
-                        self.subscriptions.insert(recovery.request_id().clone(), Seats::One(seat));
-                        self.reply(Frame::Text(v4::resync(hub.position()).into()))?;
-                        Ok((CatchUp::Done, None))
-                    }
-                }
-            }
+    ) -> Result<(), Full> {
+        if recovered == Some(false) {
+            connections.metrics.recoveries.inc("not-recovered");
         }
-    }
-
-    /// Subscribes from now on: what was published before cannot be vouched for.
-    fn start_over(&mut self, key: &RoomKey, request_id: RequestId, connections: &Connections) -> Result<(), Full> {
-        connections.metrics.recoveries.inc("not-recovered");
-        self.join_after(key, request_id, Some(false), &connections.hub)
+        let mut outcome = Ok(());
+        let seat = connections.hub.join_after(key, &self.outbox, &request_id, |position| {
+            outcome = self.outbox.push(Frame::Text(v4::success(&request_id, position, recovered).into()));
+        });
+        self.subscriptions.insert(request_id, Seats::One(seat));
+        outcome
     }
 }

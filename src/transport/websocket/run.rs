@@ -137,10 +137,7 @@ impl Client {
                     continue;
                 }
                 Progress::Behind => match Box::pin(self.catch_up()).await {
-                    CatchUp::More => {
-                        tokio::task::yield_now().await;
-                        continue;
-                    }
+                    CatchUp::More => continue,
                     CatchUp::Waiting => clock.as_mut().reset(keepalive.next().min(Instant::now() + LOOK_AGAIN)),
                     CatchUp::Full | CatchUp::Done => {}
                 },
