@@ -339,3 +339,25 @@ async fn an_id_counts_on_every_instance_also_on_one_that_came_later() {
         client.expect_silence().await;
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn answers_come_in_the_order_of_the_requests_also_when_one_has_to_wait() {
+    let server = TestServer::start().await;
+    let (mut client, _) = server.connect_v4().await;
+    let nowhere = json!({"requestId": "waits", "room": room(), "since": "0123456789ab:5"});
+    let fresh = json!({"requestId": "fresh", "room": room()});
+    let refused = json!({"requestId": "refused", "room": {"of": "others"}});
+    client.send(json!({"type": "subscribe", "subscriptions": [nowhere, fresh, refused]})).await;
+    client.send(json!({"type": "subscribe", "requestId": "last", "room": room()})).await;
+    client.expect_silence().await; // what is no subscription is answered at once
+    for (id, code) in [("waits", "success"), ("fresh", "success"), ("refused", "error"), ("last", "success")] {
+        let reply = client.next().await;
+        assert_eq!((&reply["requestId"], &reply["code"]), (&json!(id), &json!(code)), "{reply}");
+    }
+    // Nobody may have more and more wait.
+    let (mut client, _) = server.connect_v4().await;
+    let mut list = vec![json!({"requestId": -1, "room": room(), "since": "0123456789ab:5"})];
+    list.extend((0..10_001).map(|number| json!({"requestId": number, "room": {"of": "others"}})));
+    client.send(json!({"type": "subscribe", "subscriptions": list})).await;
+    assert_eq!(client.close_code().await, 3008);
+}

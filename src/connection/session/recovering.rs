@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use super::{super::Connections, Seats, Session};
 use crate::{
     hub::{Frame, Full, Recovery, Resumption, Step},
-    protocol::{Position, RequestId, server::v4},
+    protocol::{CloseCode, Position, RequestId, server::v4},
     room::RoomKey,
 };
 
@@ -17,6 +17,8 @@ const UNKNOWN: Duration = Duration::from_secs(1);
 /// For how long that does not count, because this instance is behind: it does not follow the log, or the position is of a
 /// time that is still to come here.
 const BEHIND: Duration = Duration::from_secs(10);
+/// Requests of one connection that may wait for their answers.
+const MOST_UNANSWERED: usize = 10_000;
 /// What is queued for a client at once.
 const QUEUED_BYTES: usize = 32 * 1024;
 
@@ -86,13 +88,22 @@ impl Session {
 
     /// Sends the answer to a request for a subscription that was refused.
     pub(super) fn refuse_in_turn(&mut self, frame: Frame) -> Result<(), Full> {
-        match self.behind.as_mut().filter(|behind| !behind.unanswered.is_empty()) {
-            Some(behind) => {
-                behind.unanswered.push_back(Unanswered::Refused(frame));
-                Ok(())
-            }
-            None => self.reply(frame),
+        if self.must_wait() { self.wait(Unanswered::Refused(frame)) } else { self.reply(frame) }
+    }
+
+    /// Whether somebody waits for an answer already.
+    fn must_wait(&self) -> bool {
+        self.behind.as_ref().is_some_and(|behind| !behind.unanswered.is_empty())
+    }
+
+    fn wait(&mut self, request: Unanswered) -> Result<(), Full> {
+        let unanswered = &mut self.behind.get_or_insert_default().unanswered;
+        if unanswered.len() >= MOST_UNANSWERED {
+            self.outbox.close(CloseCode::TooSlow, "too many subscriptions wait for an answer");
+            return Err(Full);
         }
+        unanswered.push_back(request);
+        Ok(())
     }
 
     /// Answers, unless another one waits for its answer.
@@ -100,12 +111,8 @@ impl Session {
         if let Unanswered::Since { request_id, .. } | Unanswered::Fresh { request_id, .. } = &request {
             self.subscriptions.insert(request_id.clone(), Seats::Recovering);
         }
-        let must_wait = self.behind.as_ref().is_some_and(|behind| !behind.unanswered.is_empty());
-        let waiting = if must_wait { Some(request) } else { self.answer(request, connections)? };
-        if let Some(waiting) = waiting {
-            self.behind.get_or_insert_default().unanswered.push_back(waiting);
-        }
-        Ok(())
+        let waiting = if self.must_wait() { Some(request) } else { self.answer(request, connections)? };
+        waiting.map_or(Ok(()), |waiting| self.wait(waiting))
     }
 
     /// Whether some have not caught up.
