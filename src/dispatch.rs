@@ -170,7 +170,7 @@ impl Dispatch {
                     self.metrics.triggers_dropped.inc(error.word());
                     warn!(%error, bytes = body.len(), "trigger dropped");
                 }
-                offset.inspect(|offset| self.hub.pass(*offset));
+                self.pass(offset);
                 return None;
             }
         };
@@ -178,7 +178,7 @@ impl Dispatch {
             && self.repeats.is_repeat(id, Instant::now())
         {
             self.metrics.triggers_repeated.inc();
-            offset.inspect(|offset| self.hub.pass(*offset));
+            self.pass(offset);
             return None;
         }
         tracing::trace!(rooms = trigger.rooms.len(), bytes = body.len(), "trigger");
@@ -189,6 +189,13 @@ impl Dispatch {
         }
         let audience = self.hub.audience(&publication.rooms);
         Some((publication, audience))
+    }
+
+    /// Something stands at `offset` that is published to nobody.
+    fn pass(&self, offset: Option<u64>) {
+        if let Some(offset) = offset {
+            self.hub.pass(offset);
+        }
     }
 
     /// Publishes to many by all workers. As soon as `consumer` has something ready, the rest is only queued.

@@ -121,9 +121,8 @@ async fn look(uri: &AMQPUri, topology: &Topology, log: config::AmqpLog) -> Resul
         }
         (Log::None(_), config::AmqpLog::Off) => Ok("no log (AMQP_LOG)".to_owned()),
         (Log::None(reason), config::AmqpLog::Auto) => Ok(format!("no log: {reason}")),
-        (Log::Unavailable(reason), _) | (Log::None(reason), config::AmqpLog::Stream) => {
-            Err(Error::NoLog { host: host(uri), reason })
-        }
+        (Log::None(reason), config::AmqpLog::Stream) => Err(Error::NoLog { host: host(uri), reason }),
+        (Log::Unavailable(reason), _) => Err(Error::Unavailable { host: host(uri), reason }),
     }
 }
 

@@ -481,5 +481,5 @@ async fn simulation() {
         let outcome = futures::FutureExt::catch_unwind(std::panic::AssertUnwindSafe(run)).await;
         replayed += outcome.unwrap_or_else(|_| panic!("SIMULATION_SEED={seed} shows it"));
     }
-    assert!(replayed as u64 >= runs.min(10) / 10, "nobody has ever come back: this shows nothing");
+    assert!(replayed as u64 >= runs / 2, "hardly anybody has come back: this shows nothing");
 }

@@ -132,3 +132,28 @@ async fn a_queue_in_the_place_of_the_log_is_a_clear_end_or_leaves_no_log() {
     let error = TestServer::fails(&vars).await;
     assert!(error.contains(&queue) && error.contains("AMQP_LOG"), "{error}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn positions_of_a_log_count_no_more_when_it_has_become_a_queue() {
+    let exchange = format!("test-{}", Uuid::new_v4());
+    let url = rabbitmq::shared();
+    let server = TestServer::with(&[("AMQP_URL", url.as_str()), ("AMQP_EXCHANGE", &exchange)]).await;
+    let (mut client, welcome) = server.connect_v4().await;
+    let wanted = json!({"requestId": "1", "type": "subscribe", "room": {"target": "message"}});
+    client.ask(wanted.clone()).await;
+    let (channel, queue) = (rabbitmq::channel().await, format!("{exchange}.log"));
+    channel.queue_delete(queue.as_str().into(), Default::default()).await.unwrap();
+    let options = QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() };
+    channel.queue_declare(queue.as_str().into(), options, FieldTable::default()).await.unwrap();
+    assert_eq!(client.next().await["type"], json!("resync"));
+    server.until_ready().await;
+    eventually("a trigger is taken", async || {
+        server.post("/trigger/", r#"{"rooms":[{"target":"message"}],"data":1}"#).await.status == 200
+    })
+    .await;
+    assert_eq!(client.next().await["data"], json!(1));
+    let (mut client, _) = server.connect_v4().await;
+    let mut wanted = wanted;
+    wanted["since"] = welcome["position"].clone();
+    assert_eq!(client.ask(wanted).await["recovered"], json!(false));
+}

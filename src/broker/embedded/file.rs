@@ -201,6 +201,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("log");
         let (mut log, first) = open(&path, 1000);
+        assert_eq!(std::os::unix::fs::MetadataExt::mode(&path.metadata().unwrap()) & 0o777, 0o600);
         assert_eq!(offsets(&first), [0]);
         log.append(&["a", "b"].map(Bytes::from)).unwrap();
         log.append(&["c"].map(Bytes::from)).unwrap();

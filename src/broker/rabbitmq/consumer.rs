@@ -342,6 +342,8 @@ impl Consumer {
                     self.want_marker();
                 } else {
                     if std::mem::take(&mut self.has_missed) {
+                        // Nor does anything go on from a log that there was before, or will be again.
+                        self.follower.start_over(&mut self.pending);
                         self.pending.push(Delivery::Missed);
                     }
                     self.tell(State::Current);
