@@ -21,7 +21,7 @@ use crate::{
     connection::Connections,
     hub::{Audience, Hub, Outbox, Pace, Publication, Tally},
     metrics::Metrics,
-    protocol::trigger::Trigger,
+    protocol::{control::Control, trigger::Trigger},
 };
 
 /// Subscriptions that are written to, one after the other, before anything else has its turn: about a millisecond.
@@ -112,6 +112,10 @@ impl Dispatch {
                     triggers += 1;
                     self.prepare(body, *offset, *is_recalled)
                 }
+                Delivery::Control { body, offset, is_recalled } => {
+                    self.control(body, *offset, *is_recalled);
+                    None
+                }
                 told => {
                     self.take_note(told);
                     None
@@ -143,8 +147,11 @@ impl Dispatch {
     /// Something about the log.
     fn take_note(&self, delivery: &Delivery) {
         match delivery {
-            Delivery::Trigger { .. } => {}
-            Delivery::Epoch { epoch, offset } => self.hub.begin_epoch(*epoch, *offset),
+            Delivery::Trigger { .. } | Delivery::Control { .. } => {}
+            Delivery::Epoch { epoch, offset } => {
+                self.connections.backend.changes.begin_epoch(*epoch, *offset);
+                self.hub.begin_epoch(*epoch, *offset);
+            }
             Delivery::Restart => self.connections.restart(),
             Delivery::Missed => {
                 let clients = self.connections.missed();
@@ -154,6 +161,18 @@ impl Dispatch {
                 }
             }
         }
+    }
+
+    /// Has the connections do what a control message wants, before what follows it is published.
+    fn control(&self, body: &Bytes, offset: Option<u64>, is_recalled: bool) {
+        match Control::parse(body, self.hub.dispatch().numbers()) {
+            Ok(control) => self.connections.control(&control, offset, is_recalled),
+            Err(error) => {
+                self.metrics.controls.inc(error.word());
+                warn!(%error, bytes = body.len(), "control message dropped");
+            }
+        }
+        self.pass(offset);
     }
 
     /// What the trigger in `body` publishes and to whom; `None` when there is nobody, or it is no trigger.

@@ -128,8 +128,30 @@ metrics! {
     publications_failed: Counter,
     /// Requests to the backend for a client's bootstrap, by outcome.
     bootstraps: ByResult as family,
+    /// Bootstraps that were answered together with another one under way.
+    bootstraps_shared: Counter,
+    /// Bootstraps that were answered from memory.
+    bootstraps_cached: Counter,
+    /// Calls to the backend under way.
+    api_calls: Gauge,
+    /// Calls to the backend that wait for their turn.
+    api_waiting: Gauge,
+    /// Whether the backend is left alone because it fails or asks for it.
+    api_paused: Gauge,
+    /// Times that it was left alone.
+    api_pauses: Counter,
     /// Hooks posted to the backend, by outcome.
     hooks: ByResult as family,
+    /// Hooks that the backend never took.
+    hooks_given_up: Counter,
+    /// Control messages that were applied, by action.
+    controls: ByWord as family,
+    /// Checks of connected clients' permissions, by what became of them.
+    rechecks: ByWord as family,
+    /// Resume tickets that clients came back with, by what became of them.
+    tickets: ByWord as family,
+    /// What was refused because of a limit, by limit.
+    limited: ByWord as family,
     /// Whether triggers are being consumed from the broker.
     broker_consuming: Gauge,
     /// Times the consuming connection to the broker was lost or could not be made.

@@ -1,6 +1,6 @@
 //! Puts the parts together, and takes them apart again in the right order.
 
-use std::{io, sync::Arc};
+use std::{io, sync::Arc, time::Duration};
 
 use tokio::{
     task::JoinSet,
@@ -10,18 +10,21 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{info, warn};
 
 use crate::{
-    backend::{self, Backend, Hooks},
+    backend::{self, Backend, Changes, Hooks},
     broker::{self, Consumer, LogFailed, Publisher, Unusable, Upkeep},
     config::{self, Broker, Config, Listen},
     connection::Connections,
     dispatch::Dispatch,
     http::{
         self, Readiness,
-        listener::{BindError, Listener},
+        listener::{BindError, Listener, Terms},
     },
     hub::Hub,
     metrics::Metrics,
 };
+
+/// What stands around paths and headers in the head of a request; a head that is larger than all of it is not read.
+const HEAD_FRAMING_BYTES: usize = 16 << 10;
 
 /// Why the server is not running.
 #[derive(Debug, thiserror::Error)]
@@ -85,7 +88,8 @@ impl Server {
         let (publisher, consumer, upkeep) = broker::open(&config.broker, &metrics, stop_rest.clone())?;
         let hub = Arc::new(Hub::new(config.dispatch, config.history.clone(), metrics.clone()));
         let readiness = readiness(&config.broker, &consumer, &metrics);
-        let backend = Arc::new(Backend::new(config.backend.clone(), metrics.clone())?);
+        let tickets = config.connection.resume.as_ref().map_or(Duration::ZERO, |resume| resume.ttl);
+        let backend = Backend::new(config.backend.clone(), Changes::new(tickets), metrics.clone())?;
         let hooks = Arc::new(Hooks::new(backend.clone(), config.hooks.clone()));
         let (connection, state) = (config.connection.clone(), consumer.state());
         let connections = Arc::new(Connections::new(hub, backend, hooks, metrics, connection, state));
@@ -128,22 +132,27 @@ impl Server {
     /// When a part of the server ends by itself.
     pub async fn run(self, stop: CancellationToken) -> Result<Report, Error> {
         let http_tasks = TaskTracker::new();
-        let peer_timeout = 2 * self.config.connection.ping_interval;
+        let metrics = self.connections.metrics.clone();
+        let limits = &self.config.connection.limits;
+        let head_limit_bytes = limits.header_bytes + limits.url_bytes + HEAD_FRAMING_BYTES;
+        let terms = Terms { peer_timeout: 2 * self.config.connection.ping_interval, head_limit_bytes, metrics };
         let public = http::public(self.connections.clone(), self.config.origins);
         let internal =
-            http::internal(&self.config.internal, self.publisher, self.connections.hub.clone(), self.readiness.clone());
+            http::internal(&self.config.internal, self.publisher, self.connections.clone(), self.readiness.clone());
         let (mut intake, mut rest) = (JoinSet::new(), JoinSet::new());
         if self.config.connection.closes_on_gap {
             rest.spawn(self.connections.clone().close_at_gaps(self.stop_intake.clone()));
         }
+        rest.spawn(self.connections.clone().recheck(self.stop_intake.clone()));
+        rest.spawn(self.connections.backend.clone().keep(self.stop_rest.clone()));
         let dispatching = self.dispatch.run(self.consumer, self.stop_intake.clone());
         intake.spawn(async { dispatching.await.map_err(Error::Broker) });
-        let serving = self.public.serve(public, peer_timeout, http_tasks.clone(), self.stop_intake.clone());
+        let serving = self.public.serve(public, terms.clone(), http_tasks.clone(), self.stop_intake.clone());
         intake.spawn(async {
             serving.await;
             Ok(())
         });
-        rest.spawn(self.internal.serve(internal, peer_timeout, http_tasks.clone(), self.stop_rest.clone()));
+        rest.spawn(self.internal.serve(internal, terms, http_tasks.clone(), self.stop_rest.clone()));
         rest.spawn(self.upkeep);
         let outcome = tokio::select! {
             () = stop.cancelled() => Ok(()),

@@ -13,8 +13,8 @@ use std::{
 
 use bytes::Bytes;
 use high_templar::{
-    backend::{Backend, Hooks},
-    broker::{self, State},
+    backend::{Backend, Changes, Hooks},
+    broker::{self, Kind, State},
     config,
     connection::Connections,
     dispatch::Dispatch,
@@ -111,7 +111,7 @@ impl World {
         let dispatch = Dispatch::new(self.connections(), Duration::from_secs(60));
         let publish = async {
             for body in bodies {
-                publisher.publish(body.clone()).await.expect("a place in the queue");
+                publisher.publish(Kind::Trigger, body.clone()).await.expect("a place in the queue");
             }
             stop.cancel();
         };
@@ -122,7 +122,7 @@ impl World {
         let api = ("API_URL".to_owned(), "http://localhost/".to_owned());
         let config = config::from_vars([api].into_iter()).expect("a configuration");
         let (hub, metrics) = (self.hub.clone(), self.metrics.clone());
-        let backend = Arc::new(Backend::new(config.backend, metrics.clone()).expect("a client"));
+        let backend = Backend::new(config.backend, Changes::new(Duration::ZERO), metrics.clone()).expect("a client");
         let hooks = Arc::new(Hooks::new(backend.clone(), config.hooks));
         Arc::new(Connections::new(hub, backend, hooks, metrics, config.connection, watch::channel(State::Current).1))
     }

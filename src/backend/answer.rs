@@ -2,10 +2,10 @@
 
 use std::{collections::HashSet, sync::Arc};
 
-use serde_json::{Value, value::RawValue};
+use serde_json::value::RawValue;
 
 use crate::{
-    protocol::fields,
+    protocol::{control::user_id, fields},
     room::{self, Allowed, Interner, Numbers, RoomKey},
 };
 
@@ -17,7 +17,7 @@ pub struct Admission {
     /// The same rooms as the backend wrote them, in its order, without duplicates.
     pub rooms: Vec<Box<RawValue>>,
     /// Who it is, where the answer says so.
-    pub user: Option<String>,
+    pub user: Option<Arc<str>>,
 }
 
 /// Why an answer could not be read.
@@ -41,16 +41,26 @@ impl Admission {
         let not_a_list = |_| Malformed::BadRooms(room::Error::NotAnObject);
         let rooms: Vec<&RawValue> =
             rooms.map_or(Ok(Vec::new()), |rooms| serde_json::from_str(rooms.get()).map_err(not_a_list))?;
+        let user = user(json, user_id_path).map(Into::into);
+        Self::of(rooms, user, interner).map_err(Malformed::BadRooms)
+    }
+
+    /// Of `user`, who may join `rooms`.
+    pub(super) fn of<'a>(
+        rooms: impl IntoIterator<Item = &'a RawValue>,
+        user: Option<Arc<str>>,
+        interner: &Interner,
+    ) -> Result<Self, room::Error> {
         let mut seen = HashSet::new();
         let mut kept = Vec::new();
-        let mut keys = Vec::with_capacity(rooms.len());
+        let mut keys = Vec::new();
         for room in rooms {
-            keys.push(RoomKey::new(room, Numbers::ByValue).map_err(Malformed::BadRooms)?);
-            if seen.insert(RoomKey::new(room, Numbers::ByType).map_err(Malformed::BadRooms)?) {
+            keys.push(RoomKey::new(room, Numbers::ByValue)?);
+            if seen.insert(RoomKey::new(room, Numbers::ByType)?) {
                 kept.push(room.to_owned());
             }
         }
-        Ok(Self { allowed: interner.intern(&keys), rooms: kept, user: user(json, user_id_path) })
+        Ok(Self { allowed: interner.intern(&keys), rooms: kept, user })
     }
 }
 
@@ -61,11 +71,7 @@ fn user(json: &RawValue, path: &[String]) -> Option<String> {
         let [value] = fields(at.get(), [key.as_str()]).ok()?;
         at = value?;
     }
-    match serde_json::from_str(at.get()).ok()? {
-        Value::String(id) => Some(id),
-        Value::Number(_) => Some(at.get().to_owned()),
-        _ => None,
-    }
+    user_id(at)
 }
 
 #[cfg(test)]

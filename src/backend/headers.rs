@@ -1,6 +1,6 @@
 //! What is passed on of a client's handshake, and nothing else.
 
-use std::{borrow::Cow, net::SocketAddr};
+use std::{borrow::Cow, fmt, net::SocketAddr, sync::Arc};
 
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 
@@ -22,19 +22,59 @@ pub struct Handshake<'a> {
 #[error("the handshake's value for {0} cannot be sent as a header")]
 pub struct InvalidHeader(HeaderName);
 
-pub(super) fn forwarded(
-    wanted: &[(HeaderName, Template)],
-    handshake: &Handshake<'_>,
-) -> Result<HeaderMap, InvalidHeader> {
-    let mut headers = HeaderMap::with_capacity(wanted.len());
-    for (name, template) in wanted {
-        if let Some(value) = fill(template, handshake) {
-            let mut value = HeaderValue::from_bytes(&value).map_err(|_| InvalidHeader(name.clone()))?;
-            value.set_sensitive(true);
-            headers.insert(name, value);
+/// All that is passed on of a client's handshake: to the backend, clients with the same are the same.
+///
+/// Holds cookies and tokens, and so is never printed.
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub struct Identity(Arc<[u8]>);
+
+impl Identity {
+    /// What `wanted` says is to be passed on of `handshake`.
+    ///
+    /// # Errors
+    /// When a value could not be sent as a header.
+    pub(super) fn of(wanted: &[(HeaderName, Template)], handshake: &Handshake<'_>) -> Result<Self, InvalidHeader> {
+        // As on the wire, in one piece: as many of them are kept as there are clients.
+        let mut lines = Vec::new();
+        for (name, template) in wanted {
+            if let Some(value) = fill(template, handshake) {
+                HeaderValue::from_bytes(&value).map_err(|_| InvalidHeader(name.clone()))?;
+                lines.extend_from_slice(name.as_str().as_bytes());
+                lines.push(b':');
+                lines.extend_from_slice(&value);
+                lines.push(b'\n'); // which no value holds
+            }
         }
+        Ok(Self(lines.into()))
     }
-    Ok(headers)
+
+    /// What [`as_bytes`](Self::as_bytes) gave, perhaps on another instance.
+    #[cfg(test)]
+    pub(crate) fn from_bytes(bytes: &[u8]) -> Self {
+        Self(bytes.into())
+    }
+
+    /// All of it.
+    pub(crate) fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+
+    /// The headers to send.
+    pub(super) fn headers(&self) -> HeaderMap {
+        let lines = self.0.split(|byte| *byte == b'\n').filter_map(|line| {
+            let colon = line.iter().position(|byte| *byte == b':')?;
+            let mut value = HeaderValue::from_bytes(&line[colon + 1..]).ok()?;
+            value.set_sensitive(true);
+            Some((HeaderName::from_bytes(&line[..colon]).ok()?, value))
+        });
+        lines.collect()
+    }
+}
+
+impl fmt::Debug for Identity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("***")
+    }
 }
 
 /// `None` when any of the template's sources is absent.
@@ -123,7 +163,8 @@ mod tests {
         ];
         let config = config::from_vars(vars.map(|(k, v)| (k.to_owned(), v.to_owned())).into_iter()).unwrap();
         let handshake = Handshake { headers: &map, query, peer: None };
-        let mut sent: Vec<_> = forwarded(&config.backend.headers, &handshake)?
+        let mut sent: Vec<_> = Identity::of(&config.backend.headers, &handshake)?
+            .headers()
             .iter()
             .filter(|(name, _)| !["x-fixed", "x-peer"].contains(&name.as_str()))
             .map(|(name, value)| (name.to_string(), String::from_utf8_lossy(value.as_bytes()).into_owned()))
@@ -180,7 +221,8 @@ mod tests {
         let mut map = HeaderMap::new();
         map.insert(header::COOKIE, HeaderValue::from_bytes(odd).unwrap());
         let wanted = [(header::COOKIE, Template::parse("{header:cookie}").unwrap())];
-        let sent = forwarded(&wanted, &Handshake { headers: &map, query: "", peer: None }).unwrap();
-        assert_eq!(sent[header::COOKIE].as_bytes(), odd);
+        let identity = Identity::of(&wanted, &Handshake { headers: &map, query: "", peer: None }).unwrap();
+        assert_eq!(identity.headers()[header::COOKIE].as_bytes(), odd);
+        assert_eq!(format!("{identity:?}"), "***");
     }
 }

@@ -1,22 +1,27 @@
 //! Telling the backend that clients come, ping and go, without ever keeping a client waiting.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicUsize, Ordering::Relaxed},
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
+    time::Duration,
 };
 
-use http::HeaderMap;
 use parking_lot::Mutex;
+use rand::Rng;
 use reqwest::Url;
-use tokio::sync::Semaphore;
+use tokio::time::sleep;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, warn};
 
-use super::Backend;
+use super::{Backend, Error, Identity};
 use crate::{config, metrics::Outcome};
 
-/// Hooks under way at once.
-const AT_ONCE: usize = 64;
+/// How often a hook is tried that the backend may take the next time.
+const ATTEMPTS: u32 = 5;
+/// The wait before the second attempt, at most; twice as long before each one after it.
+const WAIT: Duration = Duration::from_secs(2);
 /// Connections with a hook under way or waiting; a connection beyond that is not reported at all.
 const WAITING: usize = 20_000;
 
@@ -36,7 +41,6 @@ pub enum Event {
 pub struct Hooks {
     backend: Arc<Backend>,
     config: config::Hooks,
-    permits: Semaphore,
     waiting: AtomicUsize,
     tasks: TaskTracker,
 }
@@ -45,14 +49,14 @@ impl Hooks {
     /// Hooks that go to `backend`.
     pub fn new(backend: Arc<Backend>, config: config::Hooks) -> Self {
         let tasks = TaskTracker::new();
-        Self { backend, config, permits: Semaphore::new(AT_ONCE), waiting: AtomicUsize::new(0), tasks }
+        Self { backend, config, waiting: AtomicUsize::new(0), tasks }
     }
 
     /// The hooks of one connection, which is reported as connected by this call and as gone when the result is dropped.
     ///
     /// `None` when no hook is configured, or when too many connections wait to be reported: such a connection is counted
     /// as dropped and never reported at all, so that the backend hears of an end only where it heard of a beginning.
-    pub fn connected(self: &Arc<Self>, headers: &HeaderMap) -> Option<Notifier> {
+    pub fn connected(self: &Arc<Self>, identity: &Identity) -> Option<Notifier> {
         if self.config.is_empty() {
             return None;
         }
@@ -62,7 +66,7 @@ impl Hooks {
             return None;
         }
         let notifier = Notifier {
-            shared: Arc::new(Shared { hooks: self.clone(), headers: headers.clone(), state: Mutex::default() }),
+            shared: Arc::new(Shared { hooks: self.clone(), identity: identity.clone(), state: Mutex::default() }),
         };
         notifier.notify(Event::Connect);
         Some(notifier)
@@ -77,6 +81,25 @@ impl Hooks {
     /// Connections with a hook under way or waiting.
     pub fn unfinished(&self) -> usize {
         self.waiting.load(Relaxed)
+    }
+
+    /// Posts a hook, and tries again where that may help, as long as it `is_wanted`.
+    async fn deliver(&self, url: &Url, identity: &Identity, body: Option<String>, is_wanted: impl Fn() -> bool) {
+        let mut wait = WAIT;
+        for attempt in 1..=ATTEMPTS {
+            let outcome = self.backend.post(url.clone(), identity, body.clone()).await;
+            let metrics = &self.backend.metrics;
+            metrics.hooks.inc(outcome.as_ref().map_or_else(Error::outcome, |()| Outcome::Ok));
+            let Err(error) = outcome else { return };
+            debug!(error = &error as &dyn std::error::Error, attempt, "hook failed");
+            if error.is_final() || attempt == ATTEMPTS || !is_wanted() {
+                break;
+            }
+            let part = rand::rng().random_range(0.5..1.0);
+            sleep(wait.mul_f64(part)).await;
+            wait *= 2;
+        }
+        self.backend.metrics.hooks_given_up.inc();
     }
 
     fn url(&self, event: Event) -> Option<&Url> {
@@ -97,7 +120,7 @@ pub struct Notifier {
 #[derive(Debug)]
 struct Shared {
     hooks: Arc<Hooks>,
-    headers: HeaderMap,
+    identity: Identity,
     state: Mutex<State>,
 }
 
@@ -140,17 +163,13 @@ impl Drop for Notifier {
 impl Shared {
     async fn work(self: Arc<Self>) {
         while let Some(event) = self.next() {
-            let Ok(_permit) = self.hooks.permits.acquire().await else { break };
-            let Some(url) = self.hooks.url(event).cloned() else { continue };
-            let backend = &self.hooks.backend;
-            let outcome = match Box::pin(backend.post(url, self.headers.clone())).await {
-                Ok(()) => Outcome::Ok,
-                Err(error) => {
-                    debug!(error = &error as &dyn std::error::Error, ?event, "hook failed");
-                    error.outcome()
-                }
+            let Some(url) = self.hooks.url(event) else { continue };
+            let is_wanted = || match event {
+                Event::Connect => !self.state.lock().disconnect,
+                Event::Ping => false, // there will be another one
+                Event::Disconnect => true,
             };
-            backend.metrics.hooks.inc(outcome);
+            Box::pin(self.hooks.deliver(url, &self.identity, None, is_wanted)).await;
         }
         self.hooks.waiting.fetch_sub(1, Relaxed);
     }

@@ -1,23 +1,48 @@
 //! The client of the HTTP API behind us: who is this client, and what it wants to know of them.
+//!
+//! It is protected: however many clients come at once, it is asked by a bounded number of calls, once for those who are
+//! the same, and not at all while it fails.
 
 mod answer;
+mod cache;
+mod changes;
+mod error;
+mod gate;
 mod headers;
 mod hooks;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    collections::{HashMap, hash_map::Entry},
+    sync::{Arc, Weak},
+    time::{Duration, SystemTime},
+};
 
-use http::{HeaderMap, StatusCode};
-use reqwest::{Url, redirect::Policy};
-use tokio::time::timeout;
+use futures::{
+    FutureExt,
+    future::{BoxFuture, Shared, WeakShared},
+};
+use http::StatusCode;
+use parking_lot::Mutex;
+use reqwest::{Response, Url, redirect::Policy};
+use serde_json::value::RawValue;
+use tokio::time::{Instant, timeout, timeout_at};
+use tokio_util::sync::CancellationToken;
 
 pub use answer::{Admission, Malformed};
-pub use headers::{Handshake, InvalidHeader};
+pub use changes::{Changes, Moment, Whom};
+pub use error::Error;
+pub use gate::{Patience, Urgency};
+pub use headers::{Handshake, Identity, InvalidHeader};
 pub use hooks::{Event, Hooks, Notifier};
 
+use self::{
+    cache::Cache,
+    gate::{Gate, Verdict},
+};
 use crate::{
     config,
     metrics::{Metrics, Outcome},
-    room::Interner,
+    room::{self, Interner},
 };
 
 /// The largest bootstrap answer that is read.
@@ -25,34 +50,17 @@ const ANSWER_LIMIT_BYTES: usize = 16 << 20;
 /// How long an unused connection to the backend is kept.
 const POOL_IDLE: Duration = Duration::from_secs(30);
 
-/// Why the backend could not say who a client is.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    /// It said no, or something that is not yes.
-    #[error("backend refused the client with status {0}")]
-    Refused(StatusCode),
-    /// It took too long.
-    #[error("backend did not answer within {0:?}")]
-    TimedOut(Duration),
-    /// There was no connection, or it broke.
-    #[error("backend could not be reached")]
-    Unreachable(#[source] reqwest::Error),
-    /// It said something else.
-    #[error("backend answer is not a bootstrap")]
-    Malformed(#[source] Malformed),
+/// What the backend said, and when it was asked.
+#[derive(Debug)]
+pub struct Answer {
+    /// Who it is, and what it may.
+    pub admission: Admission,
+    /// When the call began: of changes after that it may not know.
+    pub asked: Moment,
 }
 
-impl Error {
-    /// The word it is counted under.
-    pub fn outcome(&self) -> Outcome {
-        match self {
-            Self::Refused(_) => Outcome::Refused,
-            Self::TimedOut(_) => Outcome::TimedOut,
-            Self::Unreachable(_) => Outcome::Unreachable,
-            Self::Malformed(_) => Outcome::Malformed,
-        }
-    }
-}
+type Outcomes = Result<Arc<Answer>, Arc<Error>>;
+type Call = BoxFuture<'static, Outcomes>;
 
 /// The client could not even be built.
 #[derive(Debug, thiserror::Error)]
@@ -67,6 +75,13 @@ pub struct Backend {
     config: config::Backend,
     interner: Interner,
     metrics: Arc<Metrics>,
+    gate: Gate,
+    /// Calls under way, by what they forward.
+    calls: Mutex<HashMap<Identity, WeakShared<Call>>>,
+    cache: Option<Cache>,
+    /// Whose permissions have changed: who learns of a change notes it here.
+    pub changes: Changes,
+    me: Weak<Self>,
 }
 
 impl Backend {
@@ -74,7 +89,7 @@ impl Backend {
     ///
     /// # Errors
     /// When TLS cannot be set up.
-    pub fn new(config: config::Backend, metrics: Arc<Metrics>) -> Result<Self, BuildError> {
+    pub fn new(config: config::Backend, changes: Changes, metrics: Arc<Metrics>) -> Result<Arc<Self>, BuildError> {
         // One cryptography for all TLS of the process, the broker's included; fails only when there is one already.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let mut http = reqwest::Client::builder()
@@ -93,37 +108,128 @@ impl Backend {
         let http = http.build().map_err(BuildError)?;
         let mut bootstrap = config.url.clone();
         bootstrap.set_path(&format!("{}bootstrap/", config.url.path()));
-        Ok(Self { http, bootstrap, config, interner: Interner::default(), metrics })
+        let gate = Gate::new(&config, metrics.clone());
+        let (interner, calls, cache) = (Interner::default(), Mutex::default(), config.cache.map(Cache::new));
+        Ok(Arc::new_cyclic(|me| {
+            let me = me.clone();
+            Self { http, bootstrap, config, interner, metrics, gate, calls, cache, changes, me }
+        }))
+    }
+
+    /// Looks after a backend that fails, until `stop`: when it has been left alone for long enough, it is asked again.
+    pub async fn keep(self: Arc<Self>, stop: CancellationToken) {
+        self.gate.keep(stop).await;
     }
 
     /// What is passed on of a client's handshake.
     ///
     /// # Errors
     /// When a value could not be sent as a header.
-    pub fn forwarded(&self, handshake: &Handshake<'_>) -> Result<HeaderMap, InvalidHeader> {
-        headers::forwarded(&self.config.headers, handshake)
+    pub fn identify(&self, handshake: &Handshake<'_>) -> Result<Identity, InvalidHeader> {
+        Identity::of(&self.config.headers, handshake)
     }
 
-    /// Asks the backend which rooms the client may join. Waits up to `API_TIMEOUT`.
+    /// What the backend would have said of `user`, who may join `rooms`.
     ///
     /// # Errors
-    /// When the answer is anything but a 200 with a readable bootstrap; the client is then not authorised.
-    pub async fn authenticate(&self, headers: HeaderMap) -> Result<Admission, Error> {
-        let within = self.config.timeout;
-        let outcome = match timeout(within, self.bootstrap(headers)).await {
+    /// When one of them is no room.
+    pub fn admission(&self, rooms: Vec<Box<RawValue>>, user: Option<&str>) -> Result<Admission, room::Error> {
+        Admission::of(rooms.iter().map(Box::as_ref), user.map(Into::into), &self.interner)
+    }
+
+    /// Asks the backend which rooms a client may join, or somebody who has asked it lately. Waits for its turn as long as
+    /// `patience` says, and for the answer up to `API_TIMEOUT`.
+    ///
+    /// # Errors
+    /// When there was no turn, or when the answer is anything but a 200 with a readable bootstrap.
+    pub async fn authenticate(&self, identity: &Identity, patience: Patience) -> Outcomes {
+        if let Some(cache) = &self.cache
+            && let Some(answer) = cache.get(identity, &self.changes)
+        {
+            self.metrics.bootstraps_cached.inc();
+            return Ok(answer);
+        }
+        let answer = self.ask(identity, Urgency::Client, patience).await?;
+        if let Some(cache) = &self.cache {
+            cache.put(identity, &answer);
+        }
+        Ok(answer)
+    }
+
+    /// As [`authenticate`](Self::authenticate), for a client that is connected; what was said before does not count.
+    ///
+    /// # Errors
+    /// As [`authenticate`](Self::authenticate).
+    pub async fn check(&self, identity: &Identity, urgency: Urgency) -> Outcomes {
+        self.ask(identity, urgency, Patience::Endless).await
+    }
+
+    /// Makes a call, or waits for one that is under way for the same identity.
+    async fn ask(&self, identity: &Identity, urgency: Urgency, patience: Patience) -> Outcomes {
+        let deadline = match patience {
+            Patience::Until(deadline) => deadline + self.config.timeout,
+            Patience::Short => Instant::now() + self.config.queue_timeout + self.config.timeout,
+            Patience::Endless => {
+                return self.call(identity, urgency, patience).await;
+            }
+        };
+        // Somebody else's call may be more patient.
+        match timeout_at(deadline, self.call(identity, urgency, patience)).await {
             Ok(outcome) => outcome,
-            Err(_) => Err(Error::TimedOut(within)),
+            Err(_) => Err(Arc::new(Error::TimedOut(self.config.timeout))),
+        }
+    }
+
+    fn call(&self, identity: &Identity, urgency: Urgency, patience: Patience) -> Shared<Call> {
+        let mut calls = self.calls.lock();
+        let vacant = match calls.entry(identity.clone()) {
+            Entry::Occupied(entry) => match entry.get().upgrade() {
+                Some(call) => {
+                    self.metrics.bootstraps_shared.inc();
+                    return call;
+                }
+                None => Entry::Occupied(entry), // nobody waits for it any more
+            },
+            vacant => vacant,
+        };
+        let listed = Listed { backend: self.me.clone(), identity: identity.clone() };
+        let call = async move {
+            let Some(backend) = listed.backend.upgrade() else {
+                return Err(Arc::new(Error::Busy { retry_after: Duration::ZERO })); // nobody is there to hear it
+            };
+            backend.carry_out(&listed.identity, urgency, patience).await.map(Arc::new).map_err(Arc::new)
+        };
+        let call = call.boxed().shared();
+        if let Some(weak) = call.downgrade() {
+            vacant.insert_entry(weak);
+        }
+        call
+    }
+
+    async fn carry_out(&self, identity: &Identity, urgency: Urgency, patience: Patience) -> Result<Answer, Error> {
+        let outcome = match self.gate.turn(urgency, patience).await {
+            Err(busy) => Err(Error::Busy { retry_after: busy.retry_after }),
+            Ok(turn) => {
+                let (asked, within) = (self.changes.now(), self.config.timeout);
+                let outcome = match timeout(within, self.bootstrap(identity)).await {
+                    Ok(outcome) => outcome,
+                    Err(_) => Err(Error::TimedOut(within)),
+                };
+                turn.end(outcome.as_ref().map_or_else(Error::verdict, |_| Verdict::Fine));
+                outcome.map(|admission| Answer { admission, asked })
+            }
         };
         self.metrics.bootstraps.inc(outcome.as_ref().map_or_else(Error::outcome, |_| Outcome::Ok));
         outcome
     }
 
-    async fn bootstrap(&self, headers: HeaderMap) -> Result<Admission, Error> {
+    async fn bootstrap(&self, identity: &Identity) -> Result<Admission, Error> {
         // The URL may hold credentials; it stays out of what is logged.
         let unreachable = |error: reqwest::Error| Error::Unreachable(error.without_url());
-        let mut response = self.http.get(self.bootstrap.clone()).headers(headers).send().await.map_err(unreachable)?;
+        let request = self.http.get(self.bootstrap.clone()).headers(identity.headers());
+        let mut response = request.send().await.map_err(unreachable)?;
         if response.status() != StatusCode::OK {
-            return Err(Error::Refused(response.status()));
+            return Err(refused(&response));
         }
         let mut body = Vec::new();
         while let Some(chunk) = response.chunk().await.map_err(unreachable)? {
@@ -135,15 +241,45 @@ impl Backend {
         Admission::parse(&body, &self.config.user_id_path, &self.interner).map_err(Error::Malformed)
     }
 
-    /// Posts to `url` on behalf of a client. The answer is not looked at beyond its status.
-    async fn post(&self, url: Url, headers: HeaderMap) -> Result<(), Error> {
+    /// Posts to `url` on behalf of a client, when it is its turn. The answer is not looked at beyond its status.
+    async fn post(&self, url: Url, identity: &Identity, body: Option<String>) -> Result<(), Error> {
+        let Ok(turn) = self.gate.turn(Urgency::Background, Patience::Endless).await else { return Ok(()) };
         let within = self.config.timeout;
-        let request = self.http.post(url).headers(headers).header(http::header::CONTENT_LENGTH, 0).send();
-        match timeout(within, request).await {
+        let request = self.http.post(url).headers(identity.headers());
+        let request = match body {
+            Some(json) => request.header(http::header::CONTENT_TYPE, "application/json").body(json),
+            None => request.header(http::header::CONTENT_LENGTH, 0),
+        };
+        let outcome = match timeout(within, request.send()).await {
             Ok(Ok(response)) if response.status().is_success() => Ok(()),
-            Ok(Ok(response)) => Err(Error::Refused(response.status())),
+            Ok(Ok(response)) => Err(refused(&response)),
             Ok(Err(error)) => Err(Error::Unreachable(error.without_url())),
             Err(_) => Err(Error::TimedOut(within)),
+        };
+        // A hook that does not work is no reason to refuse clients; a backend that asks for a pause, or is not there, is.
+        turn.end(match &outcome {
+            Err(error @ (Error::Unreachable(_) | Error::Refused { retry_after: Some(_), .. })) => error.verdict(),
+            _ => Verdict::Fine,
+        });
+        outcome
+    }
+}
+
+/// A call that others may wait for, until it is over or nobody does.
+struct Listed {
+    backend: Weak<Backend>,
+    identity: Identity,
+}
+
+impl Drop for Listed {
+    fn drop(&mut self) {
+        if let Some(backend) = self.backend.upgrade() {
+            backend.calls.lock().remove(&self.identity);
         }
     }
+}
+
+fn refused(response: &Response) -> Error {
+    let retry_after = error::retry_after(response.headers(), SystemTime::now());
+    Error::Refused { status: response.status(), retry_after }
 }

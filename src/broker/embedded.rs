@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use file::LogFailed;
 
-use super::{Batch, Delivery, Error, State, Upkeep};
+use super::{Batch, Delivery, Error, Kind, State, Upkeep};
 use crate::{config, metrics::Metrics, protocol::Epoch};
 
 /// Triggers accepted and not yet consumed; a publisher waits when there are more.
@@ -52,31 +52,39 @@ pub(super) fn open(
     Ok((Publisher::File(written), consumer, Box::pin(upkeep)))
 }
 
+/// What was published.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Entry {
+    kind: Kind,
+    body: Bytes,
+}
+
 #[derive(Debug, Clone)]
 pub(super) enum Publisher {
-    Memory(mpsc::Sender<Bytes>),
+    Memory(mpsc::Sender<Entry>),
     File(mpsc::Sender<Unwritten>),
 }
 
-/// A trigger on its way to the disk.
+/// Something on its way to the disk.
 #[derive(Debug)]
 pub(super) struct Unwritten {
-    body: Bytes,
+    entry: Entry,
     /// Told when it is there; dropped when it could not be written.
     written: oneshot::Sender<()>,
 }
 
 impl Publisher {
-    pub(super) async fn publish(&self, body: Bytes) -> Result<(), Error> {
+    pub(super) async fn publish(&self, kind: Kind, body: Bytes) -> Result<(), Error> {
         let deadline = Instant::now() + DEADLINE;
-        within(deadline, self.send(body)).await?.until_written(deadline).await
+        within(deadline, self.send(Entry { kind, body })).await?.until_written(deadline).await
     }
 
     pub(super) async fn publish_all(&self, bodies: Vec<Bytes>) -> Vec<Result<(), Error>> {
         let deadline = Instant::now() + DEADLINE; // for all of them
         let mut sent = Vec::with_capacity(bodies.len());
         for body in bodies {
-            sent.push(within(deadline, self.send(body)).await); // one after the other, which gives them their order
+            let entry = Entry { kind: Kind::Trigger, body };
+            sent.push(within(deadline, self.send(entry)).await); // one after the other, which gives them their order
         }
         let mut outcomes = Vec::with_capacity(sent.len());
         for sent in sent {
@@ -88,22 +96,22 @@ impl Publisher {
         outcomes
     }
 
-    async fn send(&self, body: Bytes) -> Result<Sent, Error> {
+    async fn send(&self, entry: Entry) -> Result<Sent, Error> {
         match self {
             Self::Memory(sender) => {
-                sender.send(body).await.map_err(|_| Error::Away)?;
+                sender.send(entry).await.map_err(|_| Error::Away)?;
                 Ok(Sent(None))
             }
             Self::File(sender) => {
                 let (written, is_written) = oneshot::channel();
-                sender.send(Unwritten { body, written }).await.map_err(|_| Error::Away)?;
+                sender.send(Unwritten { entry, written }).await.map_err(|_| Error::Away)?;
                 Ok(Sent(Some(is_written)))
             }
         }
     }
 }
 
-/// A trigger that has its place; with a file it is not in that yet.
+/// What has its place; with a file it is not in that yet.
 struct Sent(Option<oneshot::Receiver<()>>);
 
 impl Sent {
@@ -119,7 +127,7 @@ async fn within<T>(deadline: Instant, work: impl Future<Output = Result<T, Error
 
 #[derive(Debug)]
 pub(super) struct Consumer {
-    receiver: mpsc::Receiver<Bytes>,
+    receiver: mpsc::Receiver<Entry>,
     /// The offset of the last trigger that was taken.
     last: u64,
     /// Taken and not yet handed over.
@@ -141,16 +149,16 @@ impl Consumer {
         // Under load others are about to publish, too; what is handed over together is written together.
         tokio::task::yield_now().await;
         while self.ready.len() < BATCH
-            && let Ok(body) = self.receiver.try_recv()
+            && let Ok(entry) = self.receiver.try_recv()
         {
-            self.take(body);
+            self.take(entry);
         }
         Batch { deliveries: std::mem::take(&mut self.ready), tag: None }
     }
 
-    fn take(&mut self, body: Bytes) {
+    fn take(&mut self, entry: Entry) {
         self.last += 1;
-        self.ready.push(Delivery::Trigger { body, offset: Some(self.last), is_recalled: false });
+        self.ready.push(Delivery::of(entry.kind, entry.body, Some(self.last), false));
     }
 
     /// What was handed over has been taken, and so has all that is in the log.
@@ -163,8 +171,8 @@ impl Consumer {
     /// Takes nothing more; what was taken and not handed over.
     pub(super) fn close(mut self) -> Vec<Delivery> {
         self.receiver.close();
-        while let Ok(body) = self.receiver.try_recv() {
-            self.take(body);
+        while let Ok(entry) = self.receiver.try_recv() {
+            self.take(entry);
         }
         self.ready
     }

@@ -17,6 +17,15 @@ pub use rabbitmq::probe;
 
 use crate::{config, metrics::Metrics, protocol::Epoch};
 
+/// What is published, each by a routing key of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// For clients.
+    Trigger,
+    /// For the instances: what they are to do to connections.
+    Control,
+}
+
 /// What the broker hands over, in its order.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Delivery {
@@ -27,6 +36,15 @@ pub enum Delivery {
         /// Its place in the log, if there is one: higher than all before it.
         offset: Option<u64>,
         /// It is from before this instance was there: to be known, but not to be delivered.
+        is_recalled: bool,
+    },
+    /// A control message, not yet looked at; the fields are as a trigger's.
+    Control {
+        /// The body, as the publisher wrote it.
+        body: Bytes,
+        /// Its place in the log, if there is one.
+        offset: Option<u64>,
+        /// It is from before this instance was there.
         is_recalled: bool,
     },
     /// Positions from here on are of another epoch.
@@ -128,20 +146,30 @@ pub fn open(
     }
 }
 
+impl Delivery {
+    /// What was published as `kind`.
+    fn of(kind: Kind, body: Bytes, offset: Option<u64>, is_recalled: bool) -> Self {
+        match kind {
+            Kind::Trigger => Self::Trigger { body, offset, is_recalled },
+            Kind::Control => Self::Control { body, offset, is_recalled },
+        }
+    }
+}
+
 impl Publisher {
     /// Publishes `body` to every instance, this one included; waits for the broker to confirm, up to 10 s.
     ///
     /// # Errors
     /// When the broker did not confirm. The trigger has then not been accepted, though after
     /// [`TimedOut`](Error::TimedOut) or [`Refused`](Error::Refused) it may still be delivered.
-    pub async fn publish(&self, body: Bytes) -> Result<(), Error> {
+    pub async fn publish(&self, kind: Kind, body: Bytes) -> Result<(), Error> {
         match &self.0 {
-            Publishing::Embedded(publisher) => publisher.publish(body).await,
-            Publishing::Rabbitmq(publisher) => publisher.publish(body).await,
+            Publishing::Embedded(publisher) => publisher.publish(kind, body).await,
+            Publishing::Rabbitmq(publisher) => publisher.publish(kind, body).await,
         }
     }
 
-    /// As [`publish`](Self::publish), for several bodies in their order; one outcome for each. One that was not accepted does
+    /// As [`publish`](Self::publish), for several triggers in their order; one outcome for each. One that was not accepted does
     /// not keep those behind it back.
     pub async fn publish_all(&self, bodies: Vec<Bytes>) -> Vec<Result<(), Error>> {
         match &self.0 {

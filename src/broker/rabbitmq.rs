@@ -29,6 +29,8 @@ use crate::{config, metrics::Metrics};
 
 /// The binding key of triggers; on a direct exchange it is no wildcard.
 const ROUTING_KEY: &str = "*";
+/// The binding key of control messages.
+const CONTROL_KEY: &str = "control";
 /// How long the broker may take for a connection and everything declared on it.
 const CONNECT_DEADLINE: Duration = Duration::from_secs(10);
 /// How long leaving in good order may take.
@@ -85,6 +87,19 @@ pub enum Error {
         "RabbitMQ's exchange {0} does not pass on what is published with the routing key marker: declare it as direct"
     )]
     Exchange(String),
+}
+
+/// The routing key of what is published as `kind`.
+fn routing_key(kind: super::Kind) -> &'static str {
+    match kind {
+        super::Kind::Trigger => ROUTING_KEY,
+        super::Kind::Control => CONTROL_KEY,
+    }
+}
+
+/// What is published with `key`; as in 3.1, all that we do not know is a trigger.
+fn kind_of(key: &str) -> super::Kind {
+    if key == CONTROL_KEY { super::Kind::Control } else { super::Kind::Trigger }
 }
 
 /// Connects to the first broker of the list and declares what is needed, as the server would; what was found.

@@ -3,13 +3,14 @@
 use std::{
     io::{self, Write},
     sync::Arc,
+    time::Duration,
 };
 
 use http::HeaderMap;
 
 use super::chain;
 use crate::{
-    backend::{self, Backend},
+    backend::{self, Backend, Changes, Handshake, Patience},
     broker,
     config::{Broker, Config, Note},
     http::listener::Listener,
@@ -52,15 +53,20 @@ async fn listen(listen: &crate::config::Listen) -> Result<String, String> {
 }
 
 async fn backend(config: &Config) -> Result<String, String> {
-    let backend = Backend::new(config.backend.clone(), Arc::new(Metrics::default())).map_err(|error| chain(&error))?;
-    match backend.authenticate(HeaderMap::new()).await {
-        Ok(admission) => {
-            Ok(format!("reached; a client without cookies is authorised for {} rooms", admission.rooms.len()))
+    let (changes, metrics) = (Changes::new(Duration::ZERO), Arc::new(Metrics::default()));
+    let backend = Backend::new(config.backend.clone(), changes, metrics).map_err(|error| chain(&error))?;
+    let nobody = backend.identify(&Handshake { headers: &HeaderMap::new(), query: "", peer: None });
+    let nobody = nobody.map_err(|error| chain(&error))?;
+    match backend.authenticate(&nobody, Patience::Short).await {
+        Ok(answer) => {
+            Ok(format!("reached; a client without cookies is authorised for {} rooms", answer.admission.rooms.len()))
         }
-        Err(backend::Error::Refused(status)) if matches!(status.as_u16(), 401 | 403) => {
-            Ok(format!("reached; a client without cookies is refused with {status}"))
-        }
-        Err(error) => Err(chain(&error)),
+        Err(error) => match &*error {
+            backend::Error::Refused { status, .. } if matches!(status.as_u16(), 401 | 403) => {
+                Ok(format!("reached; a client without cookies is refused with {status}"))
+            }
+            error => Err(chain(error)),
+        },
     }
 }
 

@@ -1,15 +1,18 @@
 //! The environment: raw variables in, a checked configuration or every problem at once out.
 
-use std::{collections::HashSet, fmt, ops::RangeInclusive, path::PathBuf, time::Duration};
+use std::{collections::HashSet, fmt, path::PathBuf, time::Duration};
 
 use reqwest::Url;
 use serde::Deserialize;
 
 use super::{
-    AmqpLog, Backend, Broker, Config, Connection, Embedded, History, Hooks, Internal, Listen, Log, Note, Origins,
-    Rabbitmq, Secret, Template, Uris, env_file,
+    AmqpLog, Broker, Config, Connection, Embedded, History, Internal, Limits, Listen, Log, Note, Origins, Rabbitmq,
+    Reauthorize, Resume, Secret, Uris,
+    backend::{backend, hooks},
+    env_file,
     legacy::{self, Legacy},
-    units,
+    networks::Networks,
+    values::{choice, count, duration, optional_count, optional_duration, size, size_within},
 };
 use crate::hub::WildcardDispatch;
 
@@ -40,6 +43,40 @@ env! {
     api_socket: "API_SOCKET",
     /// How long the backend may take to answer.
     api_timeout: "API_TIMEOUT",
+    /// Calls to the backend at once.
+    api_concurrency: "API_CONCURRENCY",
+    /// Calls that may wait for their turn.
+    api_queue: "API_QUEUE",
+    /// How long a client may wait for its turn. At least 1 s.
+    api_queue_timeout: "API_QUEUE_TIMEOUT",
+    /// How long a bootstrap answer is used again for the same forwarded input, or `off`.
+    auth_cache: "AUTH_CACHE",
+    /// Time between two checks of a connected client's permissions, or `off`.
+    reauthorize_interval: "REAUTHORIZE_INTERVAL",
+    /// How long clients keep their permissions while they cannot be checked.
+    reauthorize_grace: "REAUTHORIZE_GRACE",
+    /// Signs resume tickets and seals what instances tell each other of their clients; the same on every instance.
+    resume_secret: "RESUME_SECRET",
+    /// How long a resume ticket counts. At least 1 s.
+    resume_ttl: "RESUME_TTL",
+    /// Connections in all.
+    max_connections: "MAX_CONNECTIONS",
+    /// Connections of one user.
+    max_connections_per_user: "MAX_CONNECTIONS_PER_USER",
+    /// Connections from one address.
+    max_connections_per_address: "MAX_CONNECTIONS_PER_ADDRESS",
+    /// Subscriptions of one connection.
+    max_subscriptions: "MAX_SUBSCRIPTIONS",
+    /// Messages of one client a second, in the mean.
+    message_rate: "MESSAGE_RATE",
+    /// How long a client may wait for its welcome. At least 1 s.
+    handshake_timeout: "HANDSHAKE_TIMEOUT",
+    /// Addresses whose `X-Real-IP` is believed, comma-separated.
+    trusted_proxies: "TRUSTED_PROXIES",
+    /// The largest headers of a request. At least 1 KiB.
+    header_limit: "HEADER_LIMIT",
+    /// The longest path and query of a request. At least 256 bytes.
+    url_limit: "URL_LIMIT",
     /// Further headers for the backend: a JSON object from name to template.
     api_headers: "API_HEADERS",
     /// Where in the bootstrap answer the user's id is, keys joined by dots.
@@ -125,7 +162,7 @@ impl Problems {
         self.0.push(format!("{variable} {what}"));
     }
 
-    fn ok<T>(&mut self, variable: &str, value: Result<T, String>) -> Option<T> {
+    pub(super) fn ok<T>(&mut self, variable: &str, value: Result<T, String>) -> Option<T> {
         value.map_err(|what| self.add(variable, &what)).ok()
     }
 }
@@ -179,8 +216,16 @@ pub fn from_vars(vars: impl Iterator<Item = (String, String)>) -> Result<Config,
 fn check(env: &Env, legacy: Legacy, problems: &mut Problems) -> Option<Config> {
     let mut notes = legacy.notes;
     let origins_are_ours = legacy.broker.is_none();
+    let resume_ttl = duration("RESUME_TTL", env.resume_ttl.as_deref(), 120, 1, problems);
+    let resume = env.resume_secret.as_deref().map(|secret| {
+        if secret.len() < SHORTEST_SECRET {
+            problems.add("RESUME_SECRET", &format!("must have at least {SHORTEST_SECRET} bytes"));
+        }
+        Resume { secret: Secret::new(secret), ttl: resume_ttl }
+    });
     let listen = listen("LISTEN", env.listen.as_deref().unwrap_or("127.0.0.1:8000"), problems);
-    let connection = connection(env, problems);
+    let resume_age = resume.as_ref().map_or(Duration::ZERO, |resume| resume.ttl);
+    let connection = connection(env, resume, problems);
     let internal = internal(env, connection.message_limit_bytes, problems);
     let backend = backend(env, &legacy.headers, problems);
     let hooks = hooks(env, backend.as_ref(), problems);
@@ -189,7 +234,8 @@ fn check(env: &Env, legacy: Legacy, problems: &mut Problems) -> Option<Config> {
         limit_bytes: size("HISTORY_LIMIT", env.history_limit.as_deref(), 64 << 20, 64 << 10, problems),
     };
     let trigger_id_ttl = duration("TRIGGER_ID_TTL", env.trigger_id_ttl.as_deref(), 300, 1, problems);
-    let broker = broker(env, legacy.broker, &history, trigger_id_ttl, problems);
+    let read_back = history.age.max(trigger_id_ttl).max(resume_age);
+    let broker = broker(env, legacy.broker, &history, read_back, problems);
     let dispatch = choice(
         "WILDCARD_DISPATCH",
         env.wildcard_dispatch.as_deref().unwrap_or("both"),
@@ -244,7 +290,10 @@ fn internal(env: &Env, body_limit_bytes: usize, problems: &mut Problems) -> Opti
     Some(Internal { listen, token, body_limit_bytes })
 }
 
-fn connection(env: &Env, problems: &mut Problems) -> Connection {
+/// A shorter secret can be guessed.
+const SHORTEST_SECRET: usize = 16;
+
+fn connection(env: &Env, resume: Option<Resume>, problems: &mut Problems) -> Connection {
     let on_gap = env.on_gap.as_deref().unwrap_or("close");
     let on_gap = choice("ON_GAP", on_gap, &[("close", true), ("ignore", false)], problems);
     Connection {
@@ -253,121 +302,37 @@ fn connection(env: &Env, problems: &mut Problems) -> Connection {
         outbox_limit_bytes: size("OUTBOX_LIMIT", env.outbox_limit.as_deref(), 1 << 20, 4096, problems),
         message_limit_bytes: size("MESSAGE_LIMIT", env.message_limit.as_deref(), 1 << 20, 1024, problems),
         closes_on_gap: on_gap.unwrap_or(true),
+        handshake_timeout: duration("HANDSHAKE_TIMEOUT", env.handshake_timeout.as_deref(), 120, 1, problems),
+        reauthorize: Reauthorize {
+            interval: optional_duration("REAUTHORIZE_INTERVAL", env.reauthorize_interval.as_deref(), 1, problems),
+            grace: duration("REAUTHORIZE_GRACE", env.reauthorize_grace.as_deref(), 300, 0, problems),
+        },
+        resume,
+        limits: limits(env, problems),
     }
 }
 
-fn backend(env: &Env, legacy_headers: &[(&'static str, String)], problems: &mut Problems) -> Option<Backend> {
-    let url = match env.api_url.as_deref() {
-        Some(url) => problems.ok("API_URL", api_url(url)),
-        None => {
-            problems.add("API_URL", "is not set");
-            None
-        }
-    };
-    if env.api_socket.is_some() && url.as_ref().is_some_and(|url| url.scheme() != "http") {
-        problems.add("API_SOCKET", "needs an API_URL that begins with http://");
+fn limits(env: &Env, problems: &mut Problems) -> Limits {
+    let per_user = env.max_connections_per_user.as_deref();
+    let per_address = env.max_connections_per_address.as_deref();
+    let proxies = env.trusted_proxies.as_deref().unwrap_or("127.0.0.0/8,::1");
+    Limits {
+        connections: optional_count("MAX_CONNECTIONS", env.max_connections.as_deref(), problems),
+        per_user: optional_count("MAX_CONNECTIONS_PER_USER", per_user, problems),
+        per_address: optional_count("MAX_CONNECTIONS_PER_ADDRESS", per_address, problems),
+        subscriptions: count("MAX_SUBSCRIPTIONS", env.max_subscriptions.as_deref(), 10_000, problems),
+        messages_a_second: count("MESSAGE_RATE", env.message_rate.as_deref(), 1000, problems),
+        trusted_proxies: problems.ok("TRUSTED_PROXIES", Networks::parse(proxies)).unwrap_or_default(),
+        header_bytes: size("HEADER_LIMIT", env.header_limit.as_deref(), 64 << 10, 1024, problems),
+        url_bytes: size_within("URL_LIMIT", env.url_limit.as_deref(), 8 << 10, 256..=65_000, problems),
     }
-    let timeout = duration("API_TIMEOUT", env.api_timeout.as_deref(), 10, 1, problems);
-    let headers = problems.ok("API_HEADERS", headers(env.api_headers.as_deref(), legacy_headers));
-    let user_id_path = env.user_id_path.as_deref().unwrap_or("user.data.id").split('.').map(str::to_owned).collect();
-    Some(Backend {
-        url: url?,
-        socket: env.api_socket.as_ref().map(PathBuf::from),
-        timeout,
-        headers: headers?,
-        user_id_path,
-    })
-}
-
-fn api_url(text: &str) -> Result<Url, String> {
-    let mut url = Url::parse(text)
-        .ok()
-        .filter(|url| matches!(url.scheme(), "http" | "https") && url.has_host())
-        .ok_or("must be a URL like http://127.0.0.1:8080/api/")?;
-    if url.query().is_some() || url.fragment().is_some() {
-        return Err("must not have a query or fragment".to_owned());
-    }
-    if !url.path().ends_with('/') {
-        url.set_path(&format!("{}/", url.path()));
-    }
-    Ok(url)
-}
-
-/// What is sent to the backend unless configured otherwise.
-const DEFAULT_HEADERS: [(&str, &str); 5] = [
-    ("Cookie", "{header:Cookie}"),
-    ("User-Agent", "{header:User-Agent}"),
-    ("X-Real-IP", "{header:X-Real-IP}"),
-    ("X-CSRFToken", "{cookie:csrftoken}"),
-    ("Authorization", "Token {param:token}"),
-];
-
-/// Headers that belong to one hop (RFC 9110 section 7.6.1) or to the message itself, and are therefore ours to set.
-const NOT_FORWARDED: [&str; 12] = [
-    "host",
-    "connection",
-    "keep-alive",
-    "proxy-authenticate",
-    "proxy-authorization",
-    "proxy-connection",
-    "te",
-    "trailer",
-    "transfer-encoding",
-    "upgrade",
-    "content-length",
-    "expect",
-];
-
-fn headers(
-    configured: Option<&str>,
-    legacy: &[(&'static str, String)],
-) -> Result<Vec<(http::HeaderName, Template)>, String> {
-    let configured: std::collections::BTreeMap<String, String> = match configured {
-        Some(json) => serde_json::from_str(json).map_err(
-            |_| "must be a JSON object from header name to template, like {\"X-Tenant\":\"{param:tenant}\"}",
-        )?,
-        None => Default::default(),
-    };
-    let defaults = DEFAULT_HEADERS.iter().map(|(name, template)| (*name, *template));
-    let legacy = legacy.iter().map(|(name, template)| (*name, template.as_str()));
-    let configured = configured.iter().map(|(name, template)| (name.as_str(), template.as_str()));
-    let mut headers: Vec<(http::HeaderName, Template)> = Vec::new();
-    for (name, template) in defaults.chain(legacy).chain(configured) {
-        let header: http::HeaderName = name.parse().map_err(|_| format!("has a name that is no header: {name}"))?;
-        if NOT_FORWARDED.contains(&header.as_str()) {
-            return Err(format!("must not set {name}"));
-        }
-        headers.retain(|(known, _)| *known != header);
-        let template = Template::parse(template).map_err(|what| format!("for {name} {what}"))?;
-        if !template.parts.is_empty() {
-            headers.push((header, template));
-        }
-    }
-    Ok(headers)
-}
-
-fn hooks(env: &Env, backend: Option<&Backend>, problems: &mut Problems) -> Option<Hooks> {
-    let mut hook = |variable: &str, path: &Option<String>| match path.as_deref() {
-        None | Some("off") => None,
-        Some(path) => {
-            let url = backend?.url.join(path.trim_start_matches('/')).ok();
-            let below = url.filter(|url| backend.is_some_and(|backend| url.as_str().starts_with(backend.url.as_str())));
-            problems
-                .ok(variable, below.ok_or_else(|| "must be a path below API_URL, like user/notify_online/".to_owned()))
-        }
-    };
-    Some(Hooks {
-        connect: hook("HOOK_CONNECT", &env.hook_connect),
-        ping: hook("HOOK_PING", &env.hook_ping),
-        disconnect: hook("HOOK_DISCONNECT", &env.hook_disconnect),
-    })
 }
 
 fn broker(
     env: &Env,
     legacy: Option<Uris>,
     history: &History,
-    trigger_id_ttl: Duration,
+    read_back: Duration,
     problems: &mut Problems,
 ) -> Option<Broker> {
     let uris = match env.amqp_url.as_deref() {
@@ -384,9 +349,8 @@ fn broker(
     let log_max_age = duration("AMQP_LOG_MAX_AGE", env.amqp_log_max_age.as_deref(), 3600, 60, problems);
     let log_max_bytes = env.amqp_log_max_bytes.as_deref();
     let log_max_bytes = size_within("AMQP_LOG_MAX_BYTES", log_max_bytes, 1 << 30, 1 << 20..=1 << 40, problems);
-    let read_back = history.age.max(trigger_id_ttl);
     if uris.is_some() && log != Some(AmqpLog::Off) && log_max_age < read_back {
-        problems.add("AMQP_LOG_MAX_AGE", "must not be less than HISTORY or TRIGGER_ID_TTL");
+        problems.add("AMQP_LOG_MAX_AGE", "must not be less than HISTORY, TRIGGER_ID_TTL or RESUME_TTL");
     }
     let embedded_log = env.embedded_log.as_ref().map(PathBuf::from);
     if uris.is_some() && embedded_log.is_some() {
@@ -428,61 +392,4 @@ fn origins(list: Option<&str>, problems: &mut Problems) -> Option<Origins> {
         return None;
     }
     Some(Origins::Listed(origins))
-}
-
-fn choice<T: Copy>(variable: &str, text: &str, choices: &[(&str, T)], problems: &mut Problems) -> Option<T> {
-    let chosen = choices.iter().find(|(name, _)| *name == text).map(|(_, value)| *value);
-    if chosen.is_none() {
-        let names: Vec<_> = choices.iter().map(|(name, _)| *name).collect();
-        problems.add(variable, &format!("must be one of {}", names.join(", ")));
-    }
-    chosen
-}
-
-fn duration(variable: &str, text: Option<&str>, default: u64, least: u64, problems: &mut Problems) -> Duration {
-    let (default, least) = (Duration::from_secs(default), Duration::from_secs(least));
-    match text.map(units::duration) {
-        None => default,
-        Some(Some(value)) if value >= least && value <= LONGEST => value,
-        Some(Some(_)) => {
-            problems.add(
-                variable,
-                &format!("must be at least {}s and at most {}h", least.as_secs(), LONGEST.as_secs() / 3600),
-            );
-            default
-        }
-        Some(None) => {
-            problems.add(variable, "must be a duration like 300, 300s or 5m");
-            default
-        }
-    }
-}
-
-/// No duration that is set may be longer; a timer never overflows so.
-const LONGEST: Duration = Duration::from_secs(30 * 24 * 3600);
-
-fn size(variable: &str, text: Option<&str>, default: usize, least: usize, problems: &mut Problems) -> usize {
-    size_within(variable, text, default, least..=1 << 30, problems)
-}
-
-fn size_within(
-    variable: &str,
-    text: Option<&str>,
-    default: usize,
-    range: RangeInclusive<usize>,
-    problems: &mut Problems,
-) -> usize {
-    match text.map(units::size) {
-        None => default,
-        Some(Some(value)) if range.contains(&value) => value,
-        Some(Some(_)) => {
-            let (least, most) = (range.start(), range.end() >> 30);
-            problems.add(variable, &format!("must be at least {least} bytes and at most {most}GiB"));
-            default
-        }
-        Some(None) => {
-            problems.add(variable, "must be a size like 65536 or 64KiB");
-            default
-        }
-    }
 }

@@ -2,18 +2,22 @@
 //!
 //! The only place that reads the environment. Each part of the program receives its own piece.
 
+mod backend;
 mod env;
 mod env_file;
 mod legacy;
+mod networks;
 mod templates;
 mod units;
 mod uris;
+mod values;
 
 use std::{collections::HashSet, fmt, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use reqwest::Url;
 
 pub use env::{Error, VARIABLES, from_environment, from_vars};
+pub use networks::Networks;
 pub use templates::{Part, Source, Template};
 pub use uris::{Uri, Uris};
 
@@ -98,6 +102,14 @@ pub struct Backend {
     pub socket: Option<PathBuf>,
     /// How long an answer may take.
     pub timeout: Duration,
+    /// Calls at once.
+    pub concurrency: usize,
+    /// Calls that may wait for their turn.
+    pub queue: usize,
+    /// How long a client may wait for its turn.
+    pub queue_timeout: Duration,
+    /// How long an answer is used again.
+    pub cache: Option<Duration>,
     /// What is sent along, by header name.
     pub headers: Vec<(http::HeaderName, Template)>,
     /// Where in its answer the user's id is found.
@@ -196,6 +208,53 @@ pub struct Connection {
     pub message_limit_bytes: usize,
     /// Whether clients are closed when triggers may have been missed, so that they fetch again.
     pub closes_on_gap: bool,
+    /// How long a client may wait for its welcome.
+    pub handshake_timeout: Duration,
+    /// When permissions are checked again.
+    pub reauthorize: Reauthorize,
+    /// Tickets with which clients come back; none are given out without.
+    pub resume: Option<Resume>,
+    /// What is too much.
+    pub limits: Limits,
+}
+
+/// When the permissions of connected clients are checked again.
+#[derive(Debug, Clone)]
+pub struct Reauthorize {
+    /// Time between two checks; never, unless asked for, without.
+    pub interval: Option<Duration>,
+    /// How long clients keep what they have while the backend cannot be asked.
+    pub grace: Duration,
+}
+
+/// Tickets with which clients come back without a call to the backend.
+#[derive(Debug, Clone)]
+pub struct Resume {
+    /// What they are signed with, on every instance.
+    pub secret: Secret,
+    /// How long they count.
+    pub ttl: Duration,
+}
+
+/// What is too much.
+#[derive(Debug, Clone)]
+pub struct Limits {
+    /// Connections in all.
+    pub connections: Option<usize>,
+    /// Connections of one user.
+    pub per_user: Option<usize>,
+    /// Connections from one address; of IPv6, from one network of 64 bits.
+    pub per_address: Option<usize>,
+    /// Subscriptions of one connection.
+    pub subscriptions: usize,
+    /// Messages of one client a second, in the mean of ten seconds.
+    pub messages_a_second: usize,
+    /// Whose `X-Real-IP` is believed.
+    pub trusted_proxies: Networks,
+    /// Headers of a request.
+    pub header_bytes: usize,
+    /// Path and query of a request.
+    pub url_bytes: usize,
 }
 
 /// Which pages may connect, by the `Origin` a browser sends (RFC 6455 section 10.2).
@@ -235,6 +294,11 @@ impl Secret {
     /// Wraps `value`.
     pub fn new(value: &str) -> Self {
         Self(value.into())
+    }
+
+    /// For keys that are made of it.
+    pub(crate) fn as_bytes(&self) -> &[u8] {
+        self.0.as_bytes()
     }
 
     /// Whether `other` is the secret, in a time that does not tell how much of it is right.

@@ -1,13 +1,19 @@
 //! The life of one client, whatever the transport: who it is, what it may do, when it has been silent for too long.
 
+mod authority;
+mod clients;
 mod keepalive;
+mod link;
+mod places;
+mod recheck;
 mod session;
 #[cfg(test)]
 mod simulation;
+mod ticket;
 
 use std::{
     borrow::Cow,
-    collections::HashMap,
+    net::SocketAddr,
     num::NonZero,
     sync::{
         Arc,
@@ -17,32 +23,33 @@ use std::{
 };
 
 use http::HeaderMap;
-use parking_lot::Mutex;
-use rand::Rng;
 use tokio::{
     sync::{Semaphore, watch},
-    task::yield_now,
     time::{Instant, sleep_until, timeout},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use tracing::{debug, info};
+use tracing::info;
 use uuid::Uuid;
 
+pub use authority::{Explanation, Seen};
 pub use keepalive::{Due, Keepalive};
+pub use link::{Connection, Link};
+pub use places::{Place, TooMany};
 pub use session::CatchUp;
-use session::Session;
 
+use self::{
+    clients::{Client, Clients},
+    places::Places,
+    recheck::Rechecks,
+    ticket::Tickets,
+};
 use crate::{
-    backend::{self, Admission, Backend, Event, Hooks, Notifier},
+    backend::{Backend, Hooks, Identity, Urgency, Whom},
     broker::State,
     config,
-    hub::{Frame, Full, Hub, Outbox, Seat, Wire},
+    hub::{Frame, Hub, Outbox, Wire},
     metrics::Metrics,
-    protocol::{
-        CloseCode, Version,
-        client::{Message, Wanted},
-        server::{v3, v4},
-    },
+    protocol::{CloseCode, Version, server::v4},
 };
 
 /// What a client of 3.1's protocol is told at a stop.
@@ -51,16 +58,12 @@ const GOING_AWAY: &str = "going away";
 const CLOSED_EVERY: Duration = Duration::from_millis(1);
 /// The same after a gap, when they all come back, and each asks the backend.
 const RETURNING_EVERY: Duration = Duration::from_millis(5);
-/// Rooms that a client leaves before others have their turn: well under a millisecond.
-const LEFT_AT_ONCE: usize = 256;
 /// The part of `DRAIN` over which they are closed; the rest is for their goodbyes.
 const SPREAD: f64 = 0.8;
 /// How long a client waits for the log to be read back before it is served without.
 const READ_BACK: Duration = Duration::from_secs(10);
 /// The shortest time over which clients are asked to spread their return.
 const RETURN: Duration = Duration::from_secs(1);
-/// When a client may come back that could not be served, in seconds: at random, so that they do not come together.
-const TRY_LATER_SECONDS: std::ops::Range<f64> = 1.0..5.0;
 
 /// All connections of the process, and what they have in common.
 #[derive(Debug)]
@@ -77,7 +80,10 @@ pub struct Connections {
     pub config: config::Connection,
     /// Their tasks.
     pub tasks: TaskTracker,
-    open: Mutex<Open>,
+    clients: Clients,
+    places: Arc<Places>,
+    rechecks: Rechecks,
+    tickets: Option<Tickets>,
     /// How far the consumer is.
     state: watch::Receiver<State>,
     /// Counts how often triggers may have been missed.
@@ -86,21 +92,6 @@ pub struct Connections {
     turns: Semaphore,
     /// The log has been read back: whoever joins now is given all that is read.
     has_read_back: AtomicBool,
-}
-
-#[derive(Debug, Default)]
-struct Open {
-    clients: HashMap<Uuid, Client>,
-    /// The server is stopping: who comes now is sent away again.
-    is_over: bool,
-}
-
-#[derive(Debug, Clone)]
-struct Client {
-    outbox: Arc<Outbox>,
-    version: Version,
-    /// It has been told that it is welcome.
-    is_admitted: bool,
 }
 
 impl Connections {
@@ -113,30 +104,53 @@ impl Connections {
         config: config::Connection,
         state: watch::Receiver<State>,
     ) -> Self {
-        let (tasks, open, gaps) = (TaskTracker::new(), Mutex::default(), watch::Sender::new(0));
         let turns = Semaphore::new(std::thread::available_parallelism().map_or(1, NonZero::get));
-        let has_read_back = AtomicBool::new(false);
-        Self { hub, backend, hooks, metrics, config, tasks, open, state, gaps, turns, has_read_back }
+        Self {
+            hub,
+            backend,
+            hooks,
+            metrics,
+            tasks: TaskTracker::new(),
+            clients: Clients::default(),
+            places: Arc::new(Places::new(&config.limits)),
+            rechecks: Rechecks::default(),
+            tickets: config.resume.as_ref().map(Tickets::new),
+            config,
+            state,
+            gaps: watch::Sender::new(0),
+            turns,
+            has_read_back: AtomicBool::new(false),
+        }
+    }
+
+    /// A place for a client that comes from `peer` with these headers.
+    ///
+    /// # Errors
+    /// When there are as many as there may be.
+    pub fn place(&self, peer: Option<SocketAddr>, headers: &HeaderMap) -> Result<Place, TooMany> {
+        self.places.take(peer, headers).inspect_err(|limit| self.metrics.limited.inc(limit.word()))
     }
 
     /// A connection over `wire` that is not authorised yet, and its outbox as what it is.
-    pub fn register<W: Wire + 'static>(self: &Arc<Self>, wire: W, version: Version) -> (Arc<Outbox<W>>, Link) {
+    pub fn register<W: Wire + 'static>(
+        self: &Arc<Self>,
+        wire: W,
+        version: Version,
+        identity: Identity,
+        place: Place,
+    ) -> (Arc<Outbox<W>>, Link) {
         let id = Uuid::new_v4();
         let concrete = Arc::new(Outbox::new(id, wire, self.config.outbox_limit_bytes, self.metrics.clone()));
-        let outbox: Arc<Outbox> = concrete.clone();
-        let mut open = self.open.lock();
-        open.clients.insert(id, Client { outbox: outbox.clone(), version, is_admitted: false });
-        let is_over = open.is_over;
-        drop(open);
-        if is_over {
-            outbox.close(CloseCode::GoingAway, going_away(version, RETURN));
+        let client = Arc::new(Client::new(concrete.clone(), version, identity, place));
+        if !self.clients.add(&client) {
+            client.outbox.close(CloseCode::GoingAway, going_away(version, RETURN));
         }
-        (concrete, Link { outbox, version, connections: self.clone() })
+        (concrete, Link { client, connections: self.clone() })
     }
 
     /// How many there are, authorised or not.
     pub fn count(&self) -> usize {
-        self.open.lock().clients.len()
+        self.clients.len()
     }
 
     /// Whether this instance follows the log at present.
@@ -152,6 +166,7 @@ impl Connections {
     /// The log begins anew, and is perhaps read back; [`missed`](Self::missed) tells when that is over.
     pub fn restart(&self) {
         self.has_read_back.store(false, Ordering::Relaxed);
+        self.backend.changes.restart();
         self.hub.forget();
     }
 
@@ -165,13 +180,13 @@ impl Connections {
 
     /// Ends all connections, spread over a part of `within`, and returns when each one has been told.
     pub async fn close_all(&self, within: Duration) {
-        let clients = {
-            let mut open = self.open.lock();
-            open.is_over = true;
-            open.clients.values().cloned().collect::<Vec<_>>()
-        };
+        let clients = self.clients.end();
         let spread = within.mul_f64(SPREAD).min(CLOSED_EVERY * count(&clients));
-        close(clients, spread, CloseCode::GoingAway, |version| going_away(version, spread.max(RETURN))).await;
+        let goodbye = |client: &Client| {
+            self.give_ticket(client);
+            client.outbox.close(CloseCode::GoingAway, going_away(client.version, spread.max(RETURN)));
+        };
+        each(clients, spread, goodbye).await;
     }
 
     /// Tells all clients that triggers may have been missed: those of version 4 at once, in the order of what is published
@@ -180,11 +195,18 @@ impl Connections {
     /// Who has joined no room yet has missed nothing, and may still be given all it asks for.
     pub fn missed(&self) -> usize {
         self.has_read_back.store(true, Ordering::Relaxed);
-        let old = self.admitted(|version| version == Version::V3).len();
+        let clients = self.clients.admitted(|_| true);
+        if !clients.is_empty() {
+            // Something that changed their permissions may have been missed, too.
+            self.backend.changes.note(Whom::All, None);
+            clients.iter().for_each(|client| self.rechecks.add(client, Urgency::Background));
+        }
+        let (old, mut clients): (Vec<_>, Vec<_>) =
+            clients.into_iter().partition(|client| client.version == Version::V3);
+        let old = old.len();
         if old > 0 {
             self.gaps.send_modify(|gaps| *gaps += 1);
         }
-        let mut clients = self.admitted(|version| version == Version::V4);
         clients.retain(|client| client.outbox.has_joined());
         let frame = Frame::Text(v4::resync(self.hub.position()).into());
         for client in &clients {
@@ -200,18 +222,13 @@ impl Connections {
         let mut gaps = self.gaps.subscribe();
         let closing = async {
             while gaps.changed().await.is_ok() {
-                let clients = self.admitted(|version| version == Version::V3);
+                let clients = self.clients.admitted(|client| client.version == Version::V3);
                 info!(connections = clients.len(), "closing clients, because triggers may have been missed");
                 let spread = RETURNING_EVERY * count(&clients);
-                close(clients, spread, CloseCode::Gap, |_| "triggers may have been missed".into()).await;
+                each(clients, spread, |client| client.close(CloseCode::Gap, "triggers may have been missed")).await;
             }
         };
         stop.run_until_cancelled(closing).await;
-    }
-
-    fn admitted(&self, of: impl Fn(Version) -> bool) -> Vec<Client> {
-        let open = self.open.lock();
-        open.clients.values().filter(|client| client.is_admitted && of(client.version)).cloned().collect()
     }
 }
 
@@ -223,183 +240,15 @@ fn going_away(version: Version, longest: Duration) -> Cow<'static, str> {
     }
 }
 
-fn count(clients: &[Client]) -> u32 {
+fn count(clients: &[Arc<Client>]) -> u32 {
     u32::try_from(clients.len()).unwrap_or(u32::MAX)
 }
 
-/// Closes all of `clients` within `spread`.
-async fn close(clients: Vec<Client>, spread: Duration, code: CloseCode, reason: impl Fn(Version) -> Cow<'static, str>) {
+/// Has `goodbye` end all of `clients` within `spread`.
+async fn each(clients: Vec<Arc<Client>>, spread: Duration, goodbye: impl Fn(&Client)) {
     let (start, count) = (Instant::now(), count(&clients).max(1));
     for (at, client) in (0u32..).zip(clients) {
         sleep_until(start + spread.mul_f64(f64::from(at) / f64::from(count))).await;
-        client.outbox.close(code, reason(client.version));
-    }
-}
-
-/// A client that is connected, authorised or not. Forgotten when dropped.
-#[derive(Debug)]
-pub struct Link {
-    outbox: Arc<Outbox>,
-    version: Version,
-    connections: Arc<Connections>,
-}
-
-impl Link {
-    /// What waits for the client.
-    pub fn outbox(&self) -> &Arc<Outbox> {
-        &self.outbox
-    }
-
-    /// What the client speaks.
-    pub fn version(&self) -> Version {
-        self.version
-    }
-
-    /// All connections, this one included.
-    pub fn connections(&self) -> &Arc<Connections> {
-        &self.connections
-    }
-
-    /// Tells the client that it is welcome, and counts it from here on. The backend is told with `headers`.
-    ///
-    /// # Errors
-    /// When the client is gone already, or takes nothing.
-    pub fn admit(&self, admission: Admission, headers: &HeaderMap) -> Result<Connection, Full> {
-        let (connections, id) = (&self.connections, self.outbox.connection());
-        debug!(connection = %id, rooms = admission.rooms.len(), user = admission.user, "authorised");
-        connections.metrics.connections.inc();
-        connections.metrics.connections_opened.inc();
-        let connection = Connection {
-            session: Session::new(self.version, self.outbox.clone(), admission.allowed),
-            notifier: connections.hooks.connected(headers),
-            connections: connections.clone(),
-        };
-        let welcome = match self.version {
-            Version::V3 => v3::welcome(&admission.rooms),
-            Version::V4 => v4::welcome(&v4::Welcome {
-                rooms: &admission.rooms,
-                connection: id,
-                position: connections.hub.position(),
-                ping_interval: connections.config.ping_interval,
-                message_limit_bytes: connections.config.message_limit_bytes,
-            }),
-        };
-        self.outbox.push(Frame::Text(welcome.into()))?;
-        if let Some(client) = connections.open.lock().clients.get_mut(&id) {
-            client.is_admitted = true;
-        }
-        self.outbox.flush();
-        Ok(connection)
-    }
-
-    /// Tells the client why it is not served, and ends the connection.
-    pub fn refuse(&self, error: &backend::Error) {
-        let (frame, code, reason) = match (self.version, error) {
-            (Version::V3, _) => (Frame::Fixed(v3::REFUSED), CloseCode::Normal, Cow::Borrowed("")),
-            (Version::V4, backend::Error::Refused(status)) if !status.is_server_error() => {
-                (Frame::Fixed(v4::NOT_AUTHORIZED), CloseCode::NotAuthorized, "not authorized".into())
-            }
-            (Version::V4, _) => {
-                let later = Duration::from_secs_f64(rand::rng().random_range(TRY_LATER_SECONDS));
-                (Frame::Text(v4::try_later(later).into()), CloseCode::TryLater, v4::retry_after(later).into())
-            }
-        };
-        // A client that is gone needs no answer.
-        let _ = self.outbox.push(frame);
-        self.outbox.close(code, reason);
-    }
-}
-
-impl Drop for Link {
-    fn drop(&mut self) {
-        self.connections.open.lock().clients.remove(&self.outbox.connection());
-        if let Some(code) = self.outbox.close_code() {
-            self.connections.metrics.connections_closed.inc(code.word());
-        }
-    }
-}
-
-/// An authorised client. Leaves its rooms, and is reported as gone, when dropped.
-#[derive(Debug)]
-pub struct Connection {
-    session: Session,
-    notifier: Option<Notifier>,
-    connections: Arc<Connections>,
-}
-
-impl Connection {
-    /// Carries out what the client said. Does not wait; the reply goes to the outbox.
-    ///
-    /// # Errors
-    /// When the outbox takes no more; the connection is ending then.
-    pub fn on_message(&mut self, message: Message<'_>) -> Result<(), Full> {
-        self.connections.metrics.client_messages.inc();
-        if let (Message::Ping, Some(notifier)) = (&message, &self.notifier) {
-            notifier.notify(Event::Ping);
-        }
-        self.session.on_message(message, &self.connections)
-    }
-
-    /// As [`on_message`](Self::on_message), for a text that asks for much; others have their turn in between.
-    ///
-    /// # Errors
-    /// As [`on_message`](Self::on_message).
-    pub async fn on_long_message(&mut self, text: &str) -> Result<(), Full> {
-        match Message::parse(text, self.session.version()) {
-            Message::SubscribeAll { list, .. } if let Ok(list) = Wanted::list(list) => {
-                self.connections.metrics.client_messages.inc();
-                self.session.subscribe_all(list, &self.connections).await
-            }
-            message => self.on_message(message),
-        }
-    }
-
-    /// Whether some subscriptions are still being given what they have missed.
-    pub fn is_behind(&self) -> bool {
-        self.session.is_behind()
-    }
-
-    /// Goes on with them, when it is this connection's turn.
-    ///
-    /// # Errors
-    /// When the outbox takes no more; the connection is ending then.
-    pub async fn catch_up(&mut self) -> Result<CatchUp, Full> {
-        let turns = &self.connections.turns;
-        if turns.available_permits() > 0 {
-            // Nobody else catches up. Where others do, waiting for the turn is enough: a yield for each would make a queue of them
-            // that everybody else has to wait behind.
-            yield_now().await;
-        }
-        let _turn = turns.acquire().await; // fails only when closed, which it never is
-        self.session.catch_up(&self.connections)
-    }
-
-    /// Leaves all rooms, in steps between which others have their turn, and is gone then.
-    pub async fn leave(mut self) {
-        let mut leaving = Leaving { seats: self.session.take_seats(), hub: self.connections.hub.clone() };
-        while leaving.seats.len() > LEFT_AT_ONCE {
-            let rest = leaving.seats.len() - LEFT_AT_ONCE;
-            leaving.hub.leave(leaving.seats.drain(rest..), || {});
-            yield_now().await;
-        }
-    }
-}
-
-impl Drop for Connection {
-    fn drop(&mut self) {
-        drop(Leaving { seats: self.session.take_seats(), hub: self.connections.hub.clone() });
-        self.connections.metrics.connections.dec();
-    }
-}
-
-/// Subscriptions that are on their way out, all at once at the latest when this is dropped.
-struct Leaving {
-    seats: Vec<Seat>,
-    hub: Arc<Hub>,
-}
-
-impl Drop for Leaving {
-    fn drop(&mut self) {
-        self.hub.leave(std::mem::take(&mut self.seats), || {});
+        goodbye(&client);
     }
 }

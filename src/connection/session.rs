@@ -1,58 +1,97 @@
 //! The protocol state of one authorised client: which subscriptions it has.
 
+mod permissions;
 mod recovering;
 mod seats;
 
 use std::{
     collections::{HashMap, hash_map::Entry},
     sync::Arc,
+    time::Duration,
 };
 
 use foldhash::fast::RandomState;
 use serde_json::value::RawValue;
-use tokio::task::yield_now;
+use tokio::time::Instant;
 
 use self::{recovering::Behind, seats::Seats};
 use super::Connections;
 use crate::{
+    backend::{Admission, Moment},
     hub::{Frame, Full, Hub, Outbox, Seat},
     protocol::{
-        RequestId, Version,
+        CloseCode, RequestId, Version,
         client::{Message, Wanted},
         server::{self, Misunderstanding, Refusal, Status, v3, v4},
     },
     room::{Allowed, Numbers, RoomKey},
 };
 
+pub(super) use permissions::Applied;
 pub use recovering::CatchUp;
 
-/// Subscriptions of one message that are carried out before others have their turn: about a millisecond.
-const SUBSCRIBED_AT_ONCE: usize = 128;
+/// A client may say at once what it may say in this time.
+const BURST: Duration = Duration::from_secs(10);
 
 #[derive(Debug)]
 pub(super) struct Session {
     version: Version,
     outbox: Arc<Outbox>,
+    user: Option<Arc<str>>,
     allowed: Arc<Allowed>,
+    /// When the backend was asked for that.
+    asked: Moment,
     subscriptions: HashMap<RequestId, Seats, RandomState>,
+    /// Places in rooms, taken or waited for.
+    places: usize,
     /// There while something is; most clients are not behind, and there are many clients.
     behind: Option<Box<Behind>>,
+    /// When the client would have said all that it has said, had it said it as slowly as it may.
+    said: Instant,
+    /// When it was given a ticket.
+    ticketed: Option<Instant>,
 }
 
 impl Session {
-    pub(super) fn new(version: Version, outbox: Arc<Outbox>, allowed: Arc<Allowed>) -> Self {
-        Self { version, outbox, allowed, subscriptions: HashMap::default(), behind: None }
+    pub(super) fn new(version: Version, outbox: Arc<Outbox>, admission: &Admission, asked: Moment) -> Self {
+        Self {
+            version,
+            outbox,
+            user: admission.user.clone(),
+            allowed: admission.allowed.clone(),
+            asked,
+            subscriptions: HashMap::default(),
+            places: 0,
+            behind: None,
+            said: Instant::now(),
+            ticketed: None,
+        }
     }
 
-    pub(super) fn version(&self) -> Version {
-        self.version
+    /// Whose it is.
+    pub(super) fn user(&self) -> Option<&Arc<str>> {
+        self.user.as_ref()
+    }
+
+    /// The client says `count` things. Ends the connection when it says too much.
+    pub(super) fn count(&mut self, count: usize, connections: &Connections) -> Result<(), Full> {
+        let (now, rate) = (Instant::now(), connections.config.limits.messages_a_second);
+        let takes = Duration::from_secs_f64(count as f64 / rate as f64);
+        let said = self.said.max(now) + takes;
+        if said > now + BURST.max(takes) {
+            connections.metrics.limited.inc("messages");
+            self.outbox.close(CloseCode::TooMany, format!("more than {rate} messages a second"));
+            return Err(Full);
+        }
+        self.said = said;
+        Ok(())
     }
 
     /// One reply for each message, though for a subscription with `since` perhaps not yet; the outbox is flushed.
     pub(super) fn on_message(&mut self, message: Message<'_>, connections: &Connections) -> Result<(), Full> {
         let outcome = match message {
             Message::Ping => self.reply(Frame::Fixed(server::PONG)),
-            Message::Subscribe(wanted) => self.subscribe(wanted, connections),
+            Message::Subscribe(wanted) => self.subscribe(Some(wanted), connections),
             Message::SubscribeAll { request_id, .. } => {
                 let detail = "subscriptions is a list of objects with room and requestId";
                 self.refuse(request_id.as_ref(), Refusal::MalformedSubscriptions, || detail.to_owned())
@@ -69,26 +108,6 @@ impl Session {
         outcome
     }
 
-    /// As [`on_message`](Self::on_message), for many subscriptions in one message: one reply for each, in their order.
-    pub(super) async fn subscribe_all(
-        &mut self,
-        list: Vec<Option<Wanted<'_>>>,
-        connections: &Connections,
-    ) -> Result<(), Full> {
-        for (at, wanted) in list.into_iter().enumerate() {
-            match wanted {
-                Some(wanted) => self.subscribe(wanted, connections)?,
-                None => self.refuse_unlabelled()?,
-            }
-            if at % SUBSCRIBED_AT_ONCE == SUBSCRIBED_AT_ONCE - 1 {
-                self.outbox.flush();
-                yield_now().await;
-            }
-        }
-        self.outbox.flush();
-        Ok(())
-    }
-
     /// All subscriptions, to be left by the caller.
     pub(super) fn take_seats(&mut self) -> Vec<Seat> {
         self.behind = None;
@@ -98,12 +117,20 @@ impl Session {
         all
     }
 
-    fn subscribe(&mut self, wanted: Wanted<'_>, connections: &Connections) -> Result<(), Full> {
-        let Wanted { room, request_id, since } = wanted;
-        let Some(request_id) = request_id else { return self.refuse_unlabelled() };
+    /// Subscribes, or says why not; `None` is no request at all.
+    pub(super) fn subscribe(&mut self, wanted: Option<Wanted<'_>>, connections: &Connections) -> Result<(), Full> {
+        let Some(Wanted { room, request_id: Some(request_id), since }) = wanted else {
+            return self.refuse_unlabelled();
+        };
         if self.version == Version::V4 && self.subscriptions.contains_key(&request_id) {
             let detail = || "this connection has a subscription with that requestId".to_owned();
             return self.refuse(Some(&request_id), Refusal::RequestIdInUse, detail);
+        }
+        let most = connections.config.limits.subscriptions;
+        if self.places >= most {
+            connections.metrics.limited.inc("subscriptions");
+            let detail = || format!("a connection may have {most} subscriptions");
+            return self.refuse(Some(&request_id), Refusal::TooManySubscriptions, detail);
         }
         let key = match self.allowed_key(room, &connections.hub) {
             Ok(key) => key,
@@ -153,10 +180,12 @@ impl Session {
             Entry::Occupied(mut entry) => {
                 let seat = hub.join(&key, &self.outbox, entry.key(), reply);
                 entry.get_mut().add(seat);
+                self.places += 1;
             }
             Entry::Vacant(entry) => {
                 let seat = hub.join(&key, &self.outbox, entry.key(), reply);
                 entry.insert(Seats::One(seat));
+                self.places += 1;
             }
         }
         outcome
@@ -167,6 +196,7 @@ impl Session {
             let detail = || "this connection has no subscription with that requestId".to_owned();
             return self.refuse(Some(request_id), Refusal::NotSubscribed, detail);
         };
+        self.places -= seats.len();
         if matches!(seats, Seats::Recovering) {
             self.stop_recovering(request_id);
         }

@@ -19,11 +19,12 @@ use rand::{Rng, SeedableRng, rngs::StdRng, seq::IndexedRandom};
 use serde_json::{Value, json, value::to_raw_value};
 use tokio::sync::watch;
 
-use super::*;
+use super::{session::Session, *};
 use crate::{
+    backend::Changes,
     hub::{Content, Encoder, Pace, Portion, Publication, Tally, WildcardDispatch},
-    protocol::Epoch,
-    room::{Allowed, Numbers, RoomKey},
+    protocol::{Epoch, client::Message},
+    room::{Numbers, RoomKey},
 };
 
 /// Events of one run.
@@ -119,7 +120,7 @@ fn connections(history: config::History) -> Arc<Connections> {
     let config = config::from_vars([api].into_iter()).unwrap();
     let metrics = Arc::new(Metrics::default());
     let hub = Arc::new(Hub::new(WildcardDispatch::Both, history, metrics.clone()));
-    let backend = Arc::new(Backend::new(config.backend, metrics.clone()).unwrap());
+    let backend = Backend::new(config.backend, Changes::new(Duration::ZERO), metrics.clone()).unwrap();
     let hooks = Arc::new(Hooks::new(backend.clone(), config.hooks));
     Arc::new(Connections::new(hub, backend, hooks, metrics, config.connection, watch::channel(State::Current).1))
 }
@@ -299,10 +300,11 @@ impl World {
         *network.room.lock() = self.rng.random_range(0..2000);
         let metrics = self.connections.metrics.clone();
         let outbox: Arc<Outbox> = Arc::new(Outbox::new(Uuid::new_v4(), network.clone(), 1 << 20, metrics));
-        let allowed: Arc<Allowed> = Arc::new(
-            [json!({"a": "*"}), json!({"a": "*", "b": "*"})].iter().map(key).collect::<Vec<_>>().iter().collect(),
-        );
-        let session = Session::new(Version::V4, outbox.clone(), allowed);
+        let backend = &self.connections.backend;
+        let rooms = [json!({"a": "*"}), json!({"a": "*", "b": "*"})];
+        let rooms = rooms.iter().map(|room| to_raw_value(room).unwrap()).collect();
+        let admission = backend.admission(rooms, None).unwrap();
+        let session = Session::new(Version::V4, outbox.clone(), &admission, backend.changes.now());
         self.peers[peer].connected = Some(Connected { session, outbox, network });
         let mut names: Vec<String> = self.peers[peer].subscriptions.keys().cloned().collect();
         names.sort();

@@ -111,7 +111,20 @@ mod tests {
     fn the_openapi_document_names_the_routes_there_are() {
         let document: Value = serde_json::from_str(OPENAPI).unwrap();
         let paths: Vec<_> = document["paths"].as_object().unwrap().keys().map(String::as_str).collect();
-        assert_eq!(paths, ["/healthz", "/metrics", "/openapi.json", "/position", "/readyz", "/status", "/trigger/"]);
+        let routes = [
+            "/connections",
+            "/control/",
+            "/explain",
+            "/healthz",
+            "/metrics",
+            "/openapi.json",
+            "/position",
+            "/readyz",
+            "/rooms",
+            "/status",
+            "/trigger/",
+        ];
+        assert_eq!(paths, routes);
         assert_eq!(document["info"]["version"], env!("CARGO_PKG_VERSION"));
     }
 }

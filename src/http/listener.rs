@@ -1,6 +1,6 @@
 //! Accepting connections, and HTTP/1.1 on them.
 
-use std::{io, os::unix::fs::FileTypeExt, path::PathBuf, time::Duration};
+use std::{io, os::unix::fs::FileTypeExt, path::PathBuf, sync::Arc, time::Duration};
 
 use hyper::{body::Incoming, server::conn::http1, service::Service as _};
 use hyper_util::{
@@ -16,12 +16,10 @@ use tracing::{debug, warn};
 use warp::{filters::BoxedFilter, reply::Response};
 
 use super::Origination;
-use crate::{config::Listen, transport::socket::Socket};
+use crate::{config::Listen, metrics::Metrics, transport::socket::Socket};
 
 /// How long a connection may take to send the head of a request.
 const HEAD_DEADLINE: Duration = Duration::from_secs(5);
-/// The largest head of a request: cookies can be large.
-const HEAD_LIMIT_BYTES: usize = 64 * 1024;
 /// Connections that may wait to be accepted.
 const BACKLOG: u32 = 4096;
 /// How long to wait when there are no descriptors left.
@@ -41,6 +39,17 @@ impl BindError {
     pub fn is_in_use(&self) -> bool {
         self.source.kind() == io::ErrorKind::AddrInUse
     }
+}
+
+/// What peers have to keep to.
+#[derive(Debug, Clone)]
+pub struct Terms {
+    /// One that acknowledges nothing for so long is given up.
+    pub peer_timeout: Duration,
+    /// The largest head of a request: cookies can be large.
+    pub head_limit_bytes: usize,
+    /// Where those are counted that do not.
+    pub metrics: Arc<Metrics>,
 }
 
 /// An address that is listened on. A unix socket's file goes when it is dropped.
@@ -105,13 +114,11 @@ impl Listener {
         }
     }
 
-    /// Serves `routes` until `stop`; requests under way are then finished by `tasks`.
-    ///
-    /// A peer that acknowledges nothing for `peer_timeout` is given up.
+    /// Serves `routes` on these `terms` until `stop`; requests under way are then finished by `tasks`.
     pub async fn serve(
         self,
         routes: BoxedFilter<(Response,)>,
-        peer_timeout: Duration,
+        terms: Terms,
         tasks: TaskTracker,
         stop: CancellationToken,
     ) {
@@ -123,8 +130,8 @@ impl Listener {
             };
             match accepted {
                 Ok(socket) => {
-                    socket.tune(peer_timeout);
-                    tasks.spawn(serve_one(socket, routes.clone(), stop.clone()));
+                    socket.tune(terms.peer_timeout);
+                    tasks.spawn(serve_one(socket, routes.clone(), terms.clone(), stop.clone()));
                 }
                 Err(error) if is_about_one_peer(&error) => {
                     debug!(%error, "a connection was gone before it was accepted")
@@ -143,7 +150,7 @@ fn is_about_one_peer(error: &io::Error) -> bool {
     matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset)
 }
 
-async fn serve_one(socket: Socket, routes: BoxedFilter<(Response,)>, stop: CancellationToken) {
+async fn serve_one(socket: Socket, routes: BoxedFilter<(Response,)>, terms: Terms, stop: CancellationToken) {
     let peer = socket.peer();
     let routes = TowerToHyperService::new(warp::service(routes));
     let service = hyper::service::service_fn(move |mut request: http::Request<Incoming>| {
@@ -154,7 +161,7 @@ async fn serve_one(socket: Socket, routes: BoxedFilter<(Response,)>, stop: Cance
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_DEADLINE)
-        .max_header_size(HEAD_LIMIT_BYTES)
+        .max_header_size(terms.head_limit_bytes)
         .serve_connection(TokioIo::new(socket), service)
         .with_upgrades();
     let mut connection = Box::pin(connection);
@@ -166,6 +173,11 @@ async fn serve_one(socket: Socket, routes: BoxedFilter<(Response,)>, stop: Cance
         }
     };
     if let Err(error) = outcome {
+        if error.is_parse_too_large() {
+            terms.metrics.limited.inc("headers");
+        } else if error.is_timeout() {
+            terms.metrics.limited.inc("handshake");
+        }
         debug!(%error, "connection ended");
     }
 }

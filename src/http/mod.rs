@@ -2,6 +2,9 @@
 //! backend posts triggers and operators look.
 
 mod admin;
+mod body;
+mod control;
+mod inspect;
 pub mod listener;
 mod position;
 mod reply;
@@ -9,7 +12,7 @@ mod trigger;
 
 use std::{net::SocketAddr, sync::Arc};
 
-use http::{HeaderMap, Version};
+use http::HeaderMap;
 use hyper::upgrade::OnUpgrade;
 use warp::{Filter, filters::BoxedFilter, reply::Response};
 
@@ -20,7 +23,7 @@ use crate::{
     broker::Publisher,
     config::{Internal, Origins},
     connection::Connections,
-    hub::Hub,
+    protocol::Version,
     transport::websocket::{self, Refused},
 };
 
@@ -30,14 +33,15 @@ pub struct Origination {
     /// Address of the TCP peer; `None` on a unix socket.
     pub peer: Option<SocketAddr>,
     /// Of the request line.
-    pub version: Version,
+    pub version: http::Version,
 }
 
 /// The routes of the public listener: `/ws/`, with or without the slash, and nothing else.
 pub fn public(connections: Arc<Connections>, origins: Origins) -> BoxedFilter<(Response,)> {
     let origins = Arc::new(origins);
     let query = warp::query::raw().or(warp::any().map(String::new)).unify();
-    warp::path("ws")
+    let within_limits = reply::limits(&connections.config.limits, connections.metrics.clone());
+    let route = warp::path("ws")
         .and(warp::path::end())
         .and(warp::get())
         .and(warp::header::headers_cloned())
@@ -45,13 +49,12 @@ pub fn public(connections: Arc<Connections>, origins: Origins) -> BoxedFilter<(R
         .and(warp::ext::get::<Origination>())
         .and(warp::ext::optional::<OnUpgrade>())
         .map(move |headers: HeaderMap, query: String, from: Origination, upgrade: Option<OnUpgrade>| {
-            open_websocket(&headers, &query, from, upgrade, &connections, &origins)
-        })
-        .recover(reply::rejected)
-        .unify()
-        .boxed()
+            open_websocket(&headers, &query, from, upgrade, &connections, &origins).unwrap_or_else(|refusal| *refusal)
+        });
+    within_limits.and(route).recover(reply::rejected).unify().boxed()
 }
 
+/// Has the client served if it may be, and answers its handshake; `Err` is an answer, too.
 fn open_websocket(
     headers: &HeaderMap,
     query: &str,
@@ -59,7 +62,7 @@ fn open_websocket(
     upgrade: Option<OnUpgrade>,
     connections: &Arc<Connections>,
     origins: &Origins,
-) -> Response {
+) -> Result<Response, Box<Response>> {
     let request = websocket::Request { version: from.version, headers };
     let refused = |refused: Refused| {
         connections.metrics.connections_refused.inc(refused.word());
@@ -67,36 +70,43 @@ fn open_websocket(
         if refused == Refused::Version {
             response.headers_mut().insert(http::header::SEC_WEBSOCKET_VERSION, http::HeaderValue::from_static("13"));
         }
-        response
+        Box::new(response)
     };
-    let (response, version) = match websocket::accept(&request, origins) {
-        Ok(accepted) => accepted,
-        Err(reason) => return refused(reason),
-    };
-    let Some(upgrade) = upgrade else { return refused(Refused::NotAnUpgrade) };
-    let forwarded = match connections.backend.forwarded(&Handshake { headers, query, peer: from.peer }) {
-        Ok(forwarded) => forwarded,
-        Err(error) => {
-            connections.metrics.connections_refused.inc("header");
-            return reply::error(http::StatusCode::BAD_REQUEST, "malformed-header", &error.to_string());
-        }
-    };
-    connections.tasks.spawn(websocket::serve(upgrade, version, forwarded, connections.clone()));
-    response.map(|()| warp::reply::Response::default().into_body())
+    let (response, version) = websocket::accept(&request, origins).map_err(refused)?;
+    let upgrade = upgrade.ok_or_else(|| refused(Refused::NotAnUpgrade))?;
+    let handshake = Handshake { headers, query, peer: from.peer };
+    let identity = connections.backend.identify(&handshake).map_err(|error| {
+        connections.metrics.connections_refused.inc("header");
+        Box::new(reply::error(http::StatusCode::BAD_REQUEST, "malformed-header", &error.to_string()))
+    })?;
+    let place = connections.place(from.peer, headers).map_err(|limit| {
+        connections.metrics.connections_refused.inc("limit");
+        Box::new(reply::too_many(limit))
+    })?;
+    let has_ticket =
+        version == Version::V4 && url::form_urlencoded::parse(query.as_bytes()).any(|(name, _)| name == "resume");
+    let arrival = websocket::Arrival { version, has_ticket, identity, place };
+    connections.tasks.spawn(websocket::serve(upgrade, arrival, connections.clone()));
+    Ok(response.map(|()| warp::reply::Response::default().into_body()))
 }
 
 /// The routes of the internal listener.
 pub fn internal(
     config: &Internal,
     publisher: Publisher,
-    hub: Arc<Hub>,
+    connections: Arc<Connections>,
     readiness: Readiness,
 ) -> BoxedFilter<(Response,)> {
     let health = admin::health(readiness.clone());
-    let private = trigger::route(publisher, config.body_limit_bytes, readiness.metrics().clone())
+    let numbers = connections.hub.dispatch().numbers();
+    let private = trigger::route(publisher.clone(), config.body_limit_bytes, readiness.metrics().clone())
+        .or(control::route(publisher, numbers))
+        .unify()
         .or(admin::routes(readiness))
         .unify()
-        .or(position::route(hub))
+        .or(position::route(connections.hub.clone()))
+        .unify()
+        .or(inspect::routes(connections))
         .unify();
     let guarded = reply::guard(config.token.clone()).and(private);
     health.or(guarded).unify().recover(reply::rejected).unify().boxed()

@@ -1,14 +1,19 @@
 //! From what went wrong to what is answered.
 
-use std::{convert::Infallible, net::IpAddr};
+use std::{convert::Infallible, net::IpAddr, sync::Arc};
 
 use http::{HeaderMap, HeaderValue, StatusCode, header};
+use rand::Rng;
 use serde::Serialize;
 use serde_json::json;
-use warp::{Filter, Rejection, Reply, reply::Response};
+use warp::{Filter, Rejection, Reply, path::FullPath, reply::Response};
 
 use super::Origination;
-use crate::config::Secret;
+use crate::{
+    config::{Limits, Secret},
+    connection::TooMany,
+    metrics::Metrics,
+};
 
 /// `{"code":"success"}`.
 pub(super) fn success() -> Response {
@@ -25,11 +30,70 @@ pub(super) fn json(status: StatusCode, body: &impl Serialize) -> Response {
     warp::reply::with_status(warp::reply::json(body), status).into_response()
 }
 
+/// When a caller should try again after the broker was away, in seconds.
+const RETRY_AFTER: u32 = 1;
+
+/// 503: the broker is away, or has too much to do.
+pub(super) fn try_later(detail: &str) -> Response {
+    with_retry_after(error(StatusCode::SERVICE_UNAVAILABLE, "try-later", detail))
+}
+
+/// Says when to come again, if that is what the caller has to do.
+pub(super) fn with_retry_after(mut response: Response) -> Response {
+    if response.status() == StatusCode::SERVICE_UNAVAILABLE {
+        response.headers_mut().insert(header::RETRY_AFTER, RETRY_AFTER.into());
+    }
+    response
+}
+
+/// When to come back, in seconds, to a server that has as many connections as it may have.
+const FULL_SECONDS: std::ops::Range<u32> = 10..60;
+
+/// There are too many connections.
+pub(super) fn too_many(limit: TooMany) -> Response {
+    let status = match limit {
+        TooMany::InAll => StatusCode::SERVICE_UNAVAILABLE,
+        TooMany::FromAddress => StatusCode::TOO_MANY_REQUESTS,
+    };
+    let mut response = error(status, "too-many-connections", &limit.to_string());
+    let seconds = rand::rng().random_range(FULL_SECONDS);
+    response.headers_mut().insert(header::RETRY_AFTER, seconds.into());
+    response
+}
+
 /// A request that is refused before it reaches its route.
 #[derive(Debug, Clone, Copy)]
 enum Refused {
     Token,
     ForeignPage,
+    LongUrl(usize),
+    LongHeaders(usize),
+}
+
+/// Lets pass what is no larger than `limits` say.
+pub(super) fn limits(
+    limits: &Limits,
+    metrics: Arc<Metrics>,
+) -> impl Filter<Extract = (), Error = Rejection> + Clone + use<> {
+    let (url_bytes, header_bytes) = (limits.url_bytes, limits.header_bytes);
+    let query = warp::query::raw().or(warp::any().map(String::new)).unify();
+    warp::path::full()
+        .and(query)
+        .and(warp::header::headers_cloned())
+        .and_then(move |path: FullPath, query: String, headers: HeaderMap| {
+            let headers: usize = headers.iter().map(|(name, value)| name.as_str().len() + value.len()).sum();
+            let outcome = if path.as_str().len() + query.len() > url_bytes {
+                metrics.limited.inc("url");
+                Err(Refused::LongUrl(url_bytes))
+            } else if headers > header_bytes {
+                metrics.limited.inc("headers");
+                Err(Refused::LongHeaders(header_bytes))
+            } else {
+                Ok(())
+            };
+            std::future::ready(outcome.map_err(warp::reject::custom))
+        })
+        .untuple_one()
 }
 
 impl warp::reject::Reject for Refused {}
@@ -90,6 +154,14 @@ pub(super) async fn rejected(rejection: Rejection) -> Result<Response, Infallibl
                 "foreign-page",
                 "without INTERNAL_TOKEN only this machine may call this, by the name localhost or its address",
             ),
+            Refused::LongUrl(most) => {
+                let detail = format!("path and query may have up to {most} bytes (URL_LIMIT)");
+                error(StatusCode::URI_TOO_LONG, "url-too-long", &detail)
+            }
+            Refused::LongHeaders(most) => {
+                let detail = format!("the headers may have up to {most} bytes (HEADER_LIMIT)");
+                error(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "headers-too-large", &detail)
+            }
         }
     } else if rejection.is_not_found() {
         error(StatusCode::NOT_FOUND, "not-found", "there is nothing at this path")

@@ -1,35 +1,31 @@
 //! `POST /trigger/`: a trigger over HTTP. It goes to the broker like any other, and so reaches every instance.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
-use bytes::{Buf, Bytes, BytesMut};
-use futures::{Stream, StreamExt};
-use http::{HeaderValue, StatusCode, header};
+use bytes::Bytes;
+use http::StatusCode;
 use serde_json::{Value, json, value::RawValue};
-use tokio::{sync::Semaphore, time::timeout};
+use tokio::sync::Semaphore;
 use tracing::warn;
 use warp::{Filter, Rejection, reply::Response};
 
-use super::reply;
+use super::{
+    body::{self, Unread},
+    reply,
+};
 use crate::{
-    broker::{self, Publisher},
+    broker::{self, Kind, Publisher},
     metrics::Metrics,
     protocol::trigger::Trigger,
     room::Numbers,
 };
 
-/// How long a caller may take to send its trigger.
-const BODY_DEADLINE: Duration = Duration::from_secs(10);
-/// How much beyond the limit is read and thrown away.
-const DISCARDED_BYTES: usize = 8 << 20;
 /// Bytes of triggers that are being received or published at a time, if one alone does not need more. Counted in KiB.
 const IN_FLIGHT_KIB: usize = 64 << 10;
 /// What a trigger looks like, for whoever got it wrong.
 const SHAPE: &str = r#"a trigger is {"rooms":[{…}, …],"data":…} in UTF-8: JSON, rooms a list of objects, data anything, perhaps with exclude, a list of connections' ids, and id, a string of up to 255 bytes; or a list of them"#;
 /// What has happened when a trigger was not accepted.
 const UNCONFIRMED: &str = "the broker did not confirm the trigger";
-/// When a caller should try again after the broker was away.
-const RETRY_AFTER: &str = "1";
 
 pub(super) fn route(
     publisher: Publisher,
@@ -41,11 +37,12 @@ pub(super) fn route(
         let (publisher, metrics, in_flight) = (publisher.clone(), metrics.clone(), in_flight.clone());
         async move {
             let mut held = Held { semaphore: in_flight, kib: 0 };
-            let answer = match timeout(BODY_DEADLINE, collect(body, limit_bytes, &mut held)).await {
-                Ok(Ok(body)) if is_list(&body) => return publish_all(&publisher, &body, &metrics).await,
-                Ok(Ok(body)) => publish(&publisher, body).await,
-                Ok(Err(answer)) => answer,
-                Err(_) => Answer::Incomplete,
+            let answer = match body::read(body, limit_bytes, |bytes| held.grow(bytes)).await {
+                Ok(body) if is_list(&body) => return publish_all(&publisher, &body, &metrics).await,
+                Ok(body) => publish(&publisher, body).await,
+                Err(Unread::TooLarge) => Answer::TooLarge,
+                Err(Unread::Incomplete) => Answer::Incomplete,
+                Err(Unread::Busy) => Answer::Busy,
             };
             metrics.trigger_requests.inc(answer.word());
             answer.response(limit_bytes)
@@ -114,12 +111,12 @@ impl Answer {
                 (StatusCode::PAYLOAD_TOO_LARGE, format!("a trigger may have up to {limit_bytes} bytes (MESSAGE_LIMIT)"))
             }
             Self::Incomplete => {
-                (StatusCode::REQUEST_TIMEOUT, format!("the body did not arrive whole within {BODY_DEADLINE:?}"))
+                (StatusCode::REQUEST_TIMEOUT, format!("the body did not arrive whole within {:?}", body::DEADLINE))
             }
             Self::TryLater => (StatusCode::SERVICE_UNAVAILABLE, UNCONFIRMED.to_owned()),
             Self::Busy => (StatusCode::SERVICE_UNAVAILABLE, "too much is being published at once".to_owned()),
         };
-        with_retry_after(reply::error(status, self.word(), &detail))
+        reply::with_retry_after(reply::error(status, self.word(), &detail))
     }
 
     /// The outcome as one of several.
@@ -130,14 +127,6 @@ impl Answer {
             _ => json!({"code": "error", "message": self.word(), "detail": SHAPE}),
         }
     }
-}
-
-/// Says when to come again, if that is what the caller has to do.
-fn with_retry_after(mut response: Response) -> Response {
-    if response.status() == StatusCode::SERVICE_UNAVAILABLE {
-        response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static(RETRY_AFTER));
-    }
-    response
 }
 
 /// Whether a body is a list of triggers.
@@ -171,14 +160,14 @@ async fn publish_all(publisher: &Publisher, body: &Bytes, metrics: &Metrics) -> 
     answers.iter().for_each(|answer| metrics.trigger_requests.inc(answer.word()));
     let is_away = given > 0 && !answers.contains(&Answer::Success);
     let status = if is_away { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::OK };
-    with_retry_after(reply::json(status, &answers.into_iter().map(Answer::item).collect::<Vec<_>>()))
+    reply::with_retry_after(reply::json(status, &answers.into_iter().map(Answer::item).collect::<Vec<_>>()))
 }
 
 async fn publish(publisher: &Publisher, body: Bytes) -> Answer {
     if let Err(error) = Trigger::parse(&body, Numbers::ByValue) {
         return Answer::Wrong(error.word());
     }
-    accepted(publisher.publish(body).await)
+    accepted(publisher.publish(Kind::Trigger, body).await)
 }
 
 fn accepted(outcome: Result<(), broker::Error>) -> Answer {
@@ -189,30 +178,6 @@ fn accepted(outcome: Result<(), broker::Error>) -> Answer {
             Answer::TryLater
         }
     }
-}
-
-/// The whole body, as long as it has no more than `limit_bytes`. Somewhat more is read all the same: a caller that is
-/// still sending would not see the answer.
-async fn collect(
-    body: impl Stream<Item = Result<impl Buf, warp::Error>>,
-    limit_bytes: usize,
-    held: &mut Held,
-) -> Result<Bytes, Answer> {
-    let mut body = std::pin::pin!(body);
-    let (mut whole, mut length) = (BytesMut::new(), 0_usize);
-    while let Some(piece) = body.next().await {
-        let mut piece = piece.map_err(|_| Answer::Incomplete)?;
-        length = length.saturating_add(piece.remaining());
-        if length <= limit_bytes {
-            if !held.grow(length) {
-                return Err(Answer::Busy);
-            }
-            whole.extend_from_slice(&piece.copy_to_bytes(piece.remaining()));
-        } else if length - limit_bytes > DISCARDED_BYTES {
-            break;
-        }
-    }
-    if length > limit_bytes { Err(Answer::TooLarge) } else { Ok(whole.freeze()) }
 }
 
 #[cfg(test)]

@@ -4,7 +4,11 @@
 //! keys, and not by the number of rooms: the subscriptions' wildcards are tried by masking the trigger's room; for a
 //! trigger's own wildcards the rooms of that shape are also kept under their masked texts, from the first such trigger on.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    cmp::Reverse,
+    collections::{BinaryHeap, HashMap},
+    sync::Arc,
+};
 
 use foldhash::fast::RandomState;
 use parking_lot::{Mutex, RwLock};
@@ -53,6 +57,29 @@ impl Hub {
         self.shapes.read().values().map(|shape| shape.len()).sum()
     }
 
+    /// The rooms that a trigger to `room` would reach, or all of them, the largest first: `limit` of them with their
+    /// subscriptions, and how many there are. Walks all rooms.
+    pub fn list(&self, room: Option<&RoomKey>, limit: usize) -> (Vec<(String, usize)>, usize) {
+        let mut largest = BinaryHeap::new();
+        let mut count = 0;
+        let mut add = |room: &Arc<Room>| {
+            count += 1;
+            largest.push(Reverse((room.len(), Reverse(room.key().as_str().to_owned()))));
+            if largest.len() > limit {
+                largest.pop();
+            }
+        };
+        match room {
+            Some(room) => self.find(std::slice::from_ref(room)).iter().for_each(&mut add),
+            None => {
+                let shapes: Vec<_> = self.shapes.read().values().cloned().collect();
+                shapes.iter().for_each(|shape| shape.each(&mut add));
+            }
+        }
+        let sorted = largest.into_sorted_vec().into_iter();
+        (sorted.map(|Reverse((members, Reverse(text)))| (text, members)).collect(), count)
+    }
+
     /// Whether nothing is kept of any room.
     #[cfg(test)]
     pub(super) fn is_blank(&self) -> bool {
@@ -95,6 +122,10 @@ impl Hub {
 
     /// Who gets a trigger for `rooms`.
     pub fn audience(&self, rooms: &[RoomKey]) -> Audience {
+        Audience::new(self.find(rooms))
+    }
+
+    fn find(&self, rooms: &[RoomKey]) -> Rooms {
         let mut found = Rooms::new();
         for key in rooms {
             let Some(shape) = self.shape(key) else { continue };
@@ -108,7 +139,7 @@ impl Hub {
             found.sort_unstable_by_key(Arc::as_ptr);
             found.dedup_by(|one, other| Arc::ptr_eq(one, other));
         }
-        Audience::new(found)
+        found
     }
 
     fn shape(&self, key: &RoomKey) -> Option<Arc<Shape>> {

@@ -210,6 +210,11 @@ impl Reading {
 }
 
 impl Recovery {
+    /// The room it will be in.
+    pub fn room(&self) -> &RoomKey {
+        &self.key
+    }
+
     /// The label of the subscription.
     pub fn request_id(&self) -> &RequestId {
         &self.request_id

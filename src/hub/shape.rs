@@ -67,6 +67,13 @@ impl Shape {
         self.rooms.load(Ordering::Relaxed)
     }
 
+    /// Shows `look` all rooms, those of one stripe after the other.
+    pub(super) fn each(&self, mut look: impl FnMut(&Arc<Room>)) {
+        for stripe in &self.stripes {
+            stripe.read().iter().for_each(|entry| look(&entry.0));
+        }
+    }
+
     /// The room with exactly this text.
     pub(super) fn get(&self, text: &str) -> Option<Arc<Room>> {
         self.stripe(text).read().get(text).map(|entry| entry.0.clone())

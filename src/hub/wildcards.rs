@@ -24,7 +24,7 @@ impl WildcardDispatch {
 
     /// How often a trigger for `rooms` is delivered to a subscription to `subscribed`, when the two are looked at by
     /// themselves. The index of the hub comes to the same for many at once.
-    pub(super) fn deliveries(self, rooms: &[RoomKey], subscribed: &RoomKey) -> usize {
+    pub(crate) fn deliveries(self, rooms: &[RoomKey], subscribed: &RoomKey) -> usize {
         let reaches = |room: &&RoomKey| match self {
             Self::Both => subscribed.agrees(room),
             Self::Subscriptions => subscribed.covers(room),

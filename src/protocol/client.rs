@@ -91,6 +91,14 @@ impl<'a> Wanted<'a> {
     }
 }
 
+/// The ticket of `{"type":"resume","ticket":"…"}`, with which a client of version 4 may begin.
+pub fn ticket(text: &str) -> Option<&str> {
+    let [kind, ticket] = fields(text, ["type", "ticket"]).ok()?;
+    let is_resume = kind.is_some_and(|kind| kind.get() == r#""resume""#);
+    // Tickets have no letters that would be written otherwise in JSON.
+    ticket.filter(|_| is_resume)?.get().strip_prefix('"')?.strip_suffix('"')
+}
+
 /// The id that `json` is: any scalar in 3.1, a string or a number in version 4.
 fn label(json: &RawValue, version: Version) -> Option<RequestId> {
     let is_label = |id: &RequestId| version == Version::V3 || !matches!(id.as_json(), "true" | "false" | "null");
@@ -136,6 +144,21 @@ mod tests {
         assert!(matches!(parse(&deep), Message::UnknownType { .. }));
         assert!(matches!(parse(&deep[..100_000]), Message::NotJson));
         assert!(matches!(parse(&"9".repeat(5000)), Message::UnknownType { .. }));
+    }
+
+    #[test]
+    fn a_ticket_is_all_that_a_resume_message_holds() {
+        assert_eq!(ticket(r#" {"ticket":"a.b-_","type":"resume"}"#), Some("a.b-_"));
+        for text in [
+            "",
+            "ping",
+            "{}",
+            r#"{"type":"resume"}"#,
+            r#"{"type":"x","ticket":"a"}"#,
+            r#"{"type":"resume","ticket":1}"#,
+        ] {
+            assert_eq!(ticket(text), None, "{text}");
+        }
     }
 
     #[test]

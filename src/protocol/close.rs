@@ -11,6 +11,8 @@ pub enum CloseCode {
     ProtocolError,
     /// 1007: a text message was not UTF-8.
     InvalidText,
+    /// 1008: the client sent more messages than it may.
+    TooMany,
     /// 1009: a message larger than `MESSAGE_LIMIT`.
     TooBig,
     /// 1012: triggers may have been missed; come back and fetch again.
@@ -19,6 +21,10 @@ pub enum CloseCode {
     TryLater,
     /// 3500: not authorised, as version 4 tells it.
     NotAuthorized,
+    /// 3501: the application has ended the connection.
+    Disconnected,
+    /// 3502: the client may not do any more what it did; come back and see.
+    PermissionsChanged,
     /// 3503: silent for `IDLE_TIMEOUT`, as version 4 tells it.
     Idle,
     /// 3008: more than `OUTBOX_LIMIT` was waiting for the client, or it took nothing for too long.
@@ -37,11 +43,14 @@ impl CloseCode {
             Self::GoingAway => 1001,
             Self::ProtocolError => 1002,
             Self::InvalidText => 1007,
+            Self::TooMany => 1008,
             Self::TooBig => 1009,
             Self::Gap => 1012,
             Self::TryLater => 1013,
             Self::TooSlow => 3008,
             Self::NotAuthorized => 3500,
+            Self::Disconnected => 3501,
+            Self::PermissionsChanged => 3502,
             Self::Idle => 3503,
             Self::Echo(code) => code,
             Self::NoStatus => 1005,
@@ -55,11 +64,14 @@ impl CloseCode {
             Self::GoingAway => "going-away",
             Self::ProtocolError => "protocol-error",
             Self::InvalidText => "invalid-text",
+            Self::TooMany => "too-many",
             Self::TooBig => "too-big",
             Self::Gap => "gap",
             Self::TooSlow => "too-slow",
             Self::TryLater => "try-later",
             Self::NotAuthorized => "not-authorized",
+            Self::Disconnected => "disconnected",
+            Self::PermissionsChanged => "permissions-changed",
             Self::Idle => "idle",
             Self::Echo(_) | Self::NoStatus => "client",
         }

@@ -4,6 +4,7 @@
 
 pub mod client;
 mod close;
+pub mod control;
 mod fields;
 mod position;
 mod request_id;

@@ -42,6 +42,11 @@ impl Allowed {
 }
 
 impl Allowed {
+    /// The allowed rooms, in their canonical form.
+    pub fn rooms(&self) -> impl Iterator<Item = &str> {
+        self.shapes.values().flat_map(|shape| shape.rooms.iter().map(Box::as_ref))
+    }
+
     /// Which allowed room comes nearest to `wanted`, which none covers, and in what it differs; for people.
     pub fn nearest(&self, wanted: &RoomKey) -> String {
         let mut shape = String::new();

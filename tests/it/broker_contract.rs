@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use bytes::Bytes;
 use futures::future::join_all;
 use high_templar::{
-    broker::{self, Batch, Consumer, Delivery, Publisher, State},
+    broker::{self, Batch, Consumer, Delivery, Kind, Publisher, State},
     config,
     metrics::Metrics,
 };
@@ -37,7 +37,7 @@ impl Instance {
     async fn until_accepted(&mut self, body: &'static [u8]) {
         let publisher = self.publisher.clone();
         let publish = async {
-            while publisher.publish(Bytes::from_static(body)).await.is_err() {
+            while publisher.publish(Kind::Trigger, Bytes::from_static(body)).await.is_err() {
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }
         };
@@ -66,10 +66,11 @@ impl Instance {
     }
 }
 
-/// The triggers in `batch`.
+/// The triggers in `batch`, and the control messages with a `c` before them.
 fn triggers(batch: &Batch) -> impl Iterator<Item = Bytes> + '_ {
     batch.deliveries.iter().filter_map(|delivery| match delivery {
         Delivery::Trigger { body, .. } => Some(body.clone()),
+        Delivery::Control { body, .. } => Some([b"c", &body[..]].concat().into()),
         _ => None,
     })
 }
@@ -81,7 +82,7 @@ async fn keeps_the_contract(config: &config::Broker) {
     // Bodies arrive byte for byte, whatever they are.
     let odd = [&b""[..], b"\0\xff", b"not json", &[b'x'; 300_000]].map(Bytes::from_static);
     for body in &odd {
-        instance.publisher.publish(body.clone()).await.unwrap();
+        instance.publisher.publish(Kind::Trigger, body.clone()).await.unwrap();
     }
     instance.receive(odd.len()).await;
     assert_eq!(instance.received, odd);
@@ -90,7 +91,7 @@ async fn keeps_the_contract(config: &config::Broker) {
     // In the order of their confirms.
     for number in 0..2000_u32 {
         let publisher = instance.publisher.clone();
-        publisher.publish(Bytes::from(number.to_string())).await.unwrap();
+        publisher.publish(Kind::Trigger, Bytes::from(number.to_string())).await.unwrap();
     }
     instance.receive(2000).await;
     let expected: Vec<_> = (0..2000_u32).map(|number| Bytes::from(number.to_string())).collect();
@@ -107,7 +108,7 @@ async fn keeps_the_contract(config: &config::Broker) {
     // What is published at the same time arrives once each, in some order.
     let publish = (0..1000_u32).map(|number| {
         let publisher = instance.publisher.clone();
-        async move { publisher.publish(Bytes::from(number.to_string())).await }
+        async move { publisher.publish(Kind::Trigger, Bytes::from(number.to_string())).await }
     });
     let (confirmed, ()) = tokio::join!(join_all(publish), instance.receive(1000));
     assert!(confirmed.iter().all(Result::is_ok));
@@ -116,10 +117,23 @@ async fn keeps_the_contract(config: &config::Broker) {
     numbers.sort_unstable();
     assert_eq!(numbers, (0..1000).collect::<Vec<_>>());
 
+    // Control messages keep their place among the triggers, and are told from them.
+    instance.received.clear();
+    for number in 0..50_u8 {
+        let (kind, body) =
+            if number.is_multiple_of(3) { (Kind::Control, vec![number, b'!']) } else { (Kind::Trigger, vec![number]) };
+        instance.publisher.publish(kind, body.into()).await.unwrap();
+    }
+    instance.receive(50).await;
+    let in_order = |number: u8| {
+        if number.is_multiple_of(3) { Bytes::from(vec![b'c', number, b'!']) } else { Bytes::from(vec![number]) }
+    };
+    assert_eq!(instance.received, (0..50).map(in_order).collect::<Vec<_>>());
+
     // Nothing is lost when somebody stops waiting for it.
     instance.received.clear();
     for number in 0..50_u8 {
-        instance.publisher.publish(Bytes::from(vec![number])).await.unwrap();
+        instance.publisher.publish(Kind::Trigger, Bytes::from(vec![number])).await.unwrap();
         for _ in 0..3 {
             let polled_once = futures::FutureExt::now_or_never(instance.consumer.next());
             if let Some(Ok(batch)) = polled_once {
@@ -175,7 +189,7 @@ async fn every_instance_on_one_exchange_receives_everything_in_the_same_order() 
     one.received.clear();
     for number in 0..500_u32 {
         let publisher = if number % 2 == 0 { &one.publisher } else { &two.publisher };
-        publisher.publish(Bytes::from(number.to_string())).await.unwrap();
+        publisher.publish(Kind::Trigger, Bytes::from(number.to_string())).await.unwrap();
     }
     for instance in [&mut one, &mut two] {
         let all = instance.receive_until(|received| received.last().is_some_and(|last| last == "499"));
@@ -212,6 +226,7 @@ async fn what_rabbitmq_has_dropped_before_it_was_read_is_told() {
                         assert!(*offset > last, "{last:?} and then {offset:?}");
                         (last, triggers) = (*offset, triggers + 1);
                     }
+                    Delivery::Control { .. } => panic!("nobody has published one"),
                     Delivery::Epoch { .. } => seen.push("epoch"),
                     Delivery::Restart => seen.push("restart"),
                     Delivery::Missed => seen.push("missed"),

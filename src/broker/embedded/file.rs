@@ -13,11 +13,17 @@ use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
 use tokio::{sync::mpsc, task::spawn_blocking};
 use tracing::error;
 
-use super::{super::Delivery, Unwritten};
+use super::{
+    super::{Delivery, Kind},
+    Entry, Unwritten,
+};
 use crate::{config, protocol::Epoch};
 
 /// By offset: when it was written, in milliseconds since 1970, and the body.
 const TRIGGERS: TableDefinition<'_, u64, (u64, &[u8])> = TableDefinition::new("triggers");
+/// By offset: what is no trigger, by its kind.
+const OTHERS: TableDefinition<'_, u64, u8> = TableDefinition::new("others");
+const CONTROL: u8 = 1;
 /// What else is to be known: the epoch.
 const ABOUT: TableDefinition<'_, &str, &str> = TableDefinition::new("about");
 const EPOCH: &str = "epoch";
@@ -88,17 +94,24 @@ impl Log {
             }
         };
         writing.open_table(TRIGGERS)?;
+        writing.open_table(OTHERS)?;
         writing.commit()?;
         let reading = self.database.begin_read()?;
         let mut triggers = Vec::new();
         let mut first = None;
+        let others = reading.open_table(OTHERS)?;
         for entry in reading.open_table(TRIGGERS)?.iter()? {
             let (offset, value) = entry?;
             let (offset, body) = (offset.value(), Bytes::copy_from_slice(value.value().1));
             first.get_or_insert(offset);
             self.last = offset;
             self.bytes += body.len();
-            triggers.push(Delivery::Trigger { body, offset: Some(offset), is_recalled: true });
+            let kind = match others.get(offset)?.map(|kind| kind.value()) {
+                None => Kind::Trigger,
+                Some(CONTROL) => Kind::Control,
+                Some(_) => continue, // a later version's
+            };
+            triggers.push(Delivery::of(kind, body, Some(offset), true));
         }
         // All that comes after this offset is there.
         let offset = first.map_or(self.last, |first| first.saturating_sub(1));
@@ -107,18 +120,23 @@ impl Log {
         Ok(deliveries)
     }
 
-    /// Writes `bodies`, in their order and all or none, and drops what is too old or too much. On the disk when it returns.
-    fn append(&mut self, bodies: &[Bytes]) -> Result<(), redb::Error> {
+    /// Writes `entries`, in their order and all or none, and drops what is too old or too much. On the disk when it returns.
+    fn append(&mut self, entries: &[Entry]) -> Result<(), redb::Error> {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let oldest = now.saturating_sub(self.history.age).as_millis() as u64;
         let (mut last, mut bytes) = (self.last, self.bytes);
         let writing = self.database.begin_write()?;
         {
             let mut triggers = writing.open_table(TRIGGERS)?;
-            for body in bodies {
+            let mut others = writing.open_table(OTHERS)?;
+            for Entry { kind, body } in entries {
                 last += 1;
                 bytes += body.len();
                 triggers.insert(last, (now.as_millis() as u64, &body[..]))?;
+                match kind {
+                    Kind::Trigger => {}
+                    Kind::Control => drop(others.insert(last, CONTROL)?),
+                }
             }
             // The last one stays: it says where offsets go on.
             loop {
@@ -131,6 +149,7 @@ impl Log {
                         if offset < last && (written < oldest || bytes > self.history.limit_bytes) =>
                     {
                         triggers.remove(offset)?;
+                        others.remove(offset)?;
                         bytes -= length;
                     }
                     _ => break,
@@ -144,20 +163,20 @@ impl Log {
 }
 
 /// Writes what is published, many at once where many wait, and passes on what is written.
-pub(super) async fn write(mut log: Log, mut unwritten: mpsc::Receiver<Unwritten>, consumer: mpsc::Sender<Bytes>) {
+pub(super) async fn write(mut log: Log, mut unwritten: mpsc::Receiver<Unwritten>, consumer: mpsc::Sender<Entry>) {
     while let Some(first) = unwritten.recv().await {
-        let mut bytes = first.body.len();
+        let mut bytes = first.entry.body.len();
         let mut batch = vec![first];
         while batch.len() < BATCH
             && bytes < BATCH_BYTES
             && let Ok(next) = unwritten.try_recv()
         {
-            bytes += next.body.len();
+            bytes += next.entry.body.len();
             batch.push(next);
         }
-        let bodies: Vec<Bytes> = batch.iter().map(|trigger| trigger.body.clone()).collect();
+        let entries: Vec<Entry> = batch.iter().map(|unwritten| unwritten.entry.clone()).collect();
         let Ok((back, outcome)) = spawn_blocking(move || {
-            let outcome = log.append(&bodies);
+            let outcome = log.append(&entries);
             (log, outcome)
         })
         .await
@@ -169,10 +188,10 @@ pub(super) async fn write(mut log: Log, mut unwritten: mpsc::Receiver<Unwritten>
             error!(%error, triggers = batch.len(), "the embedded log cannot be written: triggers are refused");
             continue; // whoever published them is told
         }
-        for trigger in batch {
+        for Unwritten { entry, written } in batch {
             // Nobody takes it any more when the server is stopping; it is in the file.
-            let _ = consumer.send(trigger.body).await;
-            let _ = trigger.written.send(());
+            let _ = consumer.send(entry).await;
+            let _ = written.send(());
         }
     }
 }
@@ -187,9 +206,14 @@ mod tests {
         Log::open(path, &config::History { age: Duration::from_secs(60), limit_bytes }).unwrap()
     }
 
+    fn triggers<const N: usize>(bodies: [&'static str; N]) -> [Entry; N] {
+        bodies.map(|body| Entry { kind: Kind::Trigger, body: Bytes::from_static(body.as_bytes()) })
+    }
+
     fn offsets(deliveries: &[Delivery]) -> Vec<u64> {
         let offset = |delivery: &Delivery| match delivery {
-            Delivery::Trigger { offset, is_recalled: true, .. } => offset.unwrap(),
+            Delivery::Trigger { offset, is_recalled: true, .. }
+            | Delivery::Control { offset, is_recalled: true, .. } => offset.unwrap(),
             Delivery::Epoch { offset, .. } => *offset,
             other => panic!("{other:?}"),
         };
@@ -203,13 +227,14 @@ mod tests {
         let (mut log, first) = open(&path, 1000);
         assert_eq!(std::os::unix::fs::MetadataExt::mode(&path.metadata().unwrap()) & 0o777, 0o600);
         assert_eq!(offsets(&first), [0]);
-        log.append(&["a", "b"].map(Bytes::from)).unwrap();
-        log.append(&["c"].map(Bytes::from)).unwrap();
+        log.append(&triggers(["a", "b"])).unwrap();
+        log.append(&[Entry { kind: Kind::Control, body: Bytes::from_static(b"c") }]).unwrap();
         drop(log);
         let (mut log, second) = open(&path, 1000);
         assert_eq!(first[0], second[0]);
         assert_eq!((offsets(&second), log.last()), (vec![0, 1, 2, 3], 3));
-        log.append(&[Bytes::from(vec![b'x'; 1001])]).unwrap();
+        assert!(matches!(&second[3], Delivery::Control { body, .. } if body == "c"));
+        log.append(&[Entry { kind: Kind::Trigger, body: vec![b'x'; 1001].into() }]).unwrap();
         drop(log);
         let (log, third) = open(&path, 1000);
         assert_eq!((offsets(&third), log.last()), (vec![3, 4], 4), "all but the last one is too much");

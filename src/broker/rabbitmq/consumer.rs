@@ -17,6 +17,7 @@ use super::{
     super::{Batch, Delivery, State, Unusable},
     Error, Log, Retry, Topology,
     follower::Follower,
+    kind_of,
     session::{Opening, Session},
 };
 use crate::{
@@ -203,7 +204,7 @@ impl Consumer {
             let offset = offset(&delivery);
             let body = Bytes::from(delivery.data);
             if !session.follows_log {
-                deliveries.push(Delivery::Trigger { body, offset: None, is_recalled: false });
+                deliveries.push(Delivery::of(kind_of(delivery.routing_key.as_str()), body, None, false));
                 continue;
             }
             let Some(offset) = offset else {

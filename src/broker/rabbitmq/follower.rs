@@ -9,6 +9,7 @@ use uuid::Uuid;
 
 use super::{
     super::Delivery,
+    kind_of,
     marker::{MARKER_KEY, Marker},
 };
 use crate::protocol::Epoch;
@@ -147,8 +148,7 @@ impl Follower {
             Some((epoch, marker)) => self.mark(offset, epoch, &marker, deliveries),
             None if key == MARKER_KEY => {} // somebody else's
             None => {
-                let is_recalled = self.is_recalling;
-                deliveries.push(Delivery::Trigger { body, offset: Some(offset), is_recalled });
+                deliveries.push(Delivery::of(kind_of(key), body, Some(offset), self.is_recalling));
             }
         }
         Ok(())
@@ -183,6 +183,9 @@ mod tests {
         let tell = |delivery: &Delivery| match delivery {
             Delivery::Trigger { offset, is_recalled, .. } => {
                 format!("{}{}", if *is_recalled { "-" } else { "" }, offset.unwrap())
+            }
+            Delivery::Control { offset, is_recalled, .. } => {
+                format!("{}c{}", if *is_recalled { "-" } else { "" }, offset.unwrap())
             }
             Delivery::Epoch { offset, .. } => format!("e{offset}"),
             Delivery::Restart => "restart".to_owned(),
@@ -287,6 +290,21 @@ mod tests {
         let own = Marker::new(ME, 1, true);
         let marked = log.marker(4, &own);
         assert_eq!(marked, Ok(["restart", "e4", "missed"].map(str::to_owned).to_vec()));
+    }
+
+    #[test]
+    fn control_messages_come_in_their_place() {
+        let control = |log: &mut Log, offset| {
+            let mut deliveries = Vec::new();
+            log.0.take(offset, "control", Bytes::from_static(b"{}"), &mut deliveries).unwrap();
+            told(&deliveries)
+        };
+        let mut log = Log(Follower::new(ME));
+        log.0.begin(1);
+        assert_eq!(control(&mut log, 3), ["-c3"]);
+        let (mut log, _) = following();
+        assert_eq!(control(&mut log, 13), ["c13"]);
+        assert_eq!(log.trigger(14), Ok(vec!["14".to_owned()]));
     }
 
     #[test]

@@ -17,11 +17,11 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use super::{
-    super::{Error, State},
-    ROUTING_KEY, Retry, Topology, close, connect,
+    super::{Error, Kind, State},
+    Retry, Topology, close, connect,
     consumer::Shared,
     marker::{MARKER_KEY, Marker},
-    within_deadline,
+    routing_key, within_deadline,
 };
 use crate::config::{self, AmqpLog};
 
@@ -206,10 +206,10 @@ impl Publisher {
         timeout(CATCH_UP, channel.wait_for(is_open)).await.ok()?.ok()?.clone()
     }
 
-    pub(in super::super) async fn publish(&self, body: Bytes) -> Result<(), Error> {
+    pub(in super::super) async fn publish(&self, kind: Kind, body: Bytes) -> Result<(), Error> {
         let channel = self.usable_channel().await.ok_or(Error::Away)?;
         let deadline = Instant::now() + CONFIRM_DEADLINE;
-        confirmed(self.send(&channel, &body, deadline).await?, deadline).await
+        confirmed(self.send(&channel, kind, &body, deadline).await?, deadline).await
     }
 
     pub(in super::super) async fn publish_all(&self, bodies: Vec<Bytes>) -> Vec<Result<(), Error>> {
@@ -219,7 +219,7 @@ impl Publisher {
         for body in bodies {
             // One after the other, which gives them their order; what is waited for all at once is the confirmation.
             sent.push(match &channel {
-                Some(channel) => self.send(channel, &body, deadline).await,
+                Some(channel) => self.send(channel, Kind::Trigger, &body, deadline).await,
                 None => Err(Error::Away),
             });
         }
@@ -238,11 +238,18 @@ impl Publisher {
         (!*self.is_blocked.borrow()).then_some(channel)
     }
 
-    async fn send(&self, channel: &Channel, body: &[u8], deadline: Instant) -> Result<PublisherConfirm, Error> {
+    async fn send(
+        &self,
+        channel: &Channel,
+        kind: Kind,
+        body: &[u8],
+        deadline: Instant,
+    ) -> Result<PublisherConfirm, Error> {
         // Mandatory: a trigger that no queue takes comes back instead of being confirmed into the void.
         let options = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
         let exchange = self.exchange.as_str().into();
-        let sending = channel.basic_publish(exchange, ROUTING_KEY.into(), options, body, BasicProperties::default());
+        let key = routing_key(kind).into();
+        let sending = channel.basic_publish(exchange, key, options, body, BasicProperties::default());
         match timeout_at(deadline, sending).await {
             Ok(sent) => sent.map_err(|error| Error::Refused(Some(error))),
             Err(_) => Err(Error::TimedOut(CONFIRM_DEADLINE)),

@@ -17,7 +17,8 @@ use tracing::debug;
 use uuid::Uuid;
 
 use super::{
-    CLOSE_DEADLINE, Error, Log, ROUTING_KEY, Topology, close, connect, follower::Start, host, topology, within_deadline,
+    CLOSE_DEADLINE, CONTROL_KEY, Error, Log, ROUTING_KEY, Topology, close, connect, follower::Start, host, topology,
+    within_deadline,
 };
 use crate::config::AmqpLog;
 
@@ -109,8 +110,10 @@ impl<'a> Opening<'a> {
             let none = FieldTable::default;
             let exclusive = QueueDeclareOptions { exclusive: true, ..QueueDeclareOptions::default() };
             channel.queue_declare(queue.clone(), exclusive, none()).await?;
-            let (exchange, bind) = (self.topology.exchange_name().into(), QueueBindOptions::default());
-            channel.queue_bind(queue.clone(), exchange, ROUTING_KEY.into(), bind, none()).await?;
+            for key in [ROUTING_KEY, CONTROL_KEY] {
+                let (exchange, bind) = (self.topology.exchange_name().into(), QueueBindOptions::default());
+                channel.queue_bind(queue.clone(), exchange, key.into(), bind, none()).await?;
+            }
             consume(channel, queue, none()).await
         };
         let outcome = within_deadline(self.uri, consuming).await;

@@ -26,14 +26,14 @@ const QUEUED_BYTES: usize = 32 * 1024;
 #[derive(Debug, Default)]
 pub(super) struct Behind {
     /// In the order in which they were asked for, and will be answered.
-    unanswered: VecDeque<Unanswered>,
+    pub(super) unanswered: VecDeque<Unanswered>,
     /// Those that have been answered, and are given one publication after the other.
-    reading: VecDeque<Recovery>,
+    pub(super) reading: VecDeque<Recovery>,
 }
 
 /// A request for a subscription that has to wait for its answer.
 #[derive(Debug)]
-enum Unanswered {
+pub(super) enum Unanswered {
     /// Nothing is known of its position yet.
     Since { key: RoomKey, request_id: RequestId, since: Position, asked: Instant, until: Instant },
     /// Behind another one that waits; what was published before is not asked for, or unknown for good.
@@ -110,6 +110,7 @@ impl Session {
     fn answer_in_turn(&mut self, connections: &Connections, request: Unanswered) -> Result<(), Full> {
         if let Unanswered::Since { request_id, .. } | Unanswered::Fresh { request_id, .. } = &request {
             self.subscriptions.insert(request_id.clone(), Seats::Recovering);
+            self.places += 1;
         }
         let waiting = if self.must_wait() { Some(request) } else { self.answer(request, connections)? };
         waiting.map_or(Ok(()), |waiting| self.wait(waiting))

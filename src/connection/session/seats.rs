@@ -24,6 +24,24 @@ pub(super) enum Seats {
 pub(super) struct ByRoom(Seat);
 
 impl Seats {
+    /// How many there are, one that is waited for included.
+    pub(super) fn len(&self) -> usize {
+        match self {
+            Self::Recovering | Self::One(_) => 1,
+            Self::Many(seats) => seats.len(),
+        }
+    }
+
+    /// The rooms, as far as they have been joined.
+    pub(super) fn rooms(&self) -> impl Iterator<Item = &RoomKey> {
+        let (one, many) = match self {
+            Self::Recovering => (None, None),
+            Self::One(seat) => (Some(seat.room()), None),
+            Self::Many(seats) => (None, Some(seats)),
+        };
+        one.into_iter().chain(many.into_iter().flatten().map(|ByRoom(seat)| seat.room()))
+    }
+
     pub(super) fn has(&self, room: &RoomKey) -> bool {
         match self {
             Self::Recovering => false,

@@ -25,6 +25,27 @@ pub enum Refusal {
     RequestIdInUse,
     /// `subscriptions` is no list; in version 4 only.
     MalformedSubscriptions,
+    /// The connection has as many subscriptions as it may have.
+    TooManySubscriptions,
+}
+
+/// Why a subscription has ended that the client has not ended; in version 4 only.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ended {
+    /// The room was taken away.
+    NoLongerAllowed,
+    /// The application has asked for it.
+    ByApplication,
+}
+
+impl Ended {
+    /// The one word a client is told.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::NoLongerAllowed => "no-longer-allowed",
+            Self::ByApplication => "by-application",
+        }
+    }
 }
 
 impl Refusal {
@@ -36,6 +57,7 @@ impl Refusal {
             Self::NotSubscribed => "not-subscribed",
             Self::RequestIdInUse => "request-id-in-use",
             Self::MalformedSubscriptions => "malformed-subscriptions",
+            Self::TooManySubscriptions => "too-many-subscriptions",
         }
     }
 }

@@ -5,7 +5,7 @@ use std::{fmt::Write as _, time::Duration};
 use serde_json::value::RawValue;
 use uuid::Uuid;
 
-use super::{Misunderstanding, Refusal, Status, push_list};
+use super::{Ended, Misunderstanding, Refusal, Status, push_list};
 use crate::protocol::{Position, RequestId};
 
 /// The first and only frame of a client the backend did not authorise.
@@ -24,6 +24,12 @@ pub struct Welcome<'a> {
     pub ping_interval: Duration,
     /// The largest message the client may send.
     pub message_limit_bytes: usize,
+    /// The subscriptions it may have.
+    pub subscriptions: usize,
+    /// What it may come back with, where tickets are given out.
+    pub ticket: Option<&'a str>,
+    /// Whether it has come back with one.
+    pub is_resumed: bool,
 }
 
 /// The first frame of an authorised client.
@@ -33,14 +39,48 @@ pub fn welcome(welcome: &Welcome<'_>) -> String {
     let _ = write!(frame, r#","connection":"{}""#, welcome.connection); // a text takes everything
     push_position(&mut frame, welcome.position);
     let (seconds, bytes) = (welcome.ping_interval.as_secs_f64(), welcome.message_limit_bytes);
-    let _ = write!(frame, r#","ping_interval":{seconds},"limits":{{"message_bytes":{bytes}}}}}"#);
+    let subscriptions = welcome.subscriptions;
+    let _ = write!(frame, r#","ping_interval":{seconds},"#);
+    let _ = write!(frame, r#""limits":{{"subscriptions":{subscriptions},"message_bytes":{bytes}}}"#);
+    if let Some(ticket) = welcome.ticket {
+        let resumed = welcome.is_resumed;
+        let _ = write!(frame, r#","ticket":"{ticket}","resumed":{resumed}"#); // of letters and digits
+    }
+    frame.push('}');
     frame
+}
+
+/// Another ticket, which takes the place of the one before.
+pub fn ticket(ticket: &str) -> String {
+    format!(r#"{{"type":"ticket","ticket":"{ticket}"}}"#)
+}
+
+/// The rooms that are allowed from now on.
+pub fn allowed_rooms(rooms: &[Box<RawValue>]) -> String {
+    let mut frame = String::from(r#"{"type":"allowed_rooms","allowed_rooms":"#);
+    push_list(&mut frame, rooms);
+    frame.push('}');
+    frame
+}
+
+/// A subscription has ended that the client has not ended.
+pub fn unsubscribed(request_id: &RequestId, why: Ended) -> String {
+    format!(r#"{{"type":"unsubscribed","requestId":{},"message":"{}"}}"#, request_id.as_json(), why.word())
+}
+
+/// The first and only frame of a client whose user has as many connections as it may have.
+pub fn too_many_connections(retry_after: Duration) -> String {
+    not_now("too-many-connections", retry_after)
 }
 
 /// The first and only frame of a client that cannot be served now.
 pub fn try_later(retry_after: Duration) -> String {
+    not_now("try-later", retry_after)
+}
+
+fn not_now(message: &str, retry_after: Duration) -> String {
     let seconds = retry_after.as_secs_f64();
-    format!(r#"{{"type":"welcome","is_authorized":false,"message":"try-later","retry_after":{seconds:.1}}}"#)
+    format!(r#"{{"type":"welcome","is_authorized":false,"message":"{message}","retry_after":{seconds:.1}}}"#)
 }
 
 /// Why a connection is closed by a server that can be come back to: the reason of the close frame.
@@ -136,13 +176,35 @@ mod tests {
             position: Some(position),
             ping_interval: Duration::from_secs(25),
             message_limit_bytes: 1024,
+            subscriptions: 10,
+            ticket: None,
+            is_resumed: false,
         };
         for (frame, shown) in [
             (
                 welcome(&greeting),
                 json!({"type": "welcome", "is_authorized": true, "allowed_rooms": [{"a": 1}],
                     "connection": Uuid::nil(), "position": "00000000000e:17", "ping_interval": 25,
-                    "limits": {"message_bytes": 1024}}),
+                    "limits": {"subscriptions": 10, "message_bytes": 1024}}),
+            ),
+            (
+                welcome(&Welcome { position: None, ticket: Some("x.y"), is_resumed: true, ..greeting }),
+                json!({"type": "welcome", "is_authorized": true, "allowed_rooms": [{"a": 1}],
+                    "connection": Uuid::nil(), "ping_interval": 25,
+                    "limits": {"subscriptions": 10, "message_bytes": 1024}, "ticket": "x.y", "resumed": true}),
+            ),
+            (ticket("x.y"), json!({"type": "ticket", "ticket": "x.y"})),
+            (
+                allowed_rooms(&[RawValue::from_string("{\"a\": 1}".to_owned()).unwrap()]),
+                json!({"type": "allowed_rooms", "allowed_rooms": [{"a": 1}]}),
+            ),
+            (
+                unsubscribed(&id, Ended::NoLongerAllowed),
+                json!({"type": "unsubscribed", "requestId": "1", "message": "no-longer-allowed"}),
+            ),
+            (
+                too_many_connections(Duration::from_secs(30)),
+                json!({"type": "welcome", "is_authorized": false, "message": "too-many-connections", "retry_after": 30.0}),
             ),
             (
                 NOT_AUTHORIZED.to_owned(),

@@ -8,7 +8,7 @@ mod upgrade;
 
 use std::io::{self, IoSlice};
 
-pub use run::serve;
+pub use run::{Arrival, serve};
 pub use upgrade::{Refused, Request, accept};
 
 use super::socket::Socket;

@@ -2,12 +2,11 @@
 
 use std::{borrow::Cow, io, sync::Arc, time::Duration};
 
-use http::HeaderMap;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use tokio::{
     io::Interest,
-    time::{Instant, sleep_until, timeout},
+    time::{Instant, interval, sleep_until, timeout, timeout_at},
 };
 use tracing::debug;
 
@@ -16,9 +15,13 @@ use super::{
     frame::{Event, Reader, Violation},
 };
 use crate::{
-    connection::{CatchUp, Connection, Connections, Due, Keepalive, Link},
+    backend::Identity,
+    connection::{CatchUp, Connection, Connections, Due, Keepalive, Link, Place},
     hub::{Frame, Full, Outbox},
-    protocol::{CloseCode, Version, client::Message},
+    protocol::{
+        CloseCode, Version,
+        client::{self, Message},
+    },
 };
 
 /// How long a client may take nothing of what waits for it.
@@ -31,11 +34,26 @@ const GOODBYE_DEADLINE: Duration = Duration::from_secs(2);
 const MESSAGES_AT_ONCE: usize = 64;
 /// When to look again whether a position is known by now.
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
+/// How long a client that has a ticket may take to show it.
+const FIRST_MESSAGE_DEADLINE: Duration = Duration::from_secs(5);
 /// What is read ahead of a client that is not authorised yet.
 const EARLY_BYTES: usize = 64 * 1024;
 
+/// A client whose handshake is being answered.
+#[derive(Debug)]
+pub struct Arrival {
+    /// What will be spoken.
+    pub version: Version,
+    /// Whether it says that it has a ticket.
+    pub has_ticket: bool,
+    /// What is passed on of it.
+    pub identity: Identity,
+    /// Its place among all connections.
+    pub place: Place,
+}
+
 /// Serves one client from the moment its handshake has been answered until it is gone.
-pub async fn serve(upgrade: OnUpgrade, version: Version, headers: HeaderMap, connections: Arc<Connections>) {
+pub async fn serve(upgrade: OnUpgrade, arrival: Arrival, connections: Arc<Connections>) {
     let parts = match upgrade.await {
         // Taken apart, because hyper's own wrapping would keep its read buffer for as long as the connection lives.
         Ok(upgraded) => upgraded.downcast::<TokioIo<Socket>>(),
@@ -43,10 +61,12 @@ pub async fn serve(upgrade: OnUpgrade, version: Version, headers: HeaderMap, con
     };
     let Ok(parts) = parts else { return };
     let reader = Reader::new(connections.config.message_limit_bytes, &parts.read_buf);
-    let (socket, link) = connections.register(WebSocket { socket: parts.io.into_inner(), version }, version);
+    let Arrival { version, has_ticket, identity, place } = arrival;
+    let socket = WebSocket { socket: parts.io.into_inner(), version };
+    let (socket, link) = connections.register(socket, version, identity, place);
     drop((parts.read_buf, connections));
     let mut client = Client { socket, reader, connection: None, link };
-    Box::pin(client.authenticate(headers)).await;
+    Box::pin(client.authenticate(has_ticket)).await;
     let goodbye = client.converse().await;
     Box::pin(client.finish(goodbye)).await;
 }
@@ -88,28 +108,62 @@ impl Client {
         &self.socket.wire().socket
     }
 
-    /// Asks the backend who this is. When it is nobody, or gone, the outbox is closing afterwards.
-    async fn authenticate(&mut self, headers: HeaderMap) {
-        let connections = self.link.connections().clone();
-        let admission = async {
-            connections.until_log_is_read().await;
-            connections.backend.authenticate(headers.clone()).await
-        };
-        let admission = tokio::select! {
-            admission = admission => admission,
-            () = self.link.outbox().needs_task() => return, // the server is stopping
-            () = wait_for_end(&self.socket.wire().socket, &mut self.reader) => {
-                connections.metrics.connections_refused.inc("gone");
-                return self.outbox().abandon();
+    /// Learns who this is. When it is nobody, or gone, the outbox is closing afterwards.
+    async fn authenticate(&mut self, has_ticket: bool) {
+        let first = if has_ticket { self.first_message().await } else { None };
+        let ticket = first.as_deref().and_then(client::ticket);
+        let mut pings = interval(self.link.connections().config.ping_interval);
+        pings.reset();
+        let admission = self.link.authenticate(ticket);
+        tokio::pin!(admission);
+        loop {
+            tokio::select! {
+                connection = &mut admission => {
+                    self.connection = connection;
+                    break;
+                }
+                () = self.link.outbox().needs_task() => {
+                    if self.link.outbox().is_closing() {
+                        return; // the server is stopping, or has been told to end it
+                    }
+                    self.link.outbox().resume();
+                }
+                () = wait_for_end(&self.socket.wire().socket, &mut self.reader) => {
+                    self.link.connections().metrics.connections_refused.inc("gone");
+                    return self.link.outbox().abandon();
+                }
+                // Whoever is in between must not take a long wait for the end.
+                _ = pings.tick() => {
+                    let _ = self.link.outbox().push(Frame::Ping);
+                    self.link.outbox().flush();
+                }
             }
-        };
-        match admission {
-            Ok(_) if self.outbox().is_closing() => {}
-            Ok(admission) => self.connection = self.link.admit(admission, &headers).ok(),
-            Err(error) => {
-                connections.metrics.connections_refused.inc("backend");
-                debug!(error = &error as &dyn std::error::Error, "not authorised");
-                self.link.refuse(&error);
+        }
+        if let (Some(other), Some(connection)) = (first.as_deref().filter(|_| ticket.is_none()), &mut self.connection) {
+            let _ = connection.on_long_message(other).await;
+        }
+    }
+
+    /// What the client says first of all; not waited for for long.
+    async fn first_message(&mut self) -> Option<Box<str>> {
+        let deadline = Instant::now() + FIRST_MESSAGE_DEADLINE;
+        loop {
+            match self.reader.next_event() {
+                Ok(Some(Event::Text(text))) => return Some(text.into()),
+                Ok(Some(Event::Ping(_) | Event::Pong)) => {}
+                // All else can wait until it is known who says it, though not be read again: it ends the connection.
+                Ok(Some(Event::Binary | Event::Close(..))) | Err(_) => {
+                    self.outbox().abandon();
+                    return None;
+                }
+                Ok(None) => match timeout_at(deadline, self.socket().ready(Interest::READABLE)).await {
+                    Ok(Ok(_)) if self.receive() => {}
+                    Ok(_) => {
+                        self.outbox().abandon();
+                        return None;
+                    }
+                    Err(_) => return None,
+                },
             }
         }
     }
@@ -158,7 +212,11 @@ impl Client {
                     }
                 }
                 () = &mut clock => {
-                    on_clock(&mut keepalive, self.link.version(), self.outbox());
+                    if on_clock(&mut keepalive, self.link.version(), self.outbox()) == Due::Ping
+                        && let Some(connection) = &self.connection
+                    {
+                        connection.renew_ticket();
+                    }
                     clock.as_mut().reset(keepalive.next());
                 }
             }
@@ -250,11 +308,14 @@ impl Client {
     }
 }
 
-fn on_clock(keepalive: &mut Keepalive, version: Version, outbox: &Outbox) {
+/// Does what is due by the clock, and says what that was.
+fn on_clock(keepalive: &mut Keepalive, version: Version, outbox: &Outbox) -> Due {
     if outbox.blocked_for().is_some_and(|blocked| blocked >= WRITE_DEADLINE) {
-        return outbox.close(CloseCode::TooSlow, "too slow");
+        outbox.close(CloseCode::TooSlow, "too slow");
+        return Due::Nothing;
     }
-    match keepalive.due(Instant::now()) {
+    let due = keepalive.due(Instant::now());
+    match due {
         Due::Nothing => {}
         Due::Idle if version == Version::V4 => outbox.close(CloseCode::Idle, "idle"),
         Due::Idle => outbox.close(CloseCode::Normal, ""),
@@ -264,6 +325,7 @@ fn on_clock(keepalive: &mut Keepalive, version: Version, outbox: &Outbox) {
             outbox.flush();
         }
     }
+    due
 }
 
 /// Keeps what the client sends early, and returns when it is gone.

@@ -1,0 +1,119 @@
+//! Why the backend could not say who a client is, and what that means.
+
+use std::time::{Duration, SystemTime};
+
+use http::{HeaderMap, StatusCode, header};
+
+use super::{Malformed, gate::Verdict};
+use crate::metrics::Outcome;
+
+/// Why the backend could not say who a client is.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// It said no, or something that is not yes.
+    #[error("backend refused the client with status {status}")]
+    Refused {
+        /// What it answered.
+        status: StatusCode,
+        /// When it wants to be asked again.
+        retry_after: Option<Duration>,
+    },
+    /// It took too long.
+    #[error("backend did not answer within {0:?}")]
+    TimedOut(Duration),
+    /// There was no connection, or it broke.
+    #[error("backend could not be reached")]
+    Unreachable(#[source] reqwest::Error),
+    /// It said something else.
+    #[error("backend answer is not a bootstrap")]
+    Malformed(#[source] Malformed),
+    /// It was not asked: it has too much to do, or is being left alone.
+    #[error("backend is busy, try again in {retry_after:?}")]
+    Busy {
+        /// When there may be a turn.
+        retry_after: Duration,
+    },
+}
+
+impl Error {
+    /// The word it is counted under.
+    pub fn outcome(&self) -> Outcome {
+        match self {
+            Self::Refused { .. } => Outcome::Refused,
+            Self::TimedOut(_) => Outcome::TimedOut,
+            Self::Unreachable(_) => Outcome::Unreachable,
+            Self::Malformed(_) => Outcome::Malformed,
+            Self::Busy { .. } => Outcome::Dropped,
+        }
+    }
+
+    /// Whether the backend has decided: it does not know this client. All else may be otherwise in a moment.
+    pub fn is_final(&self) -> bool {
+        match self {
+            Self::Refused { status, .. } => !status.is_server_error() && !is_overload(*status),
+            _ => false,
+        }
+    }
+
+    /// When to try again, where that is known.
+    pub fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::Busy { retry_after } => Some(*retry_after),
+            Self::Refused { retry_after, .. } => *retry_after,
+            _ => None,
+        }
+    }
+
+    /// What a client's call that ended so says about the backend's health.
+    pub(super) fn verdict(&self) -> Verdict {
+        match self {
+            Self::Refused { status, retry_after } if is_overload(*status) => Verdict::Failed { pause: *retry_after },
+            Self::Refused { status, .. } if status.is_server_error() => Verdict::Failed { pause: None },
+            Self::TimedOut(_) | Self::Unreachable(_) => Verdict::Failed { pause: None },
+            Self::Refused { .. } | Self::Malformed(_) | Self::Busy { .. } => Verdict::Fine,
+        }
+    }
+}
+
+fn is_overload(status: StatusCode) -> bool {
+    matches!(status, StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE | StatusCode::REQUEST_TIMEOUT)
+}
+
+/// `Retry-After`: seconds, or a date (RFC 9110 section 10.2.3).
+pub(super) fn retry_after(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
+    let text = headers.get(header::RETRY_AFTER)?.to_str().ok()?.trim();
+    if let Ok(seconds) = text.parse() {
+        return Some(Duration::from_secs(seconds));
+    }
+    let date = jiff::fmt::rfc2822::parse(text).ok()?;
+    Some(SystemTime::from(date.timestamp()).duration_since(now).unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pause_is_asked_for_in_seconds_or_by_a_date() {
+        let asked = |text: &str| {
+            let headers = HeaderMap::from_iter([(header::RETRY_AFTER, text.parse().unwrap())]);
+            retry_after(&headers, SystemTime::UNIX_EPOCH + Duration::from_secs(784_111_770))
+        };
+        assert_eq!(asked("120"), Some(Duration::from_secs(120)));
+        assert_eq!(asked("Sun, 06 Nov 1994 08:49:37 GMT"), Some(Duration::from_secs(7)));
+        assert_eq!(asked("Sun, 06 Nov 1994 08:49:00 GMT"), Some(Duration::ZERO));
+        assert_eq!(asked("-1"), None);
+        assert_eq!(asked("soon"), None);
+    }
+
+    #[test]
+    fn only_a_clear_no_is_final() {
+        let refused = |status: u16| Error::Refused { status: StatusCode::from_u16(status).unwrap(), retry_after: None };
+        for status in [401, 403, 404, 302, 204] {
+            assert!(refused(status).is_final() && refused(status).verdict() == Verdict::Fine, "{status}");
+        }
+        for status in [500, 502, 503, 504, 429, 408] {
+            assert!(!refused(status).is_final() && refused(status).verdict() != Verdict::Fine, "{status}");
+        }
+    }
+}

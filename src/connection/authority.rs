@@ -1,0 +1,268 @@
+//! Permissions that stay true: what the application has us do to connections, and what the backend says when it is asked
+//! again.
+
+use std::{sync::Arc, time::SystemTime};
+
+use serde::Serialize;
+use serde_json::value::RawValue;
+use tracing::{debug, info};
+use uuid::Uuid;
+
+use super::{
+    Connections,
+    clients::Client,
+    session::{Applied, Session},
+};
+use crate::{
+    backend::{Admission, Answer, Moment, Urgency, Whom},
+    broker::State,
+    hub::{Frame, Full},
+    protocol::{
+        CloseCode, Version,
+        control::{Action, Control, Target},
+        server::v4,
+    },
+    room::{Numbers, RoomKey},
+};
+
+/// What a client is told whose connection the application has ended.
+const BY_APPLICATION: &str = "disconnected by the application";
+/// What a client of 3.1's protocol is told that has lost a room.
+const PERMISSIONS_CHANGED: &str = "permissions changed";
+
+/// Why a connection may or may not join a room.
+#[derive(Debug, Serialize)]
+pub struct Explanation {
+    connection: Uuid,
+    user: Option<String>,
+    is_allowed: bool,
+    /// For people: the allowed room that comes nearest, and in what it differs.
+    detail: String,
+    /// The subscriptions by which it is in the room, wildcards included.
+    subscriptions: Vec<Box<RawValue>>,
+}
+
+/// A connection, as an operator sees it.
+#[derive(Debug, Serialize)]
+pub struct Seen {
+    connection: Uuid,
+    user: Option<String>,
+    protocol: &'static str,
+    /// Where the client is, where that is known.
+    address: Option<String>,
+    /// Seconds.
+    age: u64,
+    subscriptions: usize,
+    allowed_rooms: usize,
+    /// Unsent bytes.
+    waiting: usize,
+}
+
+impl Connections {
+    /// Does what the application wants to those it is about, between what was published before and after it. What is
+    /// `is_recalled` is from before this instance was there: whoever is connected has come since, and is only checked again.
+    pub fn control(&self, control: &Control, offset: Option<u64>, is_recalled: bool) {
+        let Control { action, target } = control;
+        // First of all: who is on the way in learns of it there.
+        let changed = match (&target.user, target.connection) {
+            (_, Some(connection)) => Whom::Connection(connection),
+            (Some(user), None) => Whom::User(user),
+            (None, None) => Whom::All,
+        };
+        self.backend.changes.note(changed, offset);
+        let clients = self.targets(target);
+        let connections = clients.len();
+        for client in clients {
+            match action {
+                _ if is_recalled => self.rechecks.add(&client, Urgency::Urgent),
+                Action::Reauthorize => self.rechecks.add(&client, Urgency::Urgent),
+                Action::Disconnect => client.close(CloseCode::Disconnected, BY_APPLICATION),
+                Action::Unsubscribe => {
+                    let Some(room) = &target.room else { continue };
+                    let outcome = client.session().as_mut().map(|session| session.leave_room(room, self));
+                    self.settle(&client, outcome);
+                }
+            }
+        }
+        if !is_recalled {
+            self.metrics.controls.inc(action.word());
+            info!(action = action.word(), connections, "control message applied");
+        }
+    }
+
+    /// Whom a control message is about, as far as they are connected here.
+    fn targets(&self, target: &Target) -> Vec<Arc<Client>> {
+        let mut clients = match (&target.connection, &target.user) {
+            (Some(id), _) => self.clients.get(*id).into_iter().collect(),
+            (None, Some(user)) => self.clients.of(user),
+            (None, None) => self.clients.admitted(|_| true),
+        };
+        let dispatch = self.hub.dispatch();
+        clients.retain(|client| {
+            let session = client.session();
+            let is_user =
+                |wanted: &String| session.as_ref().and_then(Session::user).is_some_and(|user| **user == **wanted);
+            let is_in = |room: &RoomKey| session.as_ref().is_some_and(|session| session.is_reached(room, dispatch));
+            target.user.as_ref().is_none_or(is_user) && target.room.as_ref().is_none_or(is_in)
+        });
+        clients
+    }
+
+    /// The backend has said what `client` may do. Whether that holds still; if not, it has to be asked again.
+    pub(super) fn apply(&self, client: &Arc<Client>, answer: &Answer) -> bool {
+        let Answer { admission, asked } = answer;
+        let mut session = client.session();
+        let Some(known) = session.as_mut() else { return true };
+        if !self.backend.changes.none_since(*asked, admission.user.as_deref(), Some(client.id()))
+            || !self.backend.changes.none_since(*asked, known.user().map(AsRef::as_ref), None)
+        {
+            return false;
+        }
+        let before = known.user().cloned();
+        let outcome = known.apply(admission, *asked, self);
+        drop(session);
+        if before != admission.user {
+            if let Some(user) = &before {
+                self.clients.unassign(client, user);
+            }
+            if let Some(user) = &admission.user {
+                let _ = self.clients.assign(client, user, None); // it is here already
+                if client.session().is_none() {
+                    self.clients.unassign(client, user); // it has gone meanwhile
+                }
+            }
+        }
+        self.metrics.rechecks.inc(match outcome {
+            Ok(Applied::Unchanged) => "unchanged",
+            _ => "changed",
+        });
+        self.settle(client, Some(outcome));
+        true
+    }
+
+    /// Ends the connection of a client that could not be told.
+    fn settle(&self, client: &Client, outcome: Option<Result<Applied, Full>>) {
+        if matches!(outcome, Some(Ok(Applied::Untold))) {
+            client.close(CloseCode::PermissionsChanged, PERMISSIONS_CHANGED);
+        }
+    }
+
+    /// The backend does not know `client` any more.
+    pub(super) fn turn_out(&self, client: &Client) {
+        self.metrics.rechecks.inc("refused");
+        debug!(connection = %client.id(), "not authorised any more");
+        match client.version {
+            Version::V3 => client.close(CloseCode::PermissionsChanged, PERMISSIONS_CHANGED),
+            Version::V4 => client.close(CloseCode::NotAuthorized, "not authorized"),
+        }
+    }
+
+    /// Who comes back with `ticket`, if that counts; and as of when.
+    pub(super) fn redeem(&self, client: &Client, ticket: &str) -> Option<(Admission, Moment)> {
+        let tickets = self.tickets.as_ref()?;
+        let now = self.backend.changes.now();
+        let holder = match tickets.redeem(ticket, &client.identity, &self.backend) {
+            Ok(holder) => holder,
+            Err(refused) => {
+                self.metrics.tickets.inc(refused.word());
+                return None;
+            }
+        };
+        let user = holder.admission.user.as_deref();
+        let is_unchanged = self.backend.changes.none_since_position(holder.position, user, holder.connection);
+        // Who does not follow the log does not know what has changed.
+        if !is_unchanged || *self.state.borrow() != State::Current {
+            self.metrics.tickets.inc("stale");
+            return None;
+        }
+        self.metrics.tickets.inc("accepted");
+        Some((holder.admission, now))
+    }
+
+    /// A ticket for an authorised client, if there are tickets, and it is known that its permissions hold.
+    pub(super) fn ticket(&self, client: &Client) -> Option<String> {
+        let tickets = self.tickets.as_ref().filter(|_| client.version == Version::V4)?;
+        let position = self.hub.position()?; // before looking at the changes
+        let mut session = client.session();
+        let session = session.as_mut()?;
+        let user = session.user().map(AsRef::as_ref);
+        if !self.backend.changes.none_since(session.asked(), user, Some(client.id())) {
+            return None;
+        }
+        let ticket = tickets.issue(client.id(), &client.identity, user, session.allowed().rooms(), position);
+        session.note_ticket();
+        ticket
+    }
+
+    /// Gives an authorised client another ticket.
+    pub(super) fn give_ticket(&self, client: &Client) {
+        if client.is_admitted()
+            && let Some(ticket) = self.ticket(client)
+        {
+            // Over the limit the outbox closes itself, and the client comes back with the ticket before.
+            let _ = client.outbox.push(Frame::Text(v4::ticket(&ticket).into()));
+            client.outbox.flush();
+        }
+    }
+
+    /// The same where the last one has lost half of its time, or will have when it is next looked at.
+    pub(super) fn renew_ticket(&self, client: &Client) {
+        let Some(tickets) = &self.tickets else { return };
+        let age = client.session().as_ref().and_then(Session::ticket_age);
+        if age.is_none_or(|age| age + self.config.ping_interval > tickets.ttl() / 2) {
+            self.give_ticket(client);
+        }
+    }
+
+    /// Why a connection may or may not join `room`; `None` when it is not here.
+    ///
+    /// # Errors
+    /// When it is no room.
+    pub fn explain(&self, connection: Uuid, room: &RawValue) -> Result<Option<Explanation>, crate::room::Error> {
+        let key = RoomKey::new(room, Numbers::ByValue)?;
+        let dispatched = RoomKey::new(room, self.hub.dispatch().numbers())?;
+        let Some(client) = self.clients.get(connection) else { return Ok(None) };
+        let session = client.session();
+        let Some(session) = session.as_ref() else { return Ok(None) };
+        let is_allowed = session.allowed().covers(&key);
+        let dispatch = self.hub.dispatch();
+        let is_meant = |other: &RoomKey| dispatch.deliveries(std::slice::from_ref(&dispatched), other) > 0;
+        let ids = session.subscribed_to(is_meant).into_iter();
+        Ok(Some(Explanation {
+            connection,
+            user: session.user().map(|user| user.to_string()),
+            is_allowed,
+            detail: if is_allowed { "an allowed room covers it".to_owned() } else { session.allowed().nearest(&key) },
+            subscriptions: ids.filter_map(|id| RawValue::from_string(id.as_json().to_owned()).ok()).collect(),
+        }))
+    }
+
+    /// The authorised connections, of `user` if one is named, the oldest first; `limit` of them, and how many there are.
+    pub fn list(&self, user: Option<&str>, limit: usize) -> (Vec<Seen>, usize) {
+        let mut clients = match user {
+            Some(user) => self.clients.of(user),
+            None => self.clients.admitted(|_| true),
+        };
+        let count = clients.len();
+        clients.sort_unstable_by_key(|client| (client.opened, client.id()));
+        (clients.iter().take(limit).filter_map(|client| seen(client)).collect(), count)
+    }
+}
+
+fn seen(client: &Client) -> Option<Seen> {
+    let session = client.session();
+    let session = session.as_ref()?;
+    Some(Seen {
+        connection: client.id(),
+        user: session.user().map(|user| user.to_string()),
+        protocol: match client.version {
+            Version::V3 => "3.1",
+            Version::V4 => Version::SUBPROTOCOL,
+        },
+        address: client.address().map(|address| address.to_string()),
+        age: SystemTime::now().duration_since(client.opened).unwrap_or_default().as_secs(),
+        subscriptions: session.subscriptions(),
+        allowed_rooms: session.allowed().rooms().count(),
+        waiting: client.outbox.waiting_bytes(),
+    })
+}

@@ -1,0 +1,147 @@
+//! Who is connected: found by the connection's id, or by the user.
+
+use std::{
+    collections::HashMap,
+    net::IpAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    time::SystemTime,
+};
+
+use parking_lot::{Mutex, MutexGuard};
+use smallvec::SmallVec;
+use uuid::Uuid;
+
+use super::{places::Place, session::Session};
+use crate::{
+    backend::Identity,
+    hub::Outbox,
+    protocol::{CloseCode, Version},
+};
+
+/// One client, authorised or not.
+#[derive(Debug)]
+pub(super) struct Client {
+    pub(super) outbox: Arc<Outbox>,
+    pub(super) version: Version,
+    /// What is passed on of it to the backend.
+    pub(super) identity: Identity,
+    pub(super) opened: SystemTime,
+    place: Place,
+    /// It has been told that it is welcome.
+    is_admitted: AtomicBool,
+    /// There as long as it is authorised. Locked before anything of the hub's.
+    session: Mutex<Option<Session>>,
+}
+
+impl Client {
+    pub(super) fn new(outbox: Arc<Outbox>, version: Version, identity: Identity, place: Place) -> Self {
+        let (is_admitted, session) = (AtomicBool::new(false), Mutex::default());
+        Self { outbox, version, identity, opened: SystemTime::now(), place, is_admitted, session }
+    }
+
+    pub(super) fn id(&self) -> Uuid {
+        self.outbox.connection()
+    }
+
+    pub(super) fn address(&self) -> Option<IpAddr> {
+        self.place.address()
+    }
+
+    pub(super) fn is_admitted(&self) -> bool {
+        self.is_admitted.load(Relaxed)
+    }
+
+    pub(super) fn note_admission(&self) {
+        self.is_admitted.store(true, Relaxed);
+    }
+
+    /// Its subscriptions and permissions.
+    pub(super) fn session(&self) -> MutexGuard<'_, Option<Session>> {
+        self.session.lock()
+    }
+
+    pub(super) fn close(&self, code: CloseCode, reason: &'static str) {
+        self.outbox.close(code, reason);
+    }
+}
+
+/// The clients there are.
+#[derive(Debug, Default)]
+pub(super) struct Clients(Mutex<Known>);
+
+#[derive(Debug, Default)]
+struct Known {
+    all: HashMap<Uuid, Arc<Client>>,
+    users: HashMap<Arc<str>, SmallVec<[Arc<Client>; 1]>>,
+    /// The server is stopping: who comes now is sent away again.
+    is_over: bool,
+}
+
+/// The user has as many connections as it may have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct TooMany;
+
+impl Clients {
+    /// Adds one; `false` when the server is stopping.
+    pub(super) fn add(&self, client: &Arc<Client>) -> bool {
+        let mut known = self.0.lock();
+        known.all.insert(client.id(), client.clone());
+        !known.is_over
+    }
+
+    /// It is a connection of `user` from here on, unless that one has `most` already.
+    pub(super) fn assign(&self, client: &Arc<Client>, user: &Arc<str>, most: Option<usize>) -> Result<(), TooMany> {
+        let mut known = self.0.lock();
+        let clients = known.users.entry(user.clone()).or_default();
+        if most.is_some_and(|most| clients.len() >= most) {
+            return Err(TooMany); // there is at least one, and so the entry was there
+        }
+        clients.push(client.clone());
+        Ok(())
+    }
+
+    /// It is no connection of `user` any more.
+    pub(super) fn unassign(&self, client: &Client, user: &Arc<str>) {
+        let mut known = self.0.lock();
+        if let Some(clients) = known.users.get_mut(user) {
+            clients.retain(|other| other.id() != client.id());
+            if clients.is_empty() {
+                known.users.remove(user);
+            }
+        }
+    }
+
+    pub(super) fn remove(&self, client: &Client) {
+        self.0.lock().all.remove(&client.id());
+    }
+
+    /// Nobody is let in from here on; all there are.
+    pub(super) fn end(&self) -> Vec<Arc<Client>> {
+        let mut known = self.0.lock();
+        known.is_over = true;
+        known.all.values().cloned().collect()
+    }
+
+    /// How many there are.
+    pub(super) fn len(&self) -> usize {
+        self.0.lock().all.len()
+    }
+
+    pub(super) fn get(&self, id: Uuid) -> Option<Arc<Client>> {
+        self.0.lock().all.get(&id).cloned()
+    }
+
+    /// The authorised ones of `user`.
+    pub(super) fn of(&self, user: &str) -> Vec<Arc<Client>> {
+        self.0.lock().users.get(user).into_iter().flatten().cloned().collect()
+    }
+
+    /// The authorised ones that `are_wanted`.
+    pub(super) fn admitted(&self, are_wanted: impl Fn(&Client) -> bool) -> Vec<Arc<Client>> {
+        let known = self.0.lock();
+        known.all.values().filter(|client| client.is_admitted() && are_wanted(client)).cloned().collect()
+    }
+}

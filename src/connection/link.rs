@@ -1,0 +1,317 @@
+//! A client on its way in, and then as one that is authorised.
+
+use std::{borrow::Cow, sync::Arc, time::Duration};
+
+use rand::Rng;
+use tokio::{
+    task::yield_now,
+    time::{Instant, timeout_at},
+};
+use tracing::debug;
+
+use super::{
+    CatchUp, Connections,
+    clients::{Client, TooMany},
+    session::Session,
+};
+use crate::{
+    backend::{self, Admission, Event, Moment, Notifier, Patience},
+    hub::{Frame, Full, Hub, Outbox, Seat},
+    protocol::{
+        CloseCode, Version,
+        client::{Message, Wanted},
+        server::{v3, v4},
+    },
+};
+
+/// When a client may come back that could not be served, in seconds, where nothing better is known: at random, so that they
+/// do not come together.
+const TRY_LATER_SECONDS: std::ops::Range<f64> = 1.0..5.0;
+/// The same for one whose user has too many connections.
+const TOO_MANY_SECONDS: std::ops::Range<f64> = 30.0..60.0;
+/// Rooms that a client leaves before others have their turn: well under a millisecond.
+const LEFT_AT_ONCE: usize = 256;
+/// Entries of one message that are carried out before others have their turn: about a millisecond.
+const SUBSCRIBED_AT_ONCE: usize = 128;
+
+/// A client that is connected, authorised or not. Forgotten when dropped.
+#[derive(Debug)]
+pub struct Link {
+    pub(super) client: Arc<Client>,
+    pub(super) connections: Arc<Connections>,
+}
+
+/// Why somebody whom the backend knows is not let in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum NotAdmitted {
+    /// What the backend said may not hold any more: ask again.
+    Stale,
+    /// The user has too many connections.
+    TooMany,
+    /// The client is gone, or takes nothing.
+    Gone,
+}
+
+impl Link {
+    /// What waits for the client.
+    pub fn outbox(&self) -> &Arc<Outbox> {
+        &self.client.outbox
+    }
+
+    /// What the client speaks.
+    pub fn version(&self) -> Version {
+        self.client.version
+    }
+
+    /// All connections, this one included.
+    pub fn connections(&self) -> &Arc<Connections> {
+        &self.connections
+    }
+
+    /// Asks the backend who this is, or a ticket if it has one, and tells the client the outcome. Waits up to
+    /// `HANDSHAKE_TIMEOUT`. `None` when it is nobody, or gone: the outbox is closing then.
+    pub async fn authenticate(&self, ticket: Option<&str>) -> Option<Connection> {
+        let (connections, client) = (&self.connections, &self.client);
+        let deadline = Instant::now() + connections.config.handshake_timeout;
+        connections.until_log_is_read().await;
+        if let Some((admission, asked)) = ticket.and_then(|ticket| connections.redeem(client, ticket)) {
+            match self.admit(&admission, asked, true) {
+                Ok(connection) => return Some(connection),
+                Err(NotAdmitted::Stale) => {}
+                Err(reason) => return self.turn_away(reason),
+            }
+        }
+        loop {
+            // A client of 3.1's comes back after two seconds whatever it is told: it is kept waiting instead.
+            let patience = match client.version {
+                Version::V3 => Patience::Until(deadline),
+                Version::V4 => Patience::Short,
+            };
+            let asking = connections.backend.authenticate(&client.identity, patience);
+            let Ok(outcome) = timeout_at(deadline, asking).await else {
+                let waited = connections.config.handshake_timeout;
+                return self.refuse(&backend::Error::TimedOut(waited));
+            };
+            match outcome {
+                Ok(answer) => match self.admit(&answer.admission, answer.asked, false) {
+                    Ok(connection) => return Some(connection),
+                    Err(NotAdmitted::Stale) => {}
+                    Err(reason) => return self.turn_away(reason),
+                },
+                Err(error) if client.version == Version::V3 && error.retry_after().is_some() => {}
+                Err(error) => return self.refuse(&error),
+            }
+            if Instant::now() >= deadline {
+                return self.refuse(&backend::Error::TimedOut(connections.config.handshake_timeout));
+            }
+            yield_now().await;
+        }
+    }
+
+    /// Tells the client that it is welcome, and counts it from here on, unless the backend may say otherwise by now.
+    fn admit(&self, admission: &Admission, asked: Moment, is_resumed: bool) -> Result<Connection, NotAdmitted> {
+        let (connections, client) = (&self.connections, &self.client);
+        if client.outbox.is_closing() {
+            return Err(NotAdmitted::Gone);
+        }
+        let id = client.id();
+        let session = Session::new(client.version, client.outbox.clone(), admission, asked);
+        // In this order: from here on, who changes the user's permissions finds it, and who has done so before is found below.
+        if let Some(user) = &admission.user {
+            let most = connections.config.limits.per_user;
+            connections.clients.assign(client, user, most).map_err(|TooMany| NotAdmitted::TooMany)?;
+        }
+        *client.session() = Some(session);
+        connections.metrics.connections.inc();
+        let mut connection = Connection { client: client.clone(), notifier: None, connections: connections.clone() };
+        if !connections.backend.changes.none_since(asked, admission.user.as_deref(), Some(id)) {
+            return Err(NotAdmitted::Stale);
+        }
+        debug!(connection = %id, rooms = admission.rooms.len(), user = admission.user.as_deref(), "authorised");
+        connections.metrics.connections_opened.inc();
+        let ticket = connections.ticket(client);
+        let welcome = match client.version {
+            Version::V3 => v3::welcome(&admission.rooms),
+            Version::V4 => v4::welcome(&v4::Welcome {
+                rooms: &admission.rooms,
+                connection: id,
+                position: connections.hub.position(),
+                ping_interval: connections.config.ping_interval,
+                message_limit_bytes: connections.config.message_limit_bytes,
+                subscriptions: connections.config.limits.subscriptions,
+                ticket: ticket.as_deref(),
+                is_resumed,
+            }),
+        };
+        client.outbox.push(Frame::Text(welcome.into())).map_err(|Full| NotAdmitted::Gone)?;
+        client.note_admission();
+        client.outbox.flush();
+        connection.notifier = connections.hooks.connected(&client.identity);
+        Ok(connection)
+    }
+
+    fn turn_away<T>(&self, reason: NotAdmitted) -> Option<T> {
+        if reason == NotAdmitted::TooMany {
+            self.connections.metrics.limited.inc("connections-per-user");
+            self.connections.metrics.connections_refused.inc("limit");
+            let later = random_seconds(TOO_MANY_SECONDS);
+            self.end(v4::too_many_connections(later), CloseCode::TryLater, v4::retry_after(later).into());
+        }
+        None
+    }
+
+    /// Tells the client why it is not served, and ends the connection.
+    fn refuse<T>(&self, error: &backend::Error) -> Option<T> {
+        self.connections.metrics.connections_refused.inc("backend");
+        debug!(error = error as &dyn std::error::Error, "not authorised");
+        if error.is_final() {
+            self.end(v4::NOT_AUTHORIZED.to_owned(), CloseCode::NotAuthorized, "not authorized".into());
+        } else {
+            let later = error.retry_after().unwrap_or_else(|| random_seconds(TRY_LATER_SECONDS));
+            self.end(v4::try_later(later), CloseCode::TryLater, v4::retry_after(later).into());
+        }
+        None
+    }
+
+    /// Says goodbye to a client that never was welcome, to one of 3.1's in its one way.
+    fn end(&self, frame: String, code: CloseCode, reason: Cow<'static, str>) {
+        let outbox = self.outbox();
+        let (frame, code, reason) = match self.version() {
+            Version::V3 => (Frame::Fixed(v3::REFUSED), CloseCode::Normal, "".into()),
+            Version::V4 => (Frame::Text(frame.into()), code, reason),
+        };
+        // A client that is gone needs no answer.
+        let _ = outbox.push(frame);
+        outbox.close(code, reason);
+    }
+}
+
+fn random_seconds(range: std::ops::Range<f64>) -> Duration {
+    Duration::from_secs_f64(rand::rng().random_range(range))
+}
+
+impl Drop for Link {
+    fn drop(&mut self) {
+        self.connections.clients.remove(&self.client);
+        if let Some(code) = self.outbox().close_code() {
+            self.connections.metrics.connections_closed.inc(code.word());
+        }
+    }
+}
+
+/// An authorised client. Leaves its rooms, and is reported as gone, when dropped.
+#[derive(Debug)]
+pub struct Connection {
+    client: Arc<Client>,
+    notifier: Option<Notifier>,
+    connections: Arc<Connections>,
+}
+
+impl Connection {
+    /// Carries out what the client said. Does not wait; the reply goes to the outbox.
+    ///
+    /// # Errors
+    /// When the outbox takes no more; the connection is ending then.
+    pub fn on_message(&mut self, message: Message<'_>) -> Result<(), Full> {
+        self.connections.metrics.client_messages.inc();
+        if let (Message::Ping, Some(notifier)) = (&message, &self.notifier) {
+            notifier.notify(Event::Ping);
+        }
+        self.with_session(|session, connections| {
+            session.count(1, connections)?;
+            session.on_message(message, connections)
+        })
+    }
+
+    /// As [`on_message`](Self::on_message), for a text that asks for much; others have their turn in between.
+    ///
+    /// # Errors
+    /// As [`on_message`](Self::on_message).
+    pub async fn on_long_message(&mut self, text: &str) -> Result<(), Full> {
+        let list = match Message::parse(text, self.client.version) {
+            Message::SubscribeAll { list, .. } if let Ok(list) = Wanted::list(list) => list,
+            message => return self.on_message(message),
+        };
+        self.connections.metrics.client_messages.inc();
+        self.with_session(|session, connections| session.count(list.len(), connections))?;
+        let mut list = list.into_iter();
+        while list.len() > 0 {
+            self.with_session(|session, connections| {
+                list.by_ref().take(SUBSCRIBED_AT_ONCE).try_for_each(|wanted| session.subscribe(wanted, connections))
+            })?;
+            self.client.outbox.flush();
+            yield_now().await;
+        }
+        Ok(())
+    }
+
+    /// Whether some subscriptions are still being given what they have missed.
+    pub fn is_behind(&self) -> bool {
+        self.client.session().as_ref().is_some_and(Session::is_behind)
+    }
+
+    /// Goes on with them, when it is this connection's turn.
+    ///
+    /// # Errors
+    /// When the outbox takes no more; the connection is ending then.
+    pub async fn catch_up(&mut self) -> Result<CatchUp, Full> {
+        let turns = &self.connections.turns;
+        if turns.available_permits() > 0 {
+            // Nobody else catches up. Where others do, waiting for the turn is enough: a yield for each would make a queue of them
+            // that everybody else has to wait behind.
+            yield_now().await;
+        }
+        let _turn = turns.acquire().await; // fails only when closed, which it never is
+        self.with_session(Session::catch_up)
+    }
+
+    /// Gives the client another ticket, if the one that it has is not of much use any more.
+    pub fn renew_ticket(&self) {
+        self.connections.renew_ticket(&self.client);
+    }
+
+    /// Leaves all rooms, in steps between which others have their turn, and is gone then.
+    pub async fn leave(self) {
+        let mut leaving = Leaving { seats: self.take_seats(), hub: self.connections.hub.clone() };
+        while leaving.seats.len() > LEFT_AT_ONCE {
+            let rest = leaving.seats.len() - LEFT_AT_ONCE;
+            leaving.hub.leave(leaving.seats.drain(rest..), || {});
+            yield_now().await;
+        }
+    }
+
+    fn with_session<T>(&self, work: impl FnOnce(&mut Session, &Connections) -> Result<T, Full>) -> Result<T, Full> {
+        match &mut *self.client.session() {
+            Some(session) => work(session, &self.connections),
+            None => Err(Full),
+        }
+    }
+
+    /// Ends the session; its rooms are to be left by the caller.
+    fn take_seats(&self) -> Vec<Seat> {
+        let Some(mut session) = self.client.session().take() else { return Vec::new() };
+        if let Some(user) = session.user() {
+            self.connections.clients.unassign(&self.client, user);
+        }
+        session.take_seats()
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        drop(Leaving { seats: self.take_seats(), hub: self.connections.hub.clone() });
+        self.connections.metrics.connections.dec();
+    }
+}
+
+/// Subscriptions that are on their way out, all at once at the latest when this is dropped.
+struct Leaving {
+    seats: Vec<Seat>,
+    hub: Arc<Hub>,
+}
+
+impl Drop for Leaving {
+    fn drop(&mut self) {
+        self.hub.leave(std::mem::take(&mut self.seats), || {});
+    }
+}

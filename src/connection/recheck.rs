@@ -1,0 +1,231 @@
+//! Asking the backend again what connected clients may do: when the application says that something has changed, and from
+//! time to time.
+//!
+//! Clients with the same identity are asked for once. Those whose permissions are said to have changed go first, and never
+//! wait behind the others.
+
+use std::{
+    collections::{BTreeMap, HashMap, VecDeque},
+    hash::{BuildHasher, RandomState},
+    sync::{Arc, Weak},
+    time::Duration,
+};
+
+use futures::{StreamExt, stream::FuturesUnordered};
+use parking_lot::Mutex;
+use rand::Rng;
+use tokio::{
+    sync::Notify,
+    time::{Instant, MissedTickBehavior, interval, sleep_until},
+};
+use tokio_util::sync::CancellationToken;
+use tracing::debug;
+
+use super::{Connections, clients::Client};
+use crate::{
+    backend::{Answer, Error, Identity, Urgency},
+    protocol::{CloseCode, server::v4},
+};
+
+/// Checks under way at once, of each urgency; the backend's gate is what bounds the calls.
+const AT_ONCE: usize = 64;
+/// Parts in which the clients are checked from time to time, one after the other: who is in which is random.
+const PARTS: u32 = 128;
+/// The shortest and the longest wait before the backend is asked again that could not be asked.
+const FIRST_WAIT: Duration = Duration::from_secs(1);
+const LONGEST_WAIT: Duration = Duration::from_secs(30);
+/// When a client may come back that could not be checked for too long, in seconds.
+const RETURN_SECONDS: std::ops::Range<f64> = 1.0..30.0;
+
+/// Who is to be asked for.
+#[derive(Debug, Default)]
+pub(super) struct Rechecks {
+    due: Mutex<Due>,
+    added: Notify,
+}
+
+#[derive(Debug, Default)]
+struct Due {
+    groups: HashMap<Identity, Group>,
+    urgent: VecDeque<Identity>,
+    routine: VecDeque<Identity>,
+    /// Those that could not be asked for, by when to try again.
+    later: BTreeMap<(Instant, u64), Identity>,
+    count: u64,
+}
+
+/// The clients of one identity.
+#[derive(Debug, Default)]
+struct Group {
+    clients: Vec<Weak<Client>>,
+    is_urgent: bool,
+    failing: Option<Failing>,
+}
+
+/// It is not known what they may do.
+#[derive(Debug, Clone, Copy)]
+struct Failing {
+    since: Instant,
+    wait: Duration,
+    /// Where it is among those to be tried later.
+    at: (Instant, u64),
+}
+
+impl Rechecks {
+    /// `client` is to be asked for.
+    pub(super) fn add(&self, client: &Arc<Client>, urgency: Urgency) {
+        self.due.lock().add(&client.identity, vec![Arc::downgrade(client)], urgency == Urgency::Urgent);
+        self.added.notify_one();
+    }
+}
+
+impl Due {
+    fn add(&mut self, identity: &Identity, clients: Vec<Weak<Client>>, is_urgent: bool) {
+        let is_new = !self.groups.contains_key(identity);
+        let group = self.groups.entry(identity.clone()).or_default();
+        for client in clients {
+            if !group.clients.iter().any(|known| known.ptr_eq(&client)) {
+                group.clients.push(client);
+            }
+        }
+        if is_urgent && !group.is_urgent {
+            group.is_urgent = true;
+            if let Some(failing) = group.failing {
+                self.later.remove(&failing.at);
+            }
+            self.urgent.push_back(identity.clone()); // where it is among the others, it is passed over
+        } else if is_new && !is_urgent {
+            self.routine.push_back(identity.clone());
+        }
+    }
+
+    /// The next group to ask for, if there is one for which there is a place.
+    fn next(&mut self, urgent: usize, routine: usize) -> Option<(Identity, Group)> {
+        let now = Instant::now();
+        while let Some(entry) = self.later.first_entry().filter(|entry| entry.key().0 <= now) {
+            self.routine.push_back(entry.remove());
+        }
+        let lines = [(&mut self.urgent, urgent, true), (&mut self.routine, routine, false)];
+        for (line, running, is_urgent) in lines {
+            while running < AT_ONCE
+                && let Some(identity) = line.pop_front()
+            {
+                if self.groups.get(&identity).is_some_and(|group| group.is_urgent == is_urgent)
+                    && let Some(group) = self.groups.remove(&identity)
+                {
+                    return Some((identity, group));
+                }
+            }
+        }
+        None
+    }
+
+    /// To be tried again.
+    fn delay(&mut self, identity: Identity, mut group: Group, since: Instant, wait: Duration, until: Instant) {
+        self.count += 1;
+        let at = (until, self.count);
+        if let Some(known) = self.groups.get_mut(&identity) {
+            // It was added again meanwhile, and will be asked for before that.
+            known.failing.get_or_insert(Failing { since, wait, at });
+            known.clients.append(&mut group.clients);
+            return;
+        }
+        group.failing = Some(Failing { since, wait, at });
+        group.is_urgent = false;
+        self.later.insert(at, identity.clone());
+        self.groups.insert(identity, group);
+    }
+}
+
+type Outcome = Result<Arc<Answer>, Arc<Error>>;
+
+impl Connections {
+    /// Asks for those who are due, until `stop`.
+    pub async fn recheck(self: Arc<Self>, stop: CancellationToken) {
+        stop.run_until_cancelled(self.recheck_for_ever()).await;
+    }
+
+    async fn recheck_for_ever(&self) {
+        let mut running = FuturesUnordered::new();
+        let (mut urgent, mut routine) = (0, 0);
+        let every = self.config.reauthorize.interval.map(|whole| whole / PARTS);
+        let mut parts = interval(every.unwrap_or(Duration::from_secs(3600)).max(Duration::from_millis(1)));
+        parts.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let (hasher, mut part) = (RandomState::new(), 0);
+        loop {
+            let next_time = {
+                let mut due = self.rechecks.due.lock();
+                while let Some((identity, group)) = due.next(urgent, routine) {
+                    *(if group.is_urgent { &mut urgent } else { &mut routine }) += 1;
+                    running.push(self.ask(identity, group));
+                }
+                due.later.first_key_value().map(|((time, _), _)| *time)
+            };
+            let next_time = next_time.unwrap_or_else(|| Instant::now() + LONGEST_WAIT);
+            tokio::select! {
+                Some((identity, group, outcome)) = running.next() => {
+                    *(if group.is_urgent { &mut urgent } else { &mut routine }) -= 1;
+                    self.conclude(identity, group, &outcome);
+                }
+                () = self.rechecks.added.notified() => {}
+                () = sleep_until(next_time) => {}
+                _ = parts.tick(), if every.is_some() => {
+                    part = (part + 1) % PARTS;
+                    let is_in_part = |client: &Client| hasher.hash_one(&client.identity) % u64::from(PARTS) == u64::from(part);
+                    for client in self.clients.admitted(is_in_part) {
+                        self.rechecks.add(&client, Urgency::Background);
+                    }
+                }
+            }
+        }
+    }
+
+    async fn ask(&self, identity: Identity, group: Group) -> (Identity, Group, Outcome) {
+        let urgency = if group.is_urgent { Urgency::Urgent } else { Urgency::Background };
+        let outcome = if group.clients.iter().any(|client| client.strong_count() > 0) {
+            self.backend.check(&identity, urgency).await
+        } else {
+            Err(Arc::new(Error::Busy { retry_after: Duration::ZERO })) // which nobody hears of
+        };
+        (identity, group, outcome)
+    }
+
+    fn conclude(&self, identity: Identity, mut group: Group, outcome: &Outcome) {
+        let clients: Vec<Arc<Client>> = group.clients.iter().filter_map(Weak::upgrade).collect();
+        if clients.is_empty() {
+            return;
+        }
+        match outcome {
+            Ok(answer) => {
+                for client in clients {
+                    if !self.apply(&client, answer) {
+                        self.rechecks.add(&client, Urgency::Urgent);
+                    }
+                }
+            }
+            Err(error) if error.is_final() => clients.iter().for_each(|client| self.turn_out(client)),
+            Err(error) => {
+                let now = Instant::now();
+                let (since, wait) = group.failing.map_or((now, FIRST_WAIT), |failing| (failing.since, failing.wait));
+                let end = since + self.config.reauthorize.grace;
+                if now >= end {
+                    clients.iter().for_each(|client| self.give_up(client));
+                    return;
+                }
+                self.metrics.rechecks.inc("failed");
+                debug!(error = &**error as &dyn std::error::Error, clients = clients.len(), "cannot check permissions");
+                let random = wait.mul_f64(rand::rng().random_range(0.5..1.0));
+                let until = (now + error.retry_after().unwrap_or_default().max(random)).min(end);
+                group.clients.retain(|client| client.strong_count() > 0);
+                self.rechecks.due.lock().delay(identity, group, since, (wait * 2).min(LONGEST_WAIT), until);
+            }
+        }
+    }
+
+    /// It was not known for too long what `client` may do.
+    fn give_up(&self, client: &Client) {
+        self.metrics.rechecks.inc("given-up");
+        let later = Duration::from_secs_f64(rand::rng().random_range(RETURN_SECONDS));
+        client.outbox.close(CloseCode::TryLater, v4::retry_after(later));
+    }
+}

@@ -1,0 +1,191 @@
+//! What becomes of a client's subscriptions when it may do less than before.
+
+use std::{sync::Arc, time::Duration};
+
+use serde_json::value::RawValue;
+use tokio::time::Instant;
+
+use super::{
+    super::Connections,
+    Session,
+    recovering::{Behind, Unanswered},
+};
+use crate::{
+    backend::{Admission, Moment},
+    hub::{Frame, Full, WildcardDispatch},
+    protocol::{
+        RequestId, Version,
+        server::{Ended, Refusal, v4},
+    },
+    room::{Allowed, Numbers, RoomKey},
+};
+
+/// What came of other permissions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in super::super) enum Applied {
+    /// They are the same.
+    Unchanged,
+    /// The client has been told what it has lost, if anything.
+    Changed,
+    /// It has lost a subscription, and there is no frame in its protocol to tell it so.
+    Untold,
+}
+
+impl Session {
+    /// Whether a trigger to `room` would reach a subscription.
+    pub(in super::super) fn is_reached(&self, room: &RoomKey, dispatch: WildcardDispatch) -> bool {
+        let reaches = |key: &RoomKey| dispatch.deliveries(std::slice::from_ref(room), key) > 0;
+        self.subscriptions.values().any(|seats| seats.rooms().any(reaches))
+            || self.behind.as_ref().is_some_and(|behind| behind.rooms().any(reaches))
+    }
+
+    /// The subscriptions to rooms that `are_meant`, by their `requestId`.
+    pub(in super::super) fn subscribed_to(&self, are_meant: impl Fn(&RoomKey) -> bool) -> Vec<RequestId> {
+        let live = self.subscriptions.iter().filter(|(_, seats)| seats.rooms().any(&are_meant));
+        live.map(|(id, _)| id.clone()).collect()
+    }
+
+    /// How many subscriptions there are.
+    pub(in super::super) fn subscriptions(&self) -> usize {
+        self.places
+    }
+
+    /// What the client may join.
+    pub(in super::super) fn allowed(&self) -> &Arc<Allowed> {
+        &self.allowed
+    }
+
+    /// When the backend was asked for that.
+    pub(in super::super) fn asked(&self) -> Moment {
+        self.asked
+    }
+
+    /// The client is given a ticket now.
+    pub(in super::super) fn note_ticket(&mut self) {
+        self.ticketed = Some(Instant::now());
+    }
+
+    /// How long ago it was given one.
+    pub(in super::super) fn ticket_age(&self) -> Option<Duration> {
+        self.ticketed.map(|at| at.elapsed())
+    }
+
+    /// The client is to leave the subscriptions that a trigger to `room` would reach.
+    pub(in super::super) fn leave_room(&mut self, room: &RoomKey, connections: &Connections) -> Result<Applied, Full> {
+        let dispatch = connections.hub.dispatch();
+        let is_meant = |key: &RoomKey| dispatch.deliveries(std::slice::from_ref(room), key) > 0;
+        let outcome = self.end(is_meant, Ended::ByApplication, connections);
+        self.outbox.flush();
+        outcome
+    }
+
+    /// The client may join what `admission` says, and no more, from here on.
+    pub(in super::super) fn apply(
+        &mut self,
+        admission: &Admission,
+        asked: Moment,
+        connections: &Connections,
+    ) -> Result<Applied, Full> {
+        self.asked = self.asked.max(asked);
+        self.user = admission.user.clone();
+        if Arc::ptr_eq(&self.allowed, &admission.allowed) {
+            return Ok(Applied::Unchanged); // equal ones are shared
+        }
+        self.allowed = admission.allowed.clone();
+        let (allowed, numbers) = (admission.allowed.clone(), connections.hub.dispatch().numbers());
+        let is_lost = |key: &RoomKey| match numbers {
+            Numbers::ByValue => !allowed.covers(key),
+            Numbers::ByType => !by_value(key).is_some_and(|key| allowed.covers(&key)),
+        };
+        let outcome = self.end(is_lost, Ended::NoLongerAllowed, connections)?;
+        if self.version == Version::V4 {
+            self.outbox.push(Frame::Text(v4::allowed_rooms(&admission.rooms).into()))?;
+            self.outbox.flush();
+        }
+        Ok(if outcome == Applied::Untold { outcome } else { Applied::Changed })
+    }
+
+    /// Ends the subscriptions to rooms that `are_meant`: nothing more is delivered to them, and the client is told so.
+    fn end(
+        &mut self,
+        are_meant: impl Fn(&RoomKey) -> bool,
+        why: Ended,
+        connections: &Connections,
+    ) -> Result<Applied, Full> {
+        let ending = self.subscribed_to(&are_meant);
+        if self.version == Version::V3 {
+            return Ok(if ending.is_empty() { Applied::Unchanged } else { Applied::Untold });
+        }
+        let mut outcome = Ok(());
+        let mut applied = if ending.is_empty() { Applied::Unchanged } else { Applied::Changed };
+        for id in ending {
+            let Some(seats) = self.subscriptions.remove(&id) else { continue };
+            self.places -= seats.len();
+            let mut all = Vec::new();
+            seats.append_to(&mut all);
+            let told = Frame::Text(v4::unsubscribed(&id, why).into());
+            connections.hub.leave(all, || outcome = outcome.and(self.outbox.push(told)));
+        }
+        let Some(behind) = &mut self.behind else { return outcome.map(|()| applied) };
+        for id in behind.refuse(&are_meant, why) {
+            self.subscriptions.remove(&id);
+            self.places -= 1;
+            applied = Applied::Changed;
+        }
+        for id in behind.stop_reading(&are_meant) {
+            self.subscriptions.remove(&id);
+            self.places -= 1;
+            applied = Applied::Changed;
+            outcome = outcome.and(self.outbox.push(Frame::Text(v4::unsubscribed(&id, why).into())));
+        }
+        outcome.map(|()| applied)
+    }
+}
+
+impl Behind {
+    /// The rooms that are waited for.
+    fn rooms(&self) -> impl Iterator<Item = &RoomKey> {
+        let unanswered = self.unanswered.iter().filter_map(|request| match request {
+            Unanswered::Since { key, .. } | Unanswered::Fresh { key, .. } => Some(key),
+            Unanswered::Refused(_) => None,
+        });
+        unanswered.chain(self.reading.iter().map(|recovery| recovery.room()))
+    }
+
+    /// Has requests for rooms that `are_meant` be refused when it is their turn. Whose these are.
+    fn refuse(&mut self, are_meant: impl Fn(&RoomKey) -> bool, why: Ended) -> Vec<RequestId> {
+        let mut refused = Vec::new();
+        for request in &mut self.unanswered {
+            let id = match request {
+                Unanswered::Since { key, request_id, .. } | Unanswered::Fresh { key, request_id, .. }
+                    if are_meant(key) =>
+                {
+                    request_id.clone()
+                }
+                _ => continue,
+            };
+            let answer = v4::refused(Some(&id), Refusal::RoomNotFound, why.word());
+            *request = Unanswered::Refused(Frame::Text(answer.into()));
+            refused.push(id);
+        }
+        refused
+    }
+
+    /// Gives those in rooms that `are_meant` no more of what they have missed. Whose these are.
+    fn stop_reading(&mut self, are_meant: impl Fn(&RoomKey) -> bool) -> Vec<RequestId> {
+        let mut stopped = Vec::new();
+        self.reading.retain(|recovery| {
+            let is_meant = are_meant(recovery.room());
+            if is_meant {
+                stopped.push(recovery.request_id().clone());
+            }
+            !is_meant
+        });
+        stopped
+    }
+}
+
+/// The same room with its numbers compared by value, as permissions are.
+fn by_value(key: &RoomKey) -> Option<RoomKey> {
+    RoomKey::new(&RawValue::from_string(key.as_str().to_owned()).ok()?, Numbers::ByValue).ok()
+}
