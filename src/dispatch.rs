@@ -20,6 +20,7 @@ use crate::{
     broker::{Batch, Consumer, Delivery, Unusable},
     connection::Connections,
     hub::{Audience, Hub, Outbox, Pace, Publication, Tally},
+    instances::Instances,
     metrics::Metrics,
     protocol::{control::Control, trigger::Trigger},
 };
@@ -41,6 +42,7 @@ type Ready = Result<Batch, Unusable>;
 pub struct Dispatch {
     hub: Arc<Hub>,
     connections: Arc<Connections>,
+    instances: Option<Arc<Instances>>,
     metrics: Arc<Metrics>,
     repeats: Repeats,
     writers: Writers,
@@ -54,14 +56,16 @@ pub struct Dispatch {
 }
 
 impl Dispatch {
-    /// A dispatch to `connections`, by their hub. Ids of triggers count for `trigger_id_ttl`.
-    pub fn new(connections: Arc<Connections>, trigger_id_ttl: Duration) -> Self {
+    /// A dispatch to `connections`, by their hub, and to who listens to other instances. Ids of triggers count for
+    /// `trigger_id_ttl`.
+    pub fn new(connections: Arc<Connections>, instances: Option<Arc<Instances>>, trigger_id_ttl: Duration) -> Self {
         let workers = std::thread::available_parallelism().map_or(1, NonZero::get);
         let (small, large) = Default::default();
         Self {
             hub: connections.hub.clone(),
             metrics: connections.metrics.clone(),
             connections,
+            instances,
             repeats: Repeats::new(trigger_id_ttl),
             writers: Writers::new(workers),
             workers,
@@ -116,6 +120,13 @@ impl Dispatch {
                     self.control(body, *offset, *is_recalled);
                     None
                 }
+                Delivery::Instance { body, offset } => {
+                    if let Some(instances) = &self.instances {
+                        instances.take_note(body);
+                    }
+                    self.pass(*offset);
+                    None
+                }
                 told => {
                     self.take_note(told);
                     None
@@ -147,7 +158,7 @@ impl Dispatch {
     /// Something about the log.
     fn take_note(&self, delivery: &Delivery) {
         match delivery {
-            Delivery::Trigger { .. } | Delivery::Control { .. } => {}
+            Delivery::Trigger { .. } | Delivery::Control { .. } | Delivery::Instance { .. } => {}
             Delivery::Epoch { epoch, offset } => {
                 self.connections.backend.changes.begin_epoch(*epoch, *offset);
                 self.hub.begin_epoch(*epoch, *offset);

@@ -11,6 +11,7 @@ pub mod connection;
 pub mod dispatch;
 pub mod http;
 pub mod hub;
+pub mod instances;
 pub mod metrics;
 pub mod protocol;
 pub mod room;

@@ -144,6 +144,8 @@ metrics! {
     hooks: ByResult as family,
     /// Hooks that the backend never took.
     hooks_given_up: Counter,
+    /// Connections of instances that died, reported as gone by this one.
+    connections_adopted: Counter,
     /// Control messages that were applied, by action.
     controls: ByWord as family,
     /// Checks of connected clients' permissions, by what became of them.

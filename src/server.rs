@@ -20,6 +20,7 @@ use crate::{
         listener::{BindError, Listener, Terms},
     },
     hub::Hub,
+    instances::Instances,
     metrics::Metrics,
 };
 
@@ -64,6 +65,7 @@ pub struct Server {
     internal: Listener,
     config: Config,
     connections: Arc<Connections>,
+    instances: Option<Arc<Instances>>,
     readiness: Readiness,
     publisher: Publisher,
     consumer: Consumer,
@@ -90,15 +92,19 @@ impl Server {
         let readiness = readiness(&config.broker, &consumer, &metrics);
         let tickets = config.connection.resume.as_ref().map_or(Duration::ZERO, |resume| resume.ttl);
         let backend = Backend::new(config.backend.clone(), Changes::new(tickets), metrics.clone())?;
-        let hooks = Arc::new(Hooks::new(backend.clone(), config.hooks.clone()));
+        let secret = config.connection.resume.as_ref().map(|resume| &resume.secret);
+        let has_log = !matches!(&config.broker, Broker::Rabbitmq(broker) if broker.log == config::AmqpLog::Off);
+        let hooks = Arc::new(Hooks::new(backend.clone(), config.hooks.clone(), has_log && secret.is_some()));
+        let instances = Instances::new(hooks.clone(), secret, consumer.state(), config.history.age);
         let (connection, state) = (config.connection.clone(), consumer.state());
         let connections = Arc::new(Connections::new(hub, backend, hooks, metrics, connection, state));
-        let dispatch = Dispatch::new(connections.clone(), config.trigger_id_ttl);
+        let dispatch = Dispatch::new(connections.clone(), instances.clone(), config.trigger_id_ttl);
         Ok(Self {
             public,
             internal,
             config,
             connections,
+            instances,
             readiness,
             publisher,
             consumer,
@@ -131,17 +137,20 @@ impl Server {
     /// # Errors
     /// When a part of the server ends by itself.
     pub async fn run(self, stop: CancellationToken) -> Result<Report, Error> {
-        let http_tasks = TaskTracker::new();
+        let (http_tasks, publisher) = (TaskTracker::new(), self.publisher);
         let metrics = self.connections.metrics.clone();
         let limits = &self.config.connection.limits;
         let head_limit_bytes = limits.header_bytes + limits.url_bytes + HEAD_FRAMING_BYTES;
         let terms = Terms { peer_timeout: 2 * self.config.connection.ping_interval, head_limit_bytes, metrics };
         let public = http::public(self.connections.clone(), self.config.origins);
         let internal =
-            http::internal(&self.config.internal, self.publisher, self.connections.clone(), self.readiness.clone());
+            http::internal(&self.config.internal, publisher.clone(), self.connections.clone(), self.readiness.clone());
         let (mut intake, mut rest) = (JoinSet::new(), JoinSet::new());
         if self.config.connection.closes_on_gap {
             rest.spawn(self.connections.clone().close_at_gaps(self.stop_intake.clone()));
+        }
+        if let Some(instances) = &self.instances {
+            rest.spawn(instances.clone().run(publisher.clone(), self.stop_rest.clone()));
         }
         rest.spawn(self.connections.clone().recheck(self.stop_intake.clone()));
         rest.spawn(self.connections.backend.clone().keep(self.stop_rest.clone()));
@@ -172,6 +181,10 @@ impl Server {
         let drained = async {
             connections.close_all(self.config.drain).await;
             connections.tasks.wait().await;
+            if let Some(instances) = &self.instances {
+                connections.hooks.finish().await;
+                instances.say_goodbye(&publisher).await;
+            }
             self.stop_rest.cancel();
             http_tasks.close();
             http_tasks.wait().await;

@@ -108,7 +108,7 @@ impl World {
         let stop = CancellationToken::new();
         let embedded = config::Broker::Embedded(config::Embedded::default());
         let (publisher, consumer, _) = broker::open(&embedded, &self.metrics, stop.clone()).expect("a broker");
-        let dispatch = Dispatch::new(self.connections(), Duration::from_secs(60));
+        let dispatch = Dispatch::new(self.connections(), None, Duration::from_secs(60));
         let publish = async {
             for body in bodies {
                 publisher.publish(Kind::Trigger, body.clone()).await.expect("a place in the queue");
@@ -123,7 +123,7 @@ impl World {
         let config = config::from_vars([api].into_iter()).expect("a configuration");
         let (hub, metrics) = (self.hub.clone(), self.metrics.clone());
         let backend = Backend::new(config.backend, Changes::new(Duration::ZERO), metrics.clone()).expect("a client");
-        let hooks = Arc::new(Hooks::new(backend.clone(), config.hooks));
+        let hooks = Arc::new(Hooks::new(backend.clone(), config.hooks, false));
         Arc::new(Connections::new(hub, backend, hooks, metrics, config.connection, watch::channel(State::Current).1))
     }
 }

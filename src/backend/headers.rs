@@ -49,7 +49,6 @@ impl Identity {
     }
 
     /// What [`as_bytes`](Self::as_bytes) gave, perhaps on another instance.
-    #[cfg(test)]
     pub(crate) fn from_bytes(bytes: &[u8]) -> Self {
         Self(bytes.into())
     }

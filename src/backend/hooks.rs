@@ -11,11 +11,16 @@ use std::{
 use parking_lot::Mutex;
 use rand::Rng;
 use reqwest::Url;
+use serde_json::json;
 use tokio::time::sleep;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, warn};
+use uuid::Uuid;
 
-use super::{Backend, Error, Identity};
+use super::{
+    Backend, Error, Identity,
+    books::{Books, Reported},
+};
 use crate::{config, metrics::Outcome};
 
 /// How often a hook is tried that the backend may take the next time.
@@ -43,20 +48,22 @@ pub struct Hooks {
     config: config::Hooks,
     waiting: AtomicUsize,
     tasks: TaskTracker,
+    /// Kept where other instances are told.
+    books: Option<Mutex<Books>>,
 }
 
 impl Hooks {
-    /// Hooks that go to `backend`.
-    pub fn new(backend: Arc<Backend>, config: config::Hooks) -> Self {
-        let tasks = TaskTracker::new();
-        Self { backend, config, waiting: AtomicUsize::new(0), tasks }
+    /// Hooks that go to `backend`. With `keeps_books`, it is known whose end has not been reported.
+    pub fn new(backend: Arc<Backend>, config: config::Hooks, keeps_books: bool) -> Self {
+        let books = (keeps_books && config.disconnect.is_some()).then(Mutex::default);
+        Self { backend, config, waiting: AtomicUsize::new(0), tasks: TaskTracker::new(), books }
     }
 
     /// The hooks of one connection, which is reported as connected by this call and as gone when the result is dropped.
     ///
     /// `None` when no hook is configured, or when too many connections wait to be reported: such a connection is counted
     /// as dropped and never reported at all, so that the backend hears of an end only where it heard of a beginning.
-    pub fn connected(self: &Arc<Self>, identity: &Identity) -> Option<Notifier> {
+    pub fn connected(self: &Arc<Self>, id: Uuid, user: Option<&Arc<str>>, identity: &Identity) -> Option<Notifier> {
         if self.config.is_empty() {
             return None;
         }
@@ -65,9 +72,13 @@ impl Hooks {
             warn!(waiting = WAITING, "too many hooks are waiting: a connection is not reported to the backend");
             return None;
         }
-        let notifier = Notifier {
-            shared: Arc::new(Shared { hooks: self.clone(), identity: identity.clone(), state: Mutex::default() }),
-        };
+        let (hooks, identity, state) = (self.clone(), identity.clone(), Mutex::default());
+        let shared = Arc::new(Shared { id, hooks, identity, state });
+        if let Some(books) = &self.books {
+            let reported = Reported { user: user.cloned(), identity: shared.identity.clone() };
+            books.lock().open(id, reported, Arc::downgrade(&shared));
+        }
+        let notifier = Notifier { shared };
         notifier.notify(Event::Connect);
         Some(notifier)
     }
@@ -81,6 +92,40 @@ impl Hooks {
     /// Connections with a hook under way or waiting.
     pub fn unfinished(&self) -> usize {
         self.waiting.load(Relaxed)
+    }
+
+    /// Whether it is known whose end has not been reported.
+    pub fn books(&self) -> Option<&Mutex<Books>> {
+        self.books.as_ref()
+    }
+
+    /// Reports connections of another instance as gone, one hook for each user, in whose name it is posted like all hooks.
+    /// Those that the [`Books`] do not name as adopted any more when it is their turn are passed over.
+    pub fn report_adopted(self: &Arc<Self>) {
+        let Some(books) = &self.books else { return };
+        for (user, ids) in books.lock().adopted_by_user() {
+            let hooks = self.clone();
+            self.waiting.fetch_add(1, Relaxed);
+            self.tasks.spawn(async move {
+                Box::pin(hooks.report_one(user, ids)).await;
+                hooks.waiting.fetch_sub(1, Relaxed);
+            });
+        }
+    }
+
+    async fn report_one(&self, user: Option<Arc<str>>, mut ids: Vec<Uuid>) {
+        let (Some(books), Some(url)) = (&self.books, &self.config.disconnect) else { return };
+        let identity = {
+            let books = books.lock();
+            ids.retain(|id| books.is_adopted(id));
+            ids.first().and_then(|id| books.identity(id))
+        };
+        let Some(identity) = identity else { return };
+        let body = json!({"user": user.as_deref(), "connections": ids, "reason": "instance-lost"}).to_string();
+        // Once one of them is known to live, the others are reported all the same: they were said to be gone before.
+        self.deliver(url, &identity, Some(body), || ids.iter().any(|id| books.lock().is_adopted(id))).await;
+        self.backend.metrics.connections_adopted.inc_by(ids.len() as u64);
+        ids.iter().for_each(|id| books.lock().close(id));
     }
 
     /// Posts a hook, and tries again where that may help, as long as it `is_wanted`.
@@ -118,7 +163,8 @@ pub struct Notifier {
 }
 
 #[derive(Debug)]
-struct Shared {
+pub(super) struct Shared {
+    id: Uuid,
     hooks: Arc<Hooks>,
     identity: Identity,
     state: Mutex<State>,
@@ -136,7 +182,12 @@ struct State {
 impl Notifier {
     /// Posts the hook of `event` as soon as the ones before it are done. Returns at once.
     pub fn notify(&self, event: Event) {
-        let shared = &self.shared;
+        Shared::notify(&self.shared, event);
+    }
+}
+
+impl Shared {
+    pub(super) fn notify(shared: &Arc<Self>, event: Event) {
         if shared.hooks.url(event).is_none() {
             return;
         }
@@ -170,6 +221,9 @@ impl Shared {
                 Event::Disconnect => true,
             };
             Box::pin(self.hooks.deliver(url, &self.identity, None, is_wanted)).await;
+            if let (Event::Disconnect, Some(books)) = (event, &self.hooks.books) {
+                books.lock().close(&self.id);
+            }
         }
         self.hooks.waiting.fetch_sub(1, Relaxed);
     }

@@ -4,6 +4,7 @@
 //! the same, and not at all while it fails.
 
 mod answer;
+mod books;
 mod cache;
 mod changes;
 mod error;
@@ -29,6 +30,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 pub use answer::{Admission, Malformed};
+pub use books::{Books, News, Reported};
 pub use changes::{Changes, Moment, Whom};
 pub use error::Error;
 pub use gate::{Patience, Urgency};

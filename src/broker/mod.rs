@@ -24,6 +24,8 @@ pub enum Kind {
     Trigger,
     /// For the instances: what they are to do to connections.
     Control,
+    /// What instances tell each other.
+    Instance,
 }
 
 /// What the broker hands over, in its order.
@@ -46,6 +48,13 @@ pub enum Delivery {
         offset: Option<u64>,
         /// It is from before this instance was there.
         is_recalled: bool,
+    },
+    /// What an instance tells the others.
+    Instance {
+        /// The body, as that one wrote it.
+        body: Bytes,
+        /// Its place in the log, if there is one.
+        offset: Option<u64>,
     },
     /// Positions from here on are of another epoch.
     Epoch {
@@ -152,6 +161,7 @@ impl Delivery {
         match kind {
             Kind::Trigger => Self::Trigger { body, offset, is_recalled },
             Kind::Control => Self::Control { body, offset, is_recalled },
+            Kind::Instance => Self::Instance { body, offset },
         }
     }
 }

@@ -31,6 +31,8 @@ use crate::{config, metrics::Metrics};
 const ROUTING_KEY: &str = "*";
 /// The binding key of control messages.
 const CONTROL_KEY: &str = "control";
+/// The binding key of what instances tell each other.
+const INSTANCE_KEY: &str = "instance";
 /// How long the broker may take for a connection and everything declared on it.
 const CONNECT_DEADLINE: Duration = Duration::from_secs(10);
 /// How long leaving in good order may take.
@@ -94,12 +96,17 @@ fn routing_key(kind: super::Kind) -> &'static str {
     match kind {
         super::Kind::Trigger => ROUTING_KEY,
         super::Kind::Control => CONTROL_KEY,
+        super::Kind::Instance => INSTANCE_KEY,
     }
 }
 
 /// What is published with `key`; as in 3.1, all that we do not know is a trigger.
 fn kind_of(key: &str) -> super::Kind {
-    if key == CONTROL_KEY { super::Kind::Control } else { super::Kind::Trigger }
+    match key {
+        CONTROL_KEY => super::Kind::Control,
+        INSTANCE_KEY => super::Kind::Instance,
+        _ => super::Kind::Trigger,
+    }
 }
 
 /// Connects to the first broker of the list and declares what is needed, as the server would; what was found.

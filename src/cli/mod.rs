@@ -1,6 +1,7 @@
 //! The command line: what to do, how to log, and with which exit code to end.
 
 mod check;
+mod explain;
 mod logging;
 mod system;
 
@@ -28,6 +29,8 @@ use crate::{
 const OK: u8 = 0;
 /// Something failed, or was found wrong.
 const FAILED: u8 = 1;
+/// File descriptors that are kept for all else than clients, where `MAX_CONNECTIONS` is not set.
+const RESERVED_FILES: usize = 256;
 /// The configuration or the command line is wrong.
 const MISUSED: u8 = 2;
 
@@ -47,6 +50,7 @@ enum Command {
     Serve,
     /// Check the configuration, reach the backend and the broker, and say what was found
     Check,
+    Explain(explain::Options),
     Bench(Box<bench::Options>),
 }
 
@@ -55,12 +59,13 @@ pub fn main() -> ExitCode {
     match Arguments::parse().command.unwrap_or(Command::Serve) {
         Command::Serve => configured(serve),
         Command::Check => configured(check),
+        Command::Explain(options) => configured(|runtime, config| explain(&runtime, &config, &options)),
         Command::Bench(options) => measure(&options),
     }
 }
 
 /// What needs a configuration and a runtime.
-fn configured(run: fn(Runtime, Config) -> ExitCode) -> ExitCode {
+fn configured(run: impl FnOnce(Runtime, Config) -> ExitCode) -> ExitCode {
     let config = match config::from_environment() {
         Ok(config) => config,
         Err(error) => return fail(MISUSED, &error),
@@ -76,6 +81,14 @@ fn check(runtime: Runtime, config: Config) -> ExitCode {
         Ok(true) => OK.into(),
         Ok(false) => FAILED.into(),
         Err(error) => fail(FAILED, &error),
+    }
+}
+
+fn explain(runtime: &Runtime, config: &Config, options: &explain::Options) -> ExitCode {
+    match runtime.block_on(explain::run(&config.internal, options, &mut io::stdout())) {
+        Ok(true) => OK.into(),
+        Ok(false) => FAILED.into(),
+        Err(wrong) => fail(FAILED, &io::Error::other(wrong)),
     }
 }
 
@@ -111,14 +124,20 @@ fn serve(runtime: Runtime, config: Config) -> ExitCode {
     }
 }
 
-async fn run(config: Config) -> Result<(), Box<dyn StdError>> {
+async fn run(mut config: Config) -> Result<(), Box<dyn StdError>> {
     let files = system::raise_file_limit();
+    let limits = &mut config.connection.limits;
+    limits.connections = limits.connections.or_else(|| {
+        let files = usize::try_from(files?).ok()?;
+        Some(files - RESERVED_FILES.min(files / 2))
+    });
+    let connections = limits.connections;
     let (dispatch, broker) = (config.dispatch, config.broker.clone());
     let server = Server::bind(config).await?;
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let (listen, internal) = (server.public_address()?, server.internal_address()?);
     let version = env!("CARGO_PKG_VERSION");
-    info!(version, %listen, %internal, ?broker, wildcard_dispatch = ?dispatch, files, "serving");
+    info!(version, %listen, %internal, ?broker, wildcard_dispatch = ?dispatch, files, connections, "serving");
     system::notify(&format!("READY=1\nSTATUS=listening on {listen}, internally on {internal}"));
     let stop = CancellationToken::new();
     let serving = server.run(stop.clone());

@@ -146,7 +146,7 @@ impl Link {
         client.outbox.push(Frame::Text(welcome.into())).map_err(|Full| NotAdmitted::Gone)?;
         client.note_admission();
         client.outbox.flush();
-        connection.notifier = connections.hooks.connected(&client.identity);
+        connection.notifier = connections.hooks.connected(id, admission.user.as_ref(), &client.identity);
         Ok(connection)
     }
 

@@ -121,7 +121,7 @@ fn connections(history: config::History) -> Arc<Connections> {
     let metrics = Arc::new(Metrics::default());
     let hub = Arc::new(Hub::new(WildcardDispatch::Both, history, metrics.clone()));
     let backend = Backend::new(config.backend, Changes::new(Duration::ZERO), metrics.clone()).unwrap();
-    let hooks = Arc::new(Hooks::new(backend.clone(), config.hooks));
+    let hooks = Arc::new(Hooks::new(backend.clone(), config.hooks, false));
     Arc::new(Connections::new(hub, backend, hooks, metrics, config.connection, watch::channel(State::Current).1))
 }
 

@@ -24,6 +24,7 @@ const TRIGGERS: TableDefinition<'_, u64, (u64, &[u8])> = TableDefinition::new("t
 /// By offset: what is no trigger, by its kind.
 const OTHERS: TableDefinition<'_, u64, u8> = TableDefinition::new("others");
 const CONTROL: u8 = 1;
+const INSTANCE: u8 = 2;
 /// What else is to be known: the epoch.
 const ABOUT: TableDefinition<'_, &str, &str> = TableDefinition::new("about");
 const EPOCH: &str = "epoch";
@@ -109,6 +110,7 @@ impl Log {
             let kind = match others.get(offset)?.map(|kind| kind.value()) {
                 None => Kind::Trigger,
                 Some(CONTROL) => Kind::Control,
+                Some(INSTANCE) => Kind::Instance,
                 Some(_) => continue, // a later version's
             };
             triggers.push(Delivery::of(kind, body, Some(offset), true));
@@ -136,6 +138,7 @@ impl Log {
                 match kind {
                     Kind::Trigger => {}
                     Kind::Control => drop(others.insert(last, CONTROL)?),
+                    Kind::Instance => drop(others.insert(last, INSTANCE)?),
                 }
             }
             // The last one stays: it says where offsets go on.

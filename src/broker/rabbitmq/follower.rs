@@ -184,6 +184,7 @@ mod tests {
             Delivery::Trigger { offset, is_recalled, .. } => {
                 format!("{}{}", if *is_recalled { "-" } else { "" }, offset.unwrap())
             }
+            Delivery::Instance { offset, .. } => format!("i{}", offset.unwrap()),
             Delivery::Control { offset, is_recalled, .. } => {
                 format!("{}c{}", if *is_recalled { "-" } else { "" }, offset.unwrap())
             }
