@@ -88,10 +88,7 @@ impl Link {
                 Version::V4 => Patience::Short,
             };
             let asking = connections.backend.authenticate(&client.identity, patience);
-            let Ok(outcome) = timeout_at(deadline, asking).await else {
-                let waited = connections.config.handshake_timeout;
-                return self.refuse(&backend::Error::TimedOut(waited));
-            };
+            let Ok(outcome) = timeout_at(deadline, asking).await else { return self.waited_too_long() };
             match outcome {
                 Ok(answer) => match self.admit(&answer.admission, answer.asked, false) {
                     Ok(connection) => return Some(connection),
@@ -102,7 +99,7 @@ impl Link {
                 Err(error) => return self.refuse(&error),
             }
             if Instant::now() >= deadline {
-                return self.refuse(&backend::Error::TimedOut(connections.config.handshake_timeout));
+                return self.waited_too_long();
             }
             yield_now().await;
         }
@@ -158,6 +155,11 @@ impl Link {
             self.end(v4::too_many_connections(later), CloseCode::TryLater, v4::retry_after(later).into());
         }
         None
+    }
+
+    fn waited_too_long<T>(&self) -> Option<T> {
+        self.connections.metrics.limited.inc("handshake");
+        self.refuse(&backend::Error::TimedOut(self.connections.config.handshake_timeout))
     }
 
     /// Tells the client why it is not served, and ends the connection.

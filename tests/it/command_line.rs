@@ -1,22 +1,16 @@
 //! The program itself: its command line, exit codes, signals and logs.
 
-use std::{
-    io::Read,
-    os::unix::net::UnixDatagram,
-    process::{Child, Command, ExitStatus, Output, Stdio},
-    time::{Duration, Instant},
-};
+use std::{os::unix::net::UnixDatagram, process::Output, time::Duration};
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Signal;
 use serde_json::json;
 
-use crate::support::{Client, StubBackend, backend::Answer, eventually, http};
-
-fn program() -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_high-templar"));
-    command.env_clear().stdin(Stdio::null());
-    command
-}
+use crate::support::{
+    Client, StubBackend,
+    backend::Answer,
+    eventually, http,
+    process::{Running, program},
+};
 
 fn run(arguments: &[&str], vars: &[(&str, &str)]) -> Output {
     program().args(arguments).envs(vars.iter().copied()).output().unwrap()
@@ -24,64 +18,6 @@ fn run(arguments: &[&str], vars: &[(&str, &str)]) -> Output {
 
 fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
-}
-
-/// The program, serving. Killed when dropped.
-struct Running {
-    child: Child,
-    public: high_templar::config::Listen,
-    internal: high_templar::config::Listen,
-}
-
-impl Running {
-    async fn start(vars: &[(&str, &str)]) -> Self {
-        let (public, internal) = (free_port(), free_port());
-        let child = program()
-            .env("LISTEN", format!("127.0.0.1:{public}"))
-            .env("INTERNAL_LISTEN", format!("127.0.0.1:{internal}"))
-            .envs(vars.iter().copied())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let listen = |port: u16| high_templar::config::Listen::Tcp(([127, 0, 0, 1], port).into());
-        let running = Self { child, public: listen(public), internal: listen(internal) };
-        eventually("it serves", async || match tokio::net::TcpStream::connect(("127.0.0.1", internal)).await {
-            Ok(_) => http::send(&running.internal, "GET", "/readyz", &[], b"").await.status == 200,
-            Err(_) => false,
-        })
-        .await;
-        running
-    }
-
-    fn signal(&self, signal: Signal) {
-        kill_process(Pid::from_child(&self.child), signal).unwrap();
-    }
-
-    /// Waits for the end; the exit status and the log.
-    fn end(mut self) -> (ExitStatus, String) {
-        let deadline = Instant::now() + Duration::from_secs(30);
-        let status = loop {
-            if let Some(status) = self.child.try_wait().unwrap() {
-                break status;
-            }
-            assert!(Instant::now() < deadline, "it does not end");
-            std::thread::sleep(Duration::from_millis(10));
-        };
-        let mut log = String::new();
-        self.child.stderr.take().unwrap().read_to_string(&mut log).unwrap();
-        (status, log)
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-fn free_port() -> u16 {
-    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
 #[test]

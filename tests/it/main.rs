@@ -14,6 +14,7 @@ mod hooks;
 mod hostile;
 mod internal;
 mod ledger;
+mod orphans;
 mod outage;
 mod recovery;
 mod slow_clients;

@@ -27,6 +27,7 @@ pub struct Asked {
     pub line: String,
     /// By lower-case name.
     pub headers: HashMap<String, String>,
+    pub body: String,
 }
 
 impl Asked {
@@ -215,6 +216,7 @@ async fn read_request(stream: &mut (impl AsyncBufReadExt + Unpin)) -> Option<Ask
         .map(|(name, value)| (name.to_ascii_lowercase(), value.to_owned()))
         .collect();
     let length = headers.get("content-length").and_then(|length| length.parse().ok()).unwrap_or(0);
-    stream.read_exact(&mut vec![0; length]).await.ok()?;
-    Some(Asked { line, headers })
+    let mut body = vec![0; length];
+    stream.read_exact(&mut body).await.ok()?;
+    Some(Asked { line, headers, body: String::from_utf8_lossy(&body).into_owned() })
 }

@@ -3,6 +3,7 @@
 pub mod backend;
 pub mod client;
 pub mod http;
+pub mod process;
 pub mod rabbitmq;
 pub mod server;
 
