@@ -45,14 +45,18 @@ def nice_steps(top):
     return [step * number for number in range(math.ceil(top / step - 1e-9) + 1)]
 
 
-def line_chart(path, title, x_label, y_label, series, x_text=short):
-    """`series` is {name: [(x, y), …]}; x is on a logarithmic scale, y begins at 0."""
+def line_chart(path, title, x_label, y_label, series, x_text=short, is_linear=False):
+    """`series` is {name: [(x, y), …]}; y begins at 0. x is on a logarithmic scale with a mark at each point, or on a linear
+    one with round numbers."""
     xs = sorted({x for points in series.values() for x, _ in points})
     steps = nice_steps(max(y for points in series.values() for _, y in points))
-    low, high = math.log(xs[0]), math.log(xs[-1])
+    scale = float if is_linear else math.log
+    if is_linear:
+        xs = nice_steps(xs[-1])
+    low, high = scale(xs[0]), scale(xs[-1])
 
     def at_x(x):
-        share = (math.log(x) - low) / (high - low) if high > low else 0.5
+        share = (scale(x) - low) / (high - low) if high > low else 0.5
         return LEFT + share * (WIDTH - LEFT - RIGHT)
 
     def at_y(y):
@@ -80,7 +84,8 @@ def line_chart(path, title, x_label, y_label, series, x_text=short):
     for number, (name, points) in enumerate(series.items()):
         way = " ".join(f"{at_x(x):.1f},{at_y(y):.1f}" for x, y in points)
         parts.append(f'<polyline class="line s{number}" points="{way}"/>')
-        parts += [f'<circle class="f{number}" cx="{at_x(x):.1f}" cy="{at_y(y):.1f}" r="4"/>' for x, y in points]
+        if not is_linear:
+            parts += [f'<circle class="f{number}" cx="{at_x(x):.1f}" cy="{at_y(y):.1f}" r="4"/>' for x, y in points]
         parts.append(text(at_x(points[-1][0]) + 10, labels[number], name))
     body = "\n  ".join(parts)
     path.write_text(f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" '

@@ -90,8 +90,8 @@ impl Server {
         let (publisher, consumer, upkeep) = broker::open(&config.broker, &metrics, stop_rest.clone())?;
         let hub = Arc::new(Hub::new(config.dispatch, config.history.clone(), metrics.clone()));
         let readiness = readiness(&config.broker, &consumer, &metrics);
-        let tickets = config.connection.resume.as_ref().map_or(Duration::ZERO, |resume| resume.ttl);
-        let backend = Backend::new(config.backend.clone(), Changes::new(tickets), metrics.clone())?;
+        let changes = Changes::new(longest_lived(&config));
+        let backend = Backend::new(config.backend.clone(), changes, metrics.clone())?;
         let secret = config.connection.resume.as_ref().map(|resume| &resume.secret);
         let has_log = !matches!(&config.broker, Broker::Rabbitmq(broker) if broker.log == config::AmqpLog::Off);
         let hooks = Arc::new(Hooks::new(backend.clone(), config.hooks.clone(), has_log && secret.is_some()));
@@ -206,6 +206,14 @@ impl Server {
         }
         outcome.map(|()| report)
     }
+}
+
+/// How old permissions may become that somebody goes by.
+fn longest_lived(config: &Config) -> Duration {
+    let Config { backend, connection, .. } = config;
+    let ticket = connection.resume.as_ref().map(|resume| resume.ttl);
+    let others = [ticket, backend.cache, Some(connection.reauthorize.grace)].into_iter().flatten();
+    others.fold(backend.timeout, Duration::max)
 }
 
 fn readiness(broker: &config::Broker, consumer: &Consumer, metrics: &Arc<Metrics>) -> Readiness {

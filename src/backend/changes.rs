@@ -11,8 +11,8 @@ use uuid::Uuid;
 
 use crate::protocol::{Epoch, Position};
 
-/// How long a change is remembered at least; a call to the backend takes less.
-const REMEMBERED: Duration = Duration::from_secs(900);
+/// How long a change is remembered beyond that.
+const REMEMBERED: Duration = Duration::from_secs(60);
 /// Changes that are remembered. When there are more, all are taken to have changed.
 const MOST: usize = 100_000;
 /// Epochs that are remembered.
@@ -60,12 +60,12 @@ struct Change {
 }
 
 impl Changes {
-    /// None yet. They are to be remembered for `tickets`, if that is long.
-    pub fn new(tickets: Duration) -> Self {
+    /// None yet. They are to be remembered for as long as somebody may go by what was before, which is `longest`.
+    pub fn new(longest: Duration) -> Self {
         let all = Change { count: 0, offset: 0, at: Instant::now() };
         Self(Mutex::new(Known {
             count: 0,
-            remembered: tickets.max(REMEMBERED),
+            remembered: longest.saturating_add(REMEMBERED),
             users: HashMap::new(),
             connections: HashMap::new(),
             all,

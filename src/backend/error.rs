@@ -50,7 +50,7 @@ impl Error {
     /// Whether the backend has decided: it does not know this client. All else may be otherwise in a moment.
     pub fn is_final(&self) -> bool {
         match self {
-            Self::Refused { status, .. } => !status.is_server_error() && !is_overload(*status),
+            Self::Refused { status, .. } => !status.is_server_error() && !is_passing(*status),
             _ => false,
         }
     }
@@ -64,19 +64,24 @@ impl Error {
         }
     }
 
-    /// What a client's call that ended so says about the backend's health.
+    /// What a call that ended so says about the backend's health. What may be one client's doing says nothing, so that none
+    /// can have the backend be left alone: an error for its request (500), or that it asks too often (429).
     pub(super) fn verdict(&self) -> Verdict {
         match self {
-            Self::Refused { status, retry_after } if is_overload(*status) => Verdict::Failed { pause: *retry_after },
-            Self::Refused { status, .. } if status.is_server_error() => Verdict::Failed { pause: None },
-            Self::TimedOut(_) | Self::Unreachable(_) => Verdict::Failed { pause: None },
+            Self::Refused { status: StatusCode::SERVICE_UNAVAILABLE, retry_after } => {
+                Verdict::Failed { pause: *retry_after }
+            }
+            Self::Refused { status: StatusCode::BAD_GATEWAY | StatusCode::GATEWAY_TIMEOUT, .. }
+            | Self::TimedOut(_)
+            | Self::Unreachable(_) => Verdict::Failed { pause: None },
             Self::Refused { .. } | Self::Malformed(_) | Self::Busy { .. } => Verdict::Fine,
         }
     }
 }
 
-fn is_overload(status: StatusCode) -> bool {
-    matches!(status, StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE | StatusCode::REQUEST_TIMEOUT)
+/// Whether it may be otherwise the next time, although it is a client's error.
+fn is_passing(status: StatusCode) -> bool {
+    matches!(status, StatusCode::TOO_MANY_REQUESTS | StatusCode::REQUEST_TIMEOUT)
 }
 
 /// `Retry-After`: seconds, or a date (RFC 9110 section 10.2.3).
@@ -112,8 +117,11 @@ mod tests {
         for status in [401, 403, 404, 302, 204] {
             assert!(refused(status).is_final() && refused(status).verdict() == Verdict::Fine, "{status}");
         }
-        for status in [500, 502, 503, 504, 429, 408] {
+        for status in [502, 503, 504] {
             assert!(!refused(status).is_final() && refused(status).verdict() != Verdict::Fine, "{status}");
+        }
+        for status in [500, 429, 408] {
+            assert!(!refused(status).is_final() && refused(status).verdict() == Verdict::Fine, "{status}");
         }
     }
 }

@@ -21,8 +21,8 @@ const FAILURES: u32 = 10;
 /// For how long, the first time; twice as long each time after it, up to [`LONGEST_PAUSE`].
 const PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
-/// The longest pause that the backend may ask for.
-const LONGEST_ASKED: Duration = Duration::from_secs(600);
+/// The shortest and the longest pause that the backend may ask for.
+const ASKED: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(600));
 /// One turn of so many goes to those who wait with the least urgency.
 const TURNS: u32 = 4;
 /// What a call is taken to last before any has been seen.
@@ -322,7 +322,7 @@ impl State {
             (Breaker::HalfOpen { next, .. }, Some(Verdict::Failed { pause })) => open(now, pause, next),
             // A call from before the pause.
             (Breaker::Open { until, next }, Some(Verdict::Failed { pause })) => {
-                let asked = now + pause.unwrap_or_default().min(LONGEST_ASKED);
+                let asked = now + pause.unwrap_or_default().min(ASKED.1);
                 Breaker::Open { until: until.max(asked), next }
             }
         };
@@ -389,7 +389,7 @@ impl State {
 /// A pause as the backend asks for it, or a random one of up to `usual` that is no shorter than half of that.
 fn open(now: Instant, asked: Option<Duration>, usual: Duration) -> Breaker {
     let pause = match asked {
-        Some(asked) => asked.min(LONGEST_ASKED),
+        Some(asked) => asked.clamp(ASKED.0, ASKED.1),
         None => usual.mul_f64(rand::rng().random_range(0.5..1.0)),
     };
     Breaker::Open { until: now + pause, next: (usual * 2).min(LONGEST_PAUSE) }

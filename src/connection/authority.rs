@@ -5,7 +5,7 @@ use std::{sync::Arc, time::SystemTime};
 
 use serde::Serialize;
 use serde_json::value::RawValue;
-use tracing::{debug, info};
+use tracing::debug;
 use uuid::Uuid;
 
 use super::{
@@ -86,7 +86,7 @@ impl Connections {
         }
         if !is_recalled {
             self.metrics.controls.inc(action.word());
-            info!(action = action.word(), connections, "control message applied");
+            debug!(action = action.word(), connections, "control message applied");
         }
     }
 

@@ -5,7 +5,7 @@ use std::{borrow::Cow, sync::Arc, time::Duration};
 use rand::Rng;
 use tokio::{
     task::yield_now,
-    time::{Instant, timeout_at},
+    time::{Instant, sleep_until, timeout_at},
 };
 use tracing::debug;
 
@@ -27,6 +27,8 @@ use crate::{
 /// When a client may come back that could not be served, in seconds, where nothing better is known: at random, so that they
 /// do not come together.
 const TRY_LATER_SECONDS: std::ops::Range<f64> = 1.0..5.0;
+/// A client of 3.1's that has to wait for the backend waits at least for so long before it is asked again.
+const SHORTEST_WAIT: Duration = Duration::from_secs(1);
 /// The same for one whose user has too many connections.
 const TOO_MANY_SECONDS: std::ops::Range<f64> = 30.0..60.0;
 /// Rooms that a client leaves before others have their turn: well under a millisecond.
@@ -95,8 +97,10 @@ impl Link {
                     Err(NotAdmitted::Stale) => {}
                     Err(reason) => return self.turn_away(reason),
                 },
-                Err(error) if client.version == Version::V3 && error.retry_after().is_some() => {}
-                Err(error) => return self.refuse(&error),
+                Err(error) => match error.retry_after().filter(|_| client.version == Version::V3) {
+                    Some(later) => sleep_until(deadline.min(Instant::now() + later.max(SHORTEST_WAIT))).await,
+                    None => return self.refuse(&error),
+                },
             }
             if Instant::now() >= deadline {
                 return self.waited_too_long();
@@ -169,7 +173,13 @@ impl Link {
         if error.is_final() {
             self.end(v4::NOT_AUTHORIZED.to_owned(), CloseCode::NotAuthorized, "not authorized".into());
         } else {
-            let later = error.retry_after().unwrap_or_else(|| random_seconds(TRY_LATER_SECONDS));
+            let later = match error {
+                backend::Error::Busy { retry_after } => *retry_after, // spread already
+                error => match error.retry_after() {
+                    Some(asked) => asked + random_seconds(1.0..2.0 + asked.as_secs_f64() / 2.0),
+                    None => random_seconds(TRY_LATER_SECONDS),
+                },
+            };
             self.end(v4::try_later(later), CloseCode::TryLater, v4::retry_after(later).into());
         }
         None

@@ -126,7 +126,6 @@ impl Client {
                     if self.link.outbox().is_closing() {
                         return; // the server is stopping, or has been told to end it
                     }
-                    self.link.outbox().resume();
                 }
                 () = wait_for_end(&self.socket.wire().socket, &mut self.reader) => {
                     self.link.connections().metrics.connections_refused.inc("gone");
