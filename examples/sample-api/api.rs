@@ -58,7 +58,7 @@ pub(crate) fn routes(api: Arc<Api>, websocket: String) -> BoxedFilter<(Response,
         .and(post)
         .and(api.clone())
         .and(headers)
-        .map(|api: Arc<Api>, headers: HeaderMap| api.log_out(&headers));
+        .then(|api: Arc<Api>, headers: HeaderMap| async move { api.log_out(&headers).await });
     let bootstrap = warp::path!("api" / "bootstrap")
         .and(warp::get())
         .and(api.clone())
@@ -93,8 +93,19 @@ impl Api {
         with_cookie(reply(StatusCode::OK, &json!({"user": {"data": user}})), &self.sessions.open(user))
     }
 
-    fn log_out(&self, headers: &HeaderMap) -> Response {
-        with_cookie(reply(StatusCode::OK, &json!({"code": "success"})), &self.sessions.close(headers))
+    /// Ends the session, and has the sidecar ask again about the user's sockets: those of this session end.
+    async fn log_out(&self, headers: &HeaderMap) -> Response {
+        let user = self.sessions.user(headers);
+        let cookie = self.sessions.close(headers);
+        if let (Some(user), Ok(control)) = (user, self.trigger.join("../control/")) {
+            let told = self.post(control, &json!({"action": "reauthorize", "user": user.id})).await;
+            match told {
+                Ok((StatusCode::OK, _)) => info!(user = user.name, "logged out"),
+                Ok((status, _)) => warn!(%status, "the sidecar did not take a control message"),
+                Err(error) => warn!(error = &error as &dyn std::error::Error, "the sidecar could not be told"),
+            }
+        }
+        with_cookie(reply(StatusCode::OK, &json!({"code": "success"})), &cookie)
     }
 
     /// What the sidecar asks once for each client, with the client's cookies: may it connect, and what may it join?
@@ -117,7 +128,7 @@ impl Api {
             return error(StatusCode::FORBIDDEN, "unknown-room", detail);
         }
         let trigger = json!({"rooms": [room], "data": {"from": user.name, "text": text}});
-        match self.post(&trigger).await {
+        match self.post(self.trigger.clone(), &trigger).await {
             Ok((status, body)) => {
                 info!(user = user.name, status = status.as_u16(), "published");
                 let mut response = warp::reply::with_status(body.to_vec(), status).into_response();
@@ -132,8 +143,8 @@ impl Api {
         }
     }
 
-    async fn post(&self, trigger: &Value) -> Result<(StatusCode, Bytes), reqwest::Error> {
-        let mut request = self.client.post(self.trigger.clone()).body(trigger.to_string());
+    async fn post(&self, to: Url, what: &Value) -> Result<(StatusCode, Bytes), reqwest::Error> {
+        let mut request = self.client.post(to).body(what.to_string());
         if let Some(token) = &self.token {
             request = request.bearer_auth(token);
         }
