@@ -55,3 +55,24 @@ fn every_relative_link_leads_somewhere() {
         assert!(root.join(link.split('#').next().unwrap_or(link)).exists(), "{link}");
     }
 }
+
+#[test]
+fn every_claim_about_security_has_its_test() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let readme = readme();
+    let (_, section) = readme.split_once("\n## Security\n").unwrap();
+    let (section, _) = section.split_once("\n## ").unwrap();
+    let claims = section.lines().filter(|line| line.starts_with("| ") && !line.starts_with("| claim"));
+    let mut count = 0;
+    for claim in claims {
+        let (_, tests) = claim.trim_end_matches(" |").rsplit_once(" | ").unwrap();
+        for name in tests.split(", ") {
+            let (file, test) = name.trim_matches('`').split_once("::").unwrap_or_else(|| panic!("{name}"));
+            let path = if file.ends_with(".rs") { file.to_owned() } else { format!("tests/it/{file}.rs") };
+            let text = fs::read_to_string(root.join(&path)).unwrap_or_else(|error| panic!("{path}: {error}"));
+            assert!(text.contains(&format!("fn {test}(")), "{name} is not there");
+            count += 1;
+        }
+    }
+    assert!(count > 20, "{count}");
+}
