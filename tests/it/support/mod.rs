@@ -3,8 +3,10 @@
 pub mod backend;
 pub mod client;
 pub mod http;
+pub mod proxy;
 pub mod rabbitmq;
 pub mod server;
+pub mod users;
 
 use std::{future::Future, time::Duration};
 
@@ -13,8 +15,10 @@ use tokio::time::{Instant, sleep};
 pub use self::{
     backend::StubBackend,
     client::Client,
+    proxy::Proxy,
     rabbitmq::{Cluster, Node},
     server::TestServer,
+    users::Users,
 };
 
 /// How long anything may take before a test gives up.
