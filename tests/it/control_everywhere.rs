@@ -251,3 +251,17 @@ async fn without_a_log_it_acts_on_the_connected_instances_and_whoever_was_cut_of
     let checked = r#"rechecks_total{reason="unchanged"}"#;
     eventually("bob is checked", async || last.metric(checked).await == 2).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_backend_said_before_a_gap_is_not_used_again_after_it() {
+    let vars = [("AMQP_LOG", "off"), ("AUTH_CACHE", "10m")];
+    let instances = Instances::start(2, &vars).await;
+    let last = instances.last();
+    last.member("alice", &[]).await.close().await;
+    last.until_number("open_connections", 0).await;
+    instances.cut().await;
+    instances.users.log_out("alice");
+    instances.servers[0].control(json!({"action": "disconnect", "user": "alice"})).await;
+    instances.mend().await;
+    assert_eq!(last.dial_v4("alice").await.close_code().await, 3500);
+}
