@@ -15,7 +15,7 @@ use super::{
     session::Session,
 };
 use crate::{
-    backend::{self, Admission, Event, Moment, Notifier, Patience},
+    backend::{self, Admission, Event, Moment, Notifier, Patience, Urgency},
     hub::{Frame, Full, Hub, Outbox, Seat},
     protocol::{
         CloseCode, Version,
@@ -146,6 +146,10 @@ impl Link {
         client.outbox.push(Frame::Text(welcome.into())).map_err(|Full| NotAdmitted::Gone)?;
         client.note_admission();
         client.outbox.flush();
+        if !connections.backend.changes.none_since(asked, admission.user.as_deref(), Some(id)) {
+            // Who looked for all admitted clients in between has not found it.
+            connections.rechecks.add(client, Urgency::Urgent);
+        }
         connection.notifier = connections.hooks.connected(&client.identity);
         Ok(connection)
     }
