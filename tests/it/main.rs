@@ -8,6 +8,7 @@ mod bench;
 mod broker_contract;
 mod cluster;
 mod command_line;
+mod control;
 mod control_everywhere;
 mod delivery;
 mod documentation;
