@@ -98,7 +98,7 @@ impl Link {
                     Err(NotAdmitted::Stale) => {}
                     Err(reason) => return self.turn_away(reason),
                 },
-                Err(error) if client.version == Version::V3 && error.retry_after().is_some() => {}
+                Err(error) if client.version == Version::V3 && !error.is_final() && error.retry_after().is_some() => {}
                 Err(error) => return self.refuse(&error),
             }
             if Instant::now() >= deadline {
