@@ -17,6 +17,8 @@ mod hostile;
 mod internal;
 mod ledger;
 mod outage;
+mod permissions;
+mod protection;
 mod recovery;
 mod slow_clients;
 mod stopping;
