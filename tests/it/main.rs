@@ -23,4 +23,5 @@ mod recovery;
 mod slow_clients;
 mod stopping;
 mod support;
+mod tickets;
 mod transcripts;
