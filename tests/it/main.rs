@@ -16,6 +16,7 @@ mod hooks;
 mod hostile;
 mod internal;
 mod ledger;
+mod limits;
 mod outage;
 mod permissions;
 mod protection;
