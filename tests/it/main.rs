@@ -14,6 +14,7 @@ mod delivery;
 mod documentation;
 mod hooks;
 mod hostile;
+mod inspect;
 mod internal;
 mod ledger;
 mod limits;
