@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use crate::support::{Client, Proxy, TestServer, Users, client::End, eventually, rabbitmq};
+use crate::support::{Client, Proxy, TestServer, Users, client::End, eventually, rabbitmq, users};
 
 /// Promised is one second; a machine that is busy with other tests has a little more.
 const SOON: Duration = Duration::from_secs(3);
@@ -193,6 +193,9 @@ async fn an_instance_that_was_cut_off_applies_the_message_between_the_triggers_t
     ] {
         instances.servers[0].control(message).await;
     }
+    let refused = instances.last().post("/control/", r#"{"action":"disconnect","user":"nobody"}"#).await;
+    assert_eq!((refused.status, &refused.json()["message"]), (503, &json!("try-later")));
+    assert!(refused.head.to_ascii_lowercase().contains("retry-after: "), "{}", refused.head);
     // On the instance that is connected it is done now, on the other one nothing has happened yet.
     for (members, old, new) in [(&mut gone, 3501, 3501), (&mut checked, 3502, 3500)] {
         for (client, code) in [(members.old.remove(0), old), (members.new.remove(0), new)] {
@@ -264,4 +267,36 @@ async fn what_the_backend_said_before_a_gap_is_not_used_again_after_it() {
     instances.servers[0].control(json!({"action": "disconnect", "user": "alice"})).await;
     instances.mend().await;
     assert_eq!(last.dial_v4("alice").await.close_code().await, 3500);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_slips_in_who_connects_while_the_user_is_being_logged_out() {
+    let instances = Instances::start(2, &[]).await;
+    for round in 0..5 {
+        let user = format!("alice-{round}");
+        let come = |index: usize| {
+            let (server, user) = (&instances.servers[index % 2], user.clone());
+            async move {
+                let mut clients = Vec::new();
+                for number in 0..30 {
+                    clients.push(if number % 2 == 0 { server.dial(&user).await } else { server.dial_v4(&user).await });
+                }
+                clients
+            }
+        };
+        let log_out = async {
+            tokio::task::yield_now().await;
+            eventually("the first ones are there", async || {
+                instances.servers[0].backend.asked().iter().any(|asked| users::user(asked) == user)
+            })
+            .await;
+            instances.users.log_out(&user);
+            instances.servers[round % 2].control(json!({"action": "disconnect", "user": user})).await;
+        };
+        let (one, two, three, ()) = tokio::join!(come(0), come(1), come(2), log_out);
+        for mut client in [one, two, three].into_iter().flatten() {
+            let (texts, end) = client.end().await;
+            assert!(matches!(end, End::Closed(3501 | 3500 | 1000, _)), "{end:?} after {texts:?}");
+        }
+    }
 }

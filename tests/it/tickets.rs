@@ -236,3 +236,25 @@ async fn who_says_that_it_has_a_ticket_and_shows_none_is_served_all_the_same() {
     let welcome = old.next().await;
     assert!(welcome["is_authorized"] == json!(true) && welcome.get("ticket").is_none(), "{welcome}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_instance_that_is_restarted_takes_tickets_by_the_log_that_it_has_kept() {
+    let folder = tempfile::tempdir().unwrap();
+    let log = folder.path().join("log").to_string_lossy().into_owned();
+    let vars = [("EMBEDDED_LOG", log.as_str())];
+    let server = start(&vars).await;
+    let ((hers, _), (his, _)) = (ticket(&server, ALICE).await, ticket(&server, "user=bob").await);
+    server.control(json!({"action": "disconnect", "user": "alice"})).await;
+    server.stop().await;
+    let server = start(&vars).await;
+    assert!(!counts(&server, ALICE, &hers).await && counts(&server, "user=bob", &his).await);
+    server.control(json!({"action": "disconnect", "all": true})).await;
+    server.stop().await;
+    let server = start(&vars).await;
+    assert!(!counts(&server, "user=bob", &his).await);
+    // A log that is gone vouches for nobody.
+    let forgetful = start(&[]).await;
+    let (ticket, _) = ticket(&forgetful, ALICE).await;
+    forgetful.stop().await;
+    assert!(!counts(&start(&[]).await, ALICE, &ticket).await);
+}
