@@ -87,7 +87,8 @@ impl Changes {
         match whom {
             Whom::User(user) => drop(known.users.insert(user.into(), change)),
             Whom::Connection(id) => drop(known.connections.insert(id, change)),
-            Whom::All => known.all = change,
+            // A change without a place in the log does not undo one that has a place.
+            Whom::All => known.all = Change { offset: change.offset.max(known.all.offset), ..change },
         }
         known.sweep();
     }
@@ -184,6 +185,8 @@ mod tests {
         changes.note(Whom::User("17"), Some(15));
         assert!(!is_fresh(at(one, 14)) && is_fresh(at(one, 15)) && is_fresh(at(two, 20)));
         changes.note(Whom::All, Some(21));
+        assert!(!is_fresh(at(two, 20)) && is_fresh(at(two, 21)));
+        changes.note(Whom::All, None);
         assert!(!is_fresh(at(two, 20)) && is_fresh(at(two, 21)));
         changes.restart();
         assert!(!is_fresh(at(two, 21)));

@@ -51,6 +51,8 @@ pub enum Patience {
     Short,
     /// Until then, whatever happens.
     Until(Instant),
+    /// For ever, though not while the backend is being left alone: that is to be known at once.
+    UnlessPaused,
     /// For ever.
     Endless,
 }
@@ -76,6 +78,8 @@ pub(super) struct Gate {
     state: Mutex<State>,
     /// The backend is being left alone from now on.
     has_paused: Notify,
+    /// The same, for those in line who do not want to wait for the end of it.
+    pauses: Notify,
     queue_timeout: Duration,
     metrics: Arc<Metrics>,
 }
@@ -145,6 +149,7 @@ impl Drop for Turn<'_> {
             (false, true) => {
                 metrics.api_paused.set(1);
                 metrics.api_pauses.inc();
+                self.gate.pauses.notify_waiters();
                 warn!("the API fails or asks for a pause: it is left alone for a while");
             }
             (true, false) => {
@@ -159,7 +164,7 @@ impl Drop for Turn<'_> {
 impl Gate {
     pub(super) fn new(config: &config::Backend, metrics: Arc<Metrics>) -> Self {
         let state = Mutex::new(State::new(config.concurrency, config.queue, Instant::now()));
-        Self { state, has_paused: Notify::new(), queue_timeout: config.queue_timeout, metrics }
+        Self { state, has_paused: Notify::new(), pauses: Notify::new(), queue_timeout: config.queue_timeout, metrics }
     }
 
     /// Waits for a turn.
@@ -177,26 +182,35 @@ impl Gate {
                 if patience == Patience::Short && state.is_hopeless(self.queue_timeout) {
                     return Err(state.book(now, self.queue_timeout));
                 }
+                if patience == Patience::UnlessPaused && state.is_paused() {
+                    return Err(state.pause(now));
+                }
                 let (sender, receiver) = oneshot::channel();
                 state.lines[urgency as usize].push_back(sender);
-                Some(receiver)
+                Some((receiver, self.pauses.notified()))
             }
         };
-        if let Some(turn) = waiting {
+        if let Some((turn, pause)) = waiting {
             let _counted = Waiting::count(&self.metrics);
-            let deadline = match patience {
-                Patience::Short => Some(Instant::now() + self.queue_timeout),
-                Patience::Until(deadline) => Some(deadline),
-                Patience::Endless => None,
-            };
             let mut place = Place { gate: self, turn };
-            let has_turn = match deadline {
-                Some(deadline) => timeout_at(deadline, &mut place.turn).await.is_ok(),
-                None => (&mut place.turn).await.is_ok(),
+            let turn = &mut place.turn;
+            let has_turn = match patience {
+                Patience::Short => timeout_at(Instant::now() + self.queue_timeout, turn).await.is_ok(),
+                Patience::Until(deadline) => timeout_at(deadline, turn).await.is_ok(),
+                Patience::UnlessPaused => tokio::select! {
+                    biased;
+                    turn = turn => turn.is_ok(),
+                    () = pause => false,
+                },
+                Patience::Endless => turn.await.is_ok(),
             };
             if !has_turn {
                 drop(place);
-                return Err(self.state.lock().book(Instant::now(), self.queue_timeout));
+                let (mut state, now) = (self.state.lock(), Instant::now());
+                return Err(match patience {
+                    Patience::UnlessPaused => state.pause(now),
+                    _ => state.book(now, self.queue_timeout),
+                });
             }
         }
         self.metrics.api_calls.inc();
@@ -366,6 +380,11 @@ impl State {
     fn is_hopeless(&mut self, timeout: Duration) -> bool {
         let waiting = self.waiting();
         self.is_paused() || waiting >= self.queue || waiting as f64 / self.rate() > timeout.as_secs_f64()
+    }
+
+    /// When the pause is over, for somebody who has other reasons to come back at a time of its own.
+    fn pause(&self, now: Instant) -> Busy {
+        Busy { retry_after: self.paused_until().map_or(Duration::ZERO, |until| until.saturating_duration_since(now)) }
     }
 
     /// When to come back: one after the other, as fast as the backend answers, and at a time when the line is shorter.

@@ -158,12 +158,13 @@ impl Backend {
         Ok(answer)
     }
 
-    /// As [`authenticate`](Self::authenticate), for a client that is connected; what was said before does not count.
+    /// As [`authenticate`](Self::authenticate), for a client that is connected; what was said before does not count. Waits for its
+    /// turn, though not while the backend is being left alone.
     ///
     /// # Errors
     /// As [`authenticate`](Self::authenticate).
     pub async fn check(&self, identity: &Identity, urgency: Urgency) -> Outcomes {
-        self.ask(identity, urgency, Patience::Endless).await
+        self.ask(identity, urgency, Patience::UnlessPaused).await
     }
 
     /// Makes a call, or waits for one that is under way for the same identity.
@@ -171,7 +172,7 @@ impl Backend {
         let deadline = match patience {
             Patience::Until(deadline) => deadline + self.config.timeout,
             Patience::Short => Instant::now() + self.config.queue_timeout + self.config.timeout,
-            Patience::Endless => {
+            Patience::UnlessPaused | Patience::Endless => {
                 return self.call(identity, urgency, patience).await;
             }
         };

@@ -15,7 +15,7 @@ use super::{
     session::Session,
 };
 use crate::{
-    backend::{self, Admission, Event, Moment, Notifier, Patience},
+    backend::{self, Admission, Event, Moment, Notifier, Patience, Urgency},
     hub::{Frame, Full, Hub, Outbox, Seat},
     protocol::{
         CloseCode, Version,
@@ -97,10 +97,12 @@ impl Link {
                     Err(NotAdmitted::Stale) => {}
                     Err(reason) => return self.turn_away(reason),
                 },
-                Err(error) => match error.retry_after().filter(|_| client.version == Version::V3) {
-                    Some(later) => sleep_until(deadline.min(Instant::now() + later.max(SHORTEST_WAIT))).await,
-                    None => return self.refuse(&error),
-                },
+                Err(error) => {
+                    match error.retry_after().filter(|_| client.version == Version::V3 && !error.is_final()) {
+                        Some(later) => sleep_until(deadline.min(Instant::now() + later.max(SHORTEST_WAIT))).await,
+                        None => return self.refuse(&error),
+                    }
+                }
             }
             if Instant::now() >= deadline {
                 return self.waited_too_long();
@@ -147,6 +149,10 @@ impl Link {
         client.outbox.push(Frame::Text(welcome.into())).map_err(|Full| NotAdmitted::Gone)?;
         client.note_admission();
         client.outbox.flush();
+        if !connections.backend.changes.none_since(asked, admission.user.as_deref(), Some(id)) {
+            // Who looked for all admitted clients in between has not found it.
+            connections.rechecks.add(client, Urgency::Urgent);
+        }
         connection.notifier = connections.hooks.connected(id, admission.user.as_ref(), &client.identity);
         Ok(connection)
     }

@@ -16,6 +16,7 @@ use serde_json::Value;
 use tokio::{
     io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader},
     net::{TcpListener, UnixListener},
+    sync::Semaphore,
     task::JoinSet,
 };
 use tokio_rustls::TlsAcceptor;
@@ -41,6 +42,10 @@ impl Asked {
 pub enum Answer {
     /// Status and body, as JSON.
     Reply(u16, String),
+    /// The same with further headers, each ended by a line break.
+    ReplyWith(u16, &'static str, String),
+    /// Another answer, when there is a permit for it.
+    Held(Arc<Semaphore>, Box<Answer>),
     /// These bytes, then the end of the stream.
     Raw(Vec<u8>),
     /// Nothing, ever.
@@ -54,6 +59,7 @@ pub struct StubBackend {
     pub address: Address,
     asked: Arc<Mutex<Vec<Asked>>>,
     connections: Arc<AtomicUsize>,
+    most_at_once: Arc<AtomicUsize>,
     rule: Arc<Mutex<Rule>>,
     _tasks: JoinSet<()>,
 }
@@ -122,11 +128,18 @@ impl StubBackend {
     }
 
     fn new(address: Address, rule: Rule) -> (Self, Shared) {
-        let shared = Shared { asked: Arc::default(), connections: Arc::default(), rule: Arc::new(Mutex::new(rule)) };
+        let shared = Shared {
+            asked: Arc::default(),
+            connections: Arc::default(),
+            at_once: Arc::default(),
+            most_at_once: Arc::default(),
+            rule: Arc::new(Mutex::new(rule)),
+        };
         let backend = Self {
             address,
             asked: shared.asked.clone(),
             connections: shared.connections.clone(),
+            most_at_once: shared.most_at_once.clone(),
             rule: shared.rule.clone(),
             _tasks: JoinSet::new(),
         };
@@ -148,6 +161,16 @@ impl StubBackend {
         self.asked.lock().iter().map(|asked| asked.line.clone()).collect()
     }
 
+    /// How many clients it has been asked for.
+    pub fn bootstraps(&self) -> usize {
+        self.asked.lock().iter().filter(|asked| asked.line == "GET /api/bootstrap/").count()
+    }
+
+    /// The most requests that were under way at the same time.
+    pub fn most_at_once(&self) -> usize {
+        self.most_at_once.load(SeqCst)
+    }
+
     /// How many connections have been opened to it.
     pub fn connections(&self) -> usize {
         self.connections.load(SeqCst)
@@ -166,6 +189,8 @@ impl StubBackend {
 struct Shared {
     asked: Arc<Mutex<Vec<Asked>>>,
     connections: Arc<AtomicUsize>,
+    at_once: Arc<AtomicUsize>,
+    most_at_once: Arc<AtomicUsize>,
     rule: Arc<Mutex<Rule>>,
 }
 
@@ -176,21 +201,32 @@ impl Shared {
         while let Some(asked) = read_request(&mut stream).await {
             self.asked.lock().push(asked.clone());
             let rule = self.rule.lock().clone();
-            match rule(&asked) {
-                Answer::Reply(status, body) => {
-                    let head = format!(
-                        "HTTP/1.1 {status} X\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n",
-                        body.len()
-                    );
-                    if stream.write_all([head.as_bytes(), body.as_bytes()].concat().as_slice()).await.is_err() {
-                        return;
-                    }
-                }
+            let at_once = self.at_once.fetch_add(1, SeqCst) + 1;
+            self.most_at_once.fetch_max(at_once, SeqCst);
+            let mut answer = rule(&asked);
+            while let Answer::Held(permits, other) = answer {
+                permits.acquire().await.unwrap().forget();
+                answer = *other;
+            }
+            if matches!(answer, Answer::Silence) {
+                return std::future::pending().await;
+            }
+            self.at_once.fetch_sub(1, SeqCst);
+            let (status, headers, body) = match answer {
+                Answer::Reply(status, body) => (status, "", body),
+                Answer::ReplyWith(status, headers, body) => (status, headers, body),
                 Answer::Raw(bytes) => {
                     let _ = stream.write_all(&bytes).await;
                     return;
                 }
-                Answer::Silence => std::future::pending().await,
+                Answer::Held(..) | Answer::Silence => unreachable!(),
+            };
+            let head = format!(
+                "HTTP/1.1 {status} X\r\nContent-Type: application/json\r\nContent-Length: {}\r\n{headers}\r\n",
+                body.len()
+            );
+            if stream.write_all([head.as_bytes(), body.as_bytes()].concat().as_slice()).await.is_err() {
+                return;
             }
         }
     }

@@ -116,20 +116,26 @@ impl Client {
         }
     }
 
-    /// Reads to the end; text frames on the way are returned, too.
+    /// Reads to the end, which has to come in time; text frames on the way are returned, too.
     pub async fn end(&mut self) -> (Vec<String>, End) {
         let mut texts = Vec::new();
+        let end = timeout(PATIENCE, self.read_to_end(&mut texts)).await;
+        let end = end.unwrap_or_else(|_| panic!("no end in time, after {texts:?}"));
+        (texts, end)
+    }
+
+    async fn read_to_end(&mut self, texts: &mut Vec<String>) -> End {
         loop {
-            match timeout(PATIENCE, self.socket.next()).await.expect("an end in time") {
+            match self.socket.next().await {
                 Some(Ok(Message::Text(text))) => texts.push(text.as_str().to_owned()),
                 Some(Ok(Message::Close(Some(frame)))) => {
                     let end = End::Closed(frame.code.into(), frame.reason.as_str().to_owned());
                     let _ = timeout(PATIENCE, self.socket.next()).await; // lets the answer go out
-                    return (texts, end);
+                    return end;
                 }
-                Some(Ok(Message::Close(None))) => return (texts, End::ClosedWithoutCode),
+                Some(Ok(Message::Close(None))) => return End::ClosedWithoutCode,
                 Some(Ok(_)) => {}
-                Some(Err(_)) | None => return (texts, End::Cut),
+                Some(Err(_)) | None => return End::Cut,
             }
         }
     }

@@ -4,8 +4,10 @@ pub mod backend;
 pub mod client;
 pub mod http;
 pub mod process;
+pub mod proxy;
 pub mod rabbitmq;
 pub mod server;
+pub mod users;
 
 use std::{future::Future, time::Duration};
 
@@ -14,8 +16,10 @@ use tokio::time::{Instant, sleep};
 pub use self::{
     backend::StubBackend,
     client::Client,
+    proxy::Proxy,
     rabbitmq::{Cluster, Node},
     server::TestServer,
+    users::Users,
 };
 
 /// How long anything may take before a test gives up.

@@ -114,6 +114,39 @@ impl TestServer {
         (client, welcome)
     }
 
+    /// A client of 3.1's protocol with the cookie of `user`; nothing has been read.
+    pub async fn dial(&self, user: &str) -> Client {
+        Client::connect(&self.public, "/ws/", &[("Cookie", &format!("user={user}"))]).await
+    }
+
+    /// The same of version 4.
+    pub async fn dial_v4(&self, user: &str) -> Client {
+        let headers = [("Sec-WebSocket-Protocol", "high-templar.v4"), ("Cookie", &format!("user={user}"))];
+        Client::connect(&self.public, "/ws/", &headers).await
+    }
+
+    /// A client of 3.1's protocol with the cookie of `user` and subscriptions, by `requestId`.
+    pub async fn member(&self, user: &str, rooms: &[(&str, Value)]) -> Client {
+        let mut client = self.dial(user).await;
+        assert_eq!(client.next().await["is_authorized"], json!(true));
+        for (id, room) in rooms {
+            client.subscribe(id, room.clone()).await;
+        }
+        client
+    }
+
+    /// The same of version 4; and its connection's id.
+    pub async fn member_v4(&self, user: &str, rooms: &[(&str, Value)]) -> (Client, String) {
+        let mut client = self.dial_v4(user).await;
+        let welcome = client.next().await;
+        assert_eq!(welcome["is_authorized"], json!(true), "{welcome}");
+        for (id, room) in rooms {
+            let reply = client.ask(json!({"type": "subscribe", "requestId": id, "room": room})).await;
+            assert_eq!(reply["code"], json!("success"), "{reply}");
+        }
+        (client, welcome["connection"].as_str().unwrap().to_owned())
+    }
+
     /// An authorised client with subscriptions, by `requestId`.
     pub async fn subscriber(&self, rooms: &[(&str, Value)]) -> Client {
         let mut client = self.connect().await;
@@ -129,6 +162,12 @@ impl TestServer {
         assert_eq!((reply.status, reply.json()), (200, json!({"code": "success"})));
     }
 
+    /// Posts a control message that must be accepted.
+    pub async fn control(&self, message: Value) {
+        let reply = self.post("/control/", &message.to_string()).await;
+        assert_eq!((reply.status, reply.json()), (200, json!({"code": "success"})));
+    }
+
     pub async fn post(&self, path: &str, body: &str) -> Reply {
         http::send(&self.internal, "POST", path, &[], body.as_bytes()).await
     }
@@ -140,6 +179,19 @@ impl TestServer {
     /// The numbers of the status frame.
     pub async fn numbers(&self) -> Value {
         self.get("/status").await.json()["clients"].clone()
+    }
+
+    /// A number of `/metrics`, as `limited_total{reason="url"}`; 0 where it is not named.
+    pub async fn metric(&self, name: &str) -> u64 {
+        let text = self.get("/metrics").await.body;
+        let line =
+            text.lines().find_map(|line| line.strip_prefix("high_templar_")?.strip_prefix(name)?.strip_prefix(' '));
+        line.map_or(0, |number| number.parse().unwrap())
+    }
+
+    /// Waits until a number of `/metrics` is `wanted`.
+    pub async fn until_metric(&self, name: &str, wanted: u64) {
+        eventually(&format!("{name} is {wanted}"), async || self.metric(name).await == wanted).await;
     }
 
     /// Waits until a number of the status frame is `wanted`.

@@ -1,0 +1,260 @@
+//! Coming back with a ticket, without the backend being asked; and all that makes a ticket count no more.
+
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+use crate::support::{Client, TestServer, Users, client::End, rabbitmq};
+
+const SECRET: (&str, &str) = ("RESUME_SECRET", "0123456789abcdef");
+const ALICE: &str = "user=alice";
+
+fn room() -> Value {
+    json!({"target": "message"})
+}
+
+async fn start(vars: &[(&str, &str)]) -> TestServer {
+    TestServer::before(Users::default().backend().await, &[&[SECRET], vars].concat()).await
+}
+
+/// Connects with `cookie` to where tickets are shown; nothing has been read.
+async fn dial(server: &TestServer, cookie: &str) -> Client {
+    let headers = [("Sec-WebSocket-Protocol", "high-templar.v4"), ("Cookie", cookie)];
+    Client::connect(&server.public, "/ws/?resume", &headers).await
+}
+
+/// Comes back with `ticket`: the client, its welcome, and whether the backend was asked.
+async fn come_back(server: &TestServer, cookie: &str, ticket: &str) -> (Client, Value, bool) {
+    let asked = server.backend.bootstraps();
+    let mut client = dial(server, cookie).await;
+    let welcome = client.ask(json!({"type": "resume", "ticket": ticket})).await;
+    assert_eq!(welcome["is_authorized"], json!(true), "{welcome}");
+    (client, welcome, server.backend.bootstraps() > asked)
+}
+
+async fn counts(server: &TestServer, cookie: &str, ticket: &str) -> bool {
+    let (client, welcome, was_asked) = come_back(server, cookie, ticket).await;
+    assert_eq!(welcome["resumed"], json!(!was_asked), "{welcome}");
+    client.close().await;
+    !was_asked
+}
+
+/// The ticket of somebody who has been here and has gone; and the connection's id.
+async fn ticket(server: &TestServer, cookie: &str) -> (String, String) {
+    let headers = [("Sec-WebSocket-Protocol", "high-templar.v4"), ("Cookie", cookie)];
+    let mut client = Client::connect(&server.public, "/ws/", &headers).await;
+    let welcome = client.next().await;
+    assert_eq!(welcome["resumed"], json!(false), "{welcome}");
+    client.close().await;
+    let text = |name: &str| welcome[name].as_str().unwrap_or_else(|| panic!("no {name} in {welcome}")).to_owned();
+    (text("ticket"), text("connection"))
+}
+
+async fn has_counted(server: &TestServer, word: &str) -> u64 {
+    server.metric(&format!(r#"tickets_total{{reason="{word}"}}"#)).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_comes_back_with_a_ticket_may_do_what_it_could_without_the_backend_being_asked() {
+    let server = start(&[]).await;
+    let (mut client, first) = {
+        let mut client = server.dial_v4("alice").await;
+        let welcome = client.next().await;
+        (client, welcome)
+    };
+    let wanted = json!({"type": "subscribe", "requestId": "1", "room": room()});
+    assert_eq!(client.ask(wanted.clone()).await["code"], json!("success"));
+    drop(client);
+    server.trigger(json!({"rooms": [room()], "data": "missed"})).await;
+    let (mut client, welcome, was_asked) = come_back(&server, ALICE, first["ticket"].as_str().unwrap()).await;
+    assert!(!was_asked && welcome["resumed"] == json!(true), "{welcome}");
+    for room in first["allowed_rooms"].as_array().unwrap() {
+        assert!(welcome["allowed_rooms"].as_array().unwrap().contains(room), "{welcome}");
+    }
+    assert_ne!(welcome["connection"], first["connection"]);
+    let mut since = wanted.clone();
+    since["since"] = first["position"].clone();
+    assert_eq!(client.ask(since).await["recovered"], json!(true));
+    assert_eq!(client.next().await["data"], json!("missed"));
+    let other = json!({"type": "subscribe", "requestId": "2", "room": {"target": "other"}});
+    assert_eq!(client.ask(other).await["message"], json!("room-not-found"));
+    // It is still the same user's, and has a ticket again.
+    assert_eq!(server.get("/connections?user=alice").await.json()["count"], json!(1));
+    assert!(counts(&server, ALICE, welcome["ticket"].as_str().unwrap()).await);
+    server.control(json!({"action": "disconnect", "user": "alice"})).await;
+    assert_eq!(client.close_code().await, 3501);
+    assert_eq!(has_counted(&server, "accepted").await, 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_ticket_counts_for_the_same_cookies_only_and_with_every_letter() {
+    let server = start(&[]).await;
+    let (ticket, _) = ticket(&server, ALICE).await;
+    for cookie in ["user=bob", "user=alice; other=1", ""] {
+        assert!(!counts(&server, cookie, &ticket).await, "{cookie}");
+    }
+    let (said, tag) = ticket.split_once('.').unwrap();
+    let other = |letter: &str| if letter == "A" { "B" } else { "A" };
+    let mut wrong =
+        vec![String::new(), ".".into(), said.into(), format!("{said}."), format!(".{tag}"), "x".repeat(100_000)];
+    for at in (0..ticket.len()).step_by(23).chain([ticket.len() - 2]) {
+        wrong.push([&ticket[..at], other(&ticket[at..=at]), &ticket[at + 1..]].concat());
+    }
+    for wrong in &wrong {
+        assert!(!counts(&server, ALICE, wrong).await, "{wrong}");
+    }
+    assert_eq!(has_counted(&server, "invalid").await, wrong.len() as u64 + 3);
+    assert!(counts(&server, ALICE, &ticket).await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_control_message_makes_the_tickets_of_those_it_is_about_worthless_and_no_others() {
+    let server = start(&[]).await;
+    for action in ["disconnect", "reauthorize"] {
+        for target in ["user", "connection", "all", "room"] {
+            let ((hers, id), (his, _)) = (ticket(&server, ALICE).await, ticket(&server, "user=bob").await);
+            let message = match target {
+                "user" => json!({"action": action, "user": "alice"}),
+                "connection" => json!({"action": action, "connection": id}),
+                "room" => json!({"action": action, "room": room()}),
+                _ => json!({"action": action, "all": true}),
+            };
+            let name = format!(r#"controls_total{{reason="{action}"}}"#);
+            let applied = server.metric(&name).await;
+            server.control(message).await;
+            server.until_metric(&name, applied + 1).await;
+            assert!(!counts(&server, ALICE, &hers).await, "{action} {target}");
+            let is_his_good = matches!(target, "user" | "connection");
+            assert_eq!(counts(&server, "user=bob", &his).await, is_his_good, "{action} {target}");
+            let (new, _) = ticket(&server, ALICE).await;
+            assert!(counts(&server, ALICE, &new).await, "{action} {target}: one from after it");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_ticket_counts_for_as_long_as_configured() {
+    let server = start(&[("RESUME_TTL", "2s")]).await;
+    let (ticket, _) = ticket(&server, ALICE).await;
+    assert!(counts(&server, ALICE, &ticket).await);
+    crate::support::eventually("it is too old", async || !counts(&server, ALICE, &ticket).await).await;
+    assert_eq!(has_counted(&server, "expired").await, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_stays_is_given_another_ticket_before_the_last_one_is_too_old() {
+    let server = start(&[("RESUME_TTL", "4s"), ("PING_INTERVAL", "1s")]).await;
+    let mut client = server.dial_v4("alice").await;
+    let mut last = client.next().await["ticket"].clone();
+    for _ in 0..3 {
+        let frame = client.next().await;
+        assert_eq!(frame["type"], json!("ticket"), "{frame}");
+        assert_ne!(frame["ticket"], last);
+        last = frame["ticket"].clone();
+    }
+    assert!(counts(&server, ALICE, last.as_str().unwrap()).await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn at_a_stop_a_fresh_ticket_comes_before_the_close_and_what_is_no_client_of_it_gets_none() {
+    let (exchange, url) = (format!("test-{}", Uuid::new_v4()), rabbitmq::shared());
+    let vars = [("AMQP_URL", url.as_str()), ("AMQP_EXCHANGE", exchange.as_str())];
+    let (one, two) = (start(&vars).await, start(&vars).await);
+    let (mut client, _) = one.member_v4("alice", &[("1", room())]).await;
+    let mut old = one.member("alice", &[("1", room())]).await;
+    one.begin_stop();
+    let (texts, end) = client.end().await;
+    assert!(matches!(&end, End::Closed(1001, reason) if reason.starts_with("retry_after=")), "{end:?}");
+    let frame: Value = serde_json::from_str(&texts[0]).unwrap();
+    assert_eq!((texts.len(), &frame["type"]), (1, &json!("ticket")));
+    assert_eq!(old.end().await, (Vec::new(), End::Closed(1001, "going away".into())));
+    assert!(counts(&two, ALICE, frame["ticket"].as_str().unwrap()).await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn on_rabbitmq_a_ticket_counts_on_every_instance_with_the_secret_those_started_later_included() {
+    let (exchange, url) = (format!("test-{}", Uuid::new_v4()), rabbitmq::shared());
+    let vars = [("AMQP_URL", url.as_str()), ("AMQP_EXCHANGE", exchange.as_str())];
+    let (one, two) = (start(&vars).await, start(&vars).await);
+    let other = start(&[&vars[..], &[("RESUME_SECRET", "fedcba9876543210")]].concat()).await;
+    let none = TestServer::before(Users::default().backend().await, &vars).await;
+    let (ticket_a, _) = ticket(&one, ALICE).await;
+    let (ticket_b, _) = ticket(&one, "user=bob").await;
+    assert!(counts(&two, ALICE, &ticket_a).await && !counts(&other, ALICE, &ticket_a).await);
+    let (_client, welcome, was_asked) = come_back(&none, ALICE, &ticket_a).await;
+    assert!(was_asked && welcome.get("ticket").is_none() && welcome.get("resumed").is_none(), "{welcome}");
+    let later = start(&vars).await;
+    assert!(counts(&later, ALICE, &ticket_a).await);
+    // An instance that was not there when the message came knows of it.
+    two.control(json!({"action": "disconnect", "user": "alice"})).await;
+    let last = start(&vars).await;
+    for server in [&one, &two, &later, &last] {
+        server.until_ready().await;
+        crate::support::eventually("alice's counts no more", async || !counts(server, ALICE, &ticket_a).await).await;
+        assert!(counts(server, "user=bob", &ticket_b).await);
+    }
+    two.control(json!({"action": "disconnect", "all": true})).await;
+    let last = start(&vars).await;
+    assert!(!counts(&last, "user=bob", &ticket_b).await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn something_other_than_a_ticket_that_comes_first_is_answered_after_the_welcome() {
+    let server = start(&[]).await;
+    let batch = json!({"type": "subscribe", "subscriptions": [
+        {"requestId": "1", "room": room()}, {"requestId": "2", "room": {"customer": 7}}]});
+    let single = json!({"type": "subscribe", "requestId": "1", "room": room()});
+    for (first, replies) in [(single, 1), (batch, 2), (json!({"type": "resume"}), 1), (json!(["ticket"]), 1)] {
+        let mut client = dial(&server, ALICE).await;
+        let welcome = client.ask(first.clone()).await;
+        assert_eq!((&welcome["type"], &welcome["resumed"]), (&json!("welcome"), &json!(false)), "{first}");
+        for _ in 0..replies {
+            let reply = client.next().await;
+            let is_subscribe = first["type"] == json!("subscribe");
+            assert_eq!(reply["code"], json!(if is_subscribe { "success" } else { "error" }), "{reply}");
+        }
+        client.expect_silence().await;
+    }
+    let mut client = dial(&server, ALICE).await;
+    client.send_text("ping").await;
+    client.send_text("ping").await;
+    assert_eq!(client.next().await["is_authorized"], json!(true));
+    assert_eq!((client.next().await, client.next().await), (json!("pong"), json!("pong")));
+    // Too late is a request like any other.
+    let reply = client.ask(json!({"type": "resume", "ticket": "x"})).await;
+    assert_eq!(reply["message"], json!("message-type-not-allowed"));
+    assert_eq!(server.metric(r#"tickets_total{reason="invalid"}"#).await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_says_that_it_has_a_ticket_and_shows_none_is_served_all_the_same() {
+    let server = start(&[]).await;
+    let mut client = dial(&server, ALICE).await;
+    assert_eq!(client.next().await["resumed"], json!(false));
+    client.expect_silence().await;
+    // In 3.1's protocol there are none.
+    let mut old = Client::connect(&server.public, "/ws/?resume", &[("Cookie", ALICE)]).await;
+    let welcome = old.next().await;
+    assert!(welcome["is_authorized"] == json!(true) && welcome.get("ticket").is_none(), "{welcome}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_instance_that_is_restarted_takes_tickets_by_the_log_that_it_has_kept() {
+    let folder = tempfile::tempdir().unwrap();
+    let log = folder.path().join("log").to_string_lossy().into_owned();
+    let vars = [("EMBEDDED_LOG", log.as_str())];
+    let server = start(&vars).await;
+    let ((hers, _), (his, _)) = (ticket(&server, ALICE).await, ticket(&server, "user=bob").await);
+    server.control(json!({"action": "disconnect", "user": "alice"})).await;
+    server.stop().await;
+    let server = start(&vars).await;
+    assert!(!counts(&server, ALICE, &hers).await && counts(&server, "user=bob", &his).await);
+    server.control(json!({"action": "disconnect", "all": true})).await;
+    server.stop().await;
+    let server = start(&vars).await;
+    assert!(!counts(&server, "user=bob", &his).await);
+    // A log that is gone vouches for nobody.
+    let forgetful = start(&[]).await;
+    let (ticket, _) = ticket(&forgetful, ALICE).await;
+    forgetful.stop().await;
+    assert!(!counts(&start(&[]).await, ALICE, &ticket).await);
+}
