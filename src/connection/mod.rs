@@ -195,12 +195,11 @@ impl Connections {
     /// Who has joined no room yet has missed nothing, and may still be given all it asks for.
     pub fn missed(&self) -> usize {
         self.has_read_back.store(true, Ordering::Relaxed);
+        // Something that changed their permissions may have been missed, too. First of all: who is on the way in learns of it
+        // there.
+        self.backend.changes.note(Whom::All, None);
         let clients = self.clients.admitted(|_| true);
-        if !clients.is_empty() {
-            // Something that changed their permissions may have been missed, too.
-            self.backend.changes.note(Whom::All, None);
-            clients.iter().for_each(|client| self.rechecks.add(client, Urgency::Background));
-        }
+        clients.iter().for_each(|client| self.rechecks.add(client, Urgency::Background));
         let (old, mut clients): (Vec<_>, Vec<_>) =
             clients.into_iter().partition(|client| client.version == Version::V3);
         let old = old.len();
