@@ -8,6 +8,8 @@ mod places;
 mod recheck;
 mod session;
 #[cfg(test)]
+mod simulated;
+#[cfg(test)]
 mod simulation;
 mod ticket;
 
