@@ -43,7 +43,7 @@ pub struct Link {
 
 /// Why somebody whom the backend knows is not let in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum NotAdmitted {
+pub(super) enum NotAdmitted {
     /// What the backend said may not hold any more: ask again.
     Stale,
     /// The user has too many connections.
@@ -109,7 +109,12 @@ impl Link {
     }
 
     /// Tells the client that it is welcome, and counts it from here on, unless the backend may say otherwise by now.
-    fn admit(&self, admission: &Admission, asked: Moment, is_resumed: bool) -> Result<Connection, NotAdmitted> {
+    pub(super) fn admit(
+        &self,
+        admission: &Admission,
+        asked: Moment,
+        is_resumed: bool,
+    ) -> Result<Connection, NotAdmitted> {
         let (connections, client) = (&self.connections, &self.client);
         if client.outbox.is_closing() {
             return Err(NotAdmitted::Gone);
@@ -150,7 +155,7 @@ impl Link {
         Ok(connection)
     }
 
-    fn turn_away<T>(&self, reason: NotAdmitted) -> Option<T> {
+    pub(super) fn turn_away<T>(&self, reason: NotAdmitted) -> Option<T> {
         if reason == NotAdmitted::TooMany {
             self.connections.metrics.limited.inc("connections-per-user");
             self.connections.metrics.connections_refused.inc("limit");
@@ -161,7 +166,7 @@ impl Link {
     }
 
     /// Tells the client why it is not served, and ends the connection.
-    fn refuse<T>(&self, error: &backend::Error) -> Option<T> {
+    pub(super) fn refuse<T>(&self, error: &backend::Error) -> Option<T> {
         self.connections.metrics.connections_refused.inc("backend");
         debug!(error = error as &dyn std::error::Error, "not authorised");
         if error.is_final() {

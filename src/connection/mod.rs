@@ -4,6 +4,8 @@ mod authority;
 mod clients;
 mod keepalive;
 mod link;
+#[cfg(test)]
+mod permissions_simulation;
 mod places;
 mod recheck;
 mod session;

@@ -40,12 +40,12 @@ const RETURN_SECONDS: std::ops::Range<f64> = 1.0..30.0;
 /// Who is to be asked for.
 #[derive(Debug, Default)]
 pub(super) struct Rechecks {
-    due: Mutex<Due>,
+    pub(super) due: Mutex<Due>,
     added: Notify,
 }
 
 #[derive(Debug, Default)]
-struct Due {
+pub(super) struct Due {
     groups: HashMap<Identity, Group>,
     urgent: VecDeque<Identity>,
     routine: VecDeque<Identity>,
@@ -56,8 +56,8 @@ struct Due {
 
 /// The clients of one identity.
 #[derive(Debug, Default)]
-struct Group {
-    clients: Vec<Weak<Client>>,
+pub(super) struct Group {
+    pub(super) clients: Vec<Weak<Client>>,
     is_urgent: bool,
     failing: Option<Failing>,
 }
@@ -100,7 +100,7 @@ impl Due {
     }
 
     /// The next group to ask for, if there is one for which there is a place.
-    fn next(&mut self, urgent: usize, routine: usize) -> Option<(Identity, Group)> {
+    pub(super) fn next(&mut self, urgent: usize, routine: usize) -> Option<(Identity, Group)> {
         let now = Instant::now();
         while let Some(entry) = self.later.first_entry().filter(|entry| entry.key().0 <= now) {
             self.routine.push_back(entry.remove());
@@ -137,7 +137,7 @@ impl Due {
     }
 }
 
-type Outcome = Result<Arc<Answer>, Arc<Error>>;
+pub(super) type Outcome = Result<Arc<Answer>, Arc<Error>>;
 
 impl Connections {
     /// Asks for those who are due, until `stop`.
@@ -190,7 +190,8 @@ impl Connections {
         (identity, group, outcome)
     }
 
-    fn conclude(&self, identity: Identity, mut group: Group, outcome: &Outcome) {
+    /// Has those of `group` do from here on what the backend has said, or asks again.
+    pub(super) fn conclude(&self, identity: Identity, mut group: Group, outcome: &Outcome) {
         let clients: Vec<Arc<Client>> = group.clients.iter().filter_map(Weak::upgrade).collect();
         if clients.is_empty() {
             return;

@@ -93,6 +93,11 @@ pub(super) fn reaches(published: &Value, subscribed: &Value) -> bool {
     agree(published, subscribed, |value, other| value == other || value == "*" || other == "*")
 }
 
+/// Whether who may join `allowed` may join `wanted`.
+pub(super) fn covers(allowed: &Value, wanted: &Value) -> bool {
+    agree(allowed, wanted, |value, other| value == other || value == "*")
+}
+
 fn agree(one: &Value, other: &Value, values: impl Fn(&Value, &Value) -> bool) -> bool {
     let (one, other) = (one.as_object().unwrap(), other.as_object().unwrap());
     one.len() == other.len() && one.iter().all(|(key, value)| other.get(key).is_some_and(|other| values(value, other)))
