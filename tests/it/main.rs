@@ -15,6 +15,7 @@ mod hostile;
 mod internal;
 mod ledger;
 mod outage;
+mod permissions;
 mod recovery;
 mod slow_clients;
 mod stopping;
