@@ -36,7 +36,7 @@ const EVENTS: usize = 250;
 /// Runs, if not said otherwise.
 const RUNS: u64 = 1000;
 /// Identities, which is what the backend knows somebody by.
-const IDENTITIES: usize = 4;
+const IDENTITIES: usize = 3;
 /// Accounts; the first is nobody's, and has no id.
 const ACCOUNTS: usize = 3;
 const PEERS: usize = 5;
@@ -236,8 +236,8 @@ impl World {
         }
     }
 
-    fn begin(&mut self, number: usize) -> Call {
-        let fails = self.rng.random_bool(0.1);
+    fn begin(&mut self, number: usize, fails: f64) -> Call {
+        let fails = self.rng.random_bool(fails);
         let says = if fails { Says::Nothing } else { self.says(number) };
         Call { begun: self.log.now, asked: self.connections.backend.changes.now(), says, is_resumed: false }
     }
@@ -249,7 +249,7 @@ impl World {
 
     /// One step of the checks that are due.
     fn go_on_checking(&mut self) {
-        if self.checks.is_empty() || self.rng.random_bool(0.3) {
+        if self.checks.is_empty() || self.rng.random_bool(0.1) {
             let mut due = self.connections.rechecks.due.lock();
             let next = std::iter::from_fn(|| due.next(0, 0));
             let mut taken: Vec<Check> = next.map(|(identity, group)| Check { identity, group, call: None }).collect();
@@ -262,11 +262,11 @@ impl World {
         let at = self.rng.random_range(0..self.checks.len());
         if self.checks[at].call.is_none() {
             let number = (0..IDENTITIES).find(|number| identity(*number) == self.checks[at].identity).unwrap();
-            self.checks[at].call = Some(self.begin(number));
+            self.checks[at].call = Some(self.begin(number, 0.3));
             return;
         }
         let Check { identity, group, call: Some(call) } = self.checks.swap_remove(at) else { return };
-        let clients: Vec<Uuid> = group.clients.iter().filter_map(|client| Some(client.upgrade()?.id())).collect();
+        let clients: Vec<Uuid> = members(&group).collect();
         for connected in self.peers.iter_mut().filter_map(|peer| peer.connected.as_mut()) {
             if clients.contains(&connected.visit.connection) && connected.visit.conclude(&call, &self.log) {
                 self.applied += 1;
@@ -285,10 +285,16 @@ impl World {
     /// What there is agrees with the model.
     fn check(&mut self) {
         let mut users: HashMap<String, BTreeSet<Uuid>> = HashMap::new();
+        let due: BTreeSet<Uuid> = {
+            let due = self.connections.rechecks.due.lock();
+            let taken = self.checks.iter().map(|check| &check.group);
+            due.groups.values().chain(taken).flat_map(members).collect()
+        };
         for number in 0..PEERS {
             self.note_queued(number);
             let Some(Connected { link, visit, .. }) = &self.peers[number].connected else { continue };
             assert_eq!(link.outbox().close_code().map(CloseCode::number), visit.closing);
+            assert!(!visit.is_due || visit.closing.is_some() || due.contains(&visit.connection), "is not asked for");
             let session = link.client.session();
             let of = |session: &Session| session.user().map(|user| user.to_string());
             let keys = |session: &Session| session.allowed().rooms().map(str::to_owned).collect::<BTreeSet<_>>();
@@ -352,6 +358,10 @@ impl World {
         drop(places);
         [self.received, self.applied, self.resumed]
     }
+}
+
+fn members(group: &Group) -> impl Iterator<Item = Uuid> {
+    group.clients.iter().filter_map(|client| Some(client.upgrade()?.id()))
 }
 
 fn not_known() -> Error {

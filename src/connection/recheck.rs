@@ -46,7 +46,7 @@ pub(super) struct Rechecks {
 
 #[derive(Debug, Default)]
 pub(super) struct Due {
-    groups: HashMap<Identity, Group>,
+    pub(super) groups: HashMap<Identity, Group>,
     urgent: VecDeque<Identity>,
     routine: VecDeque<Identity>,
     /// Those that could not be asked for, by when to try again.

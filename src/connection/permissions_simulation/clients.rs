@@ -37,7 +37,7 @@ impl World {
             return;
         }
         let Some(call) = connected.call.take() else {
-            let call = self.begin(own);
+            let call = self.begin(own, 0.1);
             self.peers[number].connected.as_mut().unwrap().call = Some(call);
             return;
         };

@@ -85,8 +85,8 @@ impl World {
         let connection = self.peers[peer].connected.as_ref().map(|connected| connected.link.client.id());
         let some_user = self.rng.random_range(1..=ACCOUNTS).to_string();
         let (user, connection) = match self.rng.random_range(0..10) {
-            0..6 => (Some(some_user), None),
-            6 | 7 => (None, connection),
+            0..5 => (Some(some_user), None),
+            5..8 => (None, connection),
             8 => (Some(some_user), connection),
             _ => (None, None),
         };
@@ -125,8 +125,9 @@ impl World {
                 && user.as_ref().is_none_or(of_user)
                 && (room.is_none() || visit.has_live(reached));
             match action {
-                _ if is_recalled || !is_meant => {}
-                Action::Reauthorize => {}
+                _ if !is_meant => {}
+                _ if is_recalled => visit.is_due = visit.rights.is_some(),
+                Action::Reauthorize => visit.is_due = visit.rights.is_some(),
                 Action::Disconnect => visit.close(3501),
                 Action::Unsubscribe => visit.lose(reached, "by-application", &self.log),
             }
@@ -150,5 +151,8 @@ impl World {
         self.begin_epoch();
         self.log.note_gap();
         self.connections.missed();
+        for connected in self.peers.iter_mut().filter_map(|peer| peer.connected.as_mut()) {
+            connected.visit.is_due = connected.visit.rights.is_some();
+        }
     }
 }

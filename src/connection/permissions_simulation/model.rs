@@ -131,6 +131,8 @@ pub(super) struct Visit {
     /// In force; `None` before it is authorised.
     pub(super) rights: Option<Rights>,
     asked: u64,
+    /// The backend is to be asked again.
+    pub(super) is_due: bool,
     pub(super) closing: Option<u16>,
     is_closed: bool,
     is_behind: bool,
@@ -152,6 +154,7 @@ impl Visit {
             version,
             rights: None,
             asked: 0,
+            is_due: false,
             closing: None,
             is_closed: false,
             is_behind: false,
@@ -204,6 +207,7 @@ impl Visit {
             return false;
         }
         let is_other = before.keys != rights.keys;
+        self.is_due = false;
         self.asked = self.asked.max(call.begun);
         self.rights = Some(rights.clone());
         if is_other {
