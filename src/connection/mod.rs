@@ -202,7 +202,7 @@ impl Connections {
         // Something that changed their permissions may have been missed, too. First of all: who is on the way in learns of it
         // there.
         self.backend.changes.note(Whom::All, None);
-        let clients = self.clients.admitted(|_| true);
+        let clients = self.clients.authorized();
         clients.iter().for_each(|client| self.rechecks.add(client, Urgency::Background));
         let (old, mut clients): (Vec<_>, Vec<_>) =
             clients.into_iter().partition(|client| client.version == Version::V3);
