@@ -87,8 +87,8 @@ impl Changes {
         match whom {
             Whom::User(user) => drop(known.users.insert(user.into(), change)),
             Whom::Connection(id) => drop(known.connections.insert(id, change)),
-            // A change without a place in the log does not undo one that has a place.
-            Whom::All => known.all = Change { offset: change.offset.max(known.all.offset), ..change },
+            // One without a place leaves the last one that has a place where it is: tickets from before that count no more.
+            Whom::All => known.all = Change { offset: offset.unwrap_or(known.all.offset), ..change },
         }
         known.sweep();
     }
@@ -108,7 +108,11 @@ impl Changes {
 
     /// The log begins anew: nothing is known of what was before.
     pub fn restart(&self) {
-        self.0.lock().epochs.clear();
+        let mut known = self.0.lock();
+        known.epochs.clear();
+        // Of the changes so far it knows no places any more, which may be behind those that are to come.
+        let Known { users, connections, all, .. } = &mut *known;
+        users.values_mut().chain(connections.values_mut()).chain([all]).for_each(|change| change.offset = 0);
     }
 
     /// Whether nothing has changed for `user` and `connection` since `moment`.
@@ -187,9 +191,13 @@ mod tests {
         changes.note(Whom::All, Some(21));
         assert!(!is_fresh(at(two, 20)) && is_fresh(at(two, 21)));
         changes.note(Whom::All, None);
-        assert!(!is_fresh(at(two, 20)) && is_fresh(at(two, 21)));
+        assert!(!is_fresh(at(two, 20)) && is_fresh(at(two, 21)), "a change without a place says nothing of places");
         changes.restart();
         assert!(!is_fresh(at(two, 21)));
+        changes.begin_epoch(two, 3);
+        assert!(is_fresh(at(two, 3)), "in a log that begins anew, places from before mean nothing");
+        changes.note(Whom::User("17"), Some(4));
+        assert!(!is_fresh(at(two, 3)) && is_fresh(at(two, 4)));
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::time::{Duration, SystemTime};
 
 use http::{HeaderMap, StatusCode, header};
 
-use super::{Malformed, gate::Verdict};
+use super::{Malformed, Moment, gate::Verdict};
 use crate::metrics::Outcome;
 
 /// Why the backend could not say who a client is.
@@ -17,6 +17,8 @@ pub enum Error {
         status: StatusCode,
         /// When it wants to be asked again.
         retry_after: Option<Duration>,
+        /// When the call began: of changes after that it may not know.
+        asked: Moment,
     },
     /// It took too long.
     #[error("backend did not answer within {0:?}")]
@@ -55,6 +57,14 @@ impl Error {
         }
     }
 
+    /// When the call began that ended so, where the backend has decided.
+    pub fn asked(&self) -> Option<Moment> {
+        match self {
+            Self::Refused { asked, .. } => Some(*asked),
+            _ => None,
+        }
+    }
+
     /// When to try again, where that is known.
     pub fn retry_after(&self) -> Option<Duration> {
         match self {
@@ -68,7 +78,7 @@ impl Error {
     /// can have the backend be left alone: an error for its request (500), or that it asks too often (429).
     pub(super) fn verdict(&self) -> Verdict {
         match self {
-            Self::Refused { status: StatusCode::SERVICE_UNAVAILABLE, retry_after } => {
+            Self::Refused { status: StatusCode::SERVICE_UNAVAILABLE, retry_after, .. } => {
                 Verdict::Failed { pause: *retry_after }
             }
             Self::Refused { status: StatusCode::BAD_GATEWAY | StatusCode::GATEWAY_TIMEOUT, .. }
@@ -96,7 +106,7 @@ pub(super) fn retry_after(headers: &HeaderMap, now: SystemTime) -> Option<Durati
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{super::Changes, *};
 
     #[test]
     fn a_pause_is_asked_for_in_seconds_or_by_a_date() {
@@ -113,7 +123,9 @@ mod tests {
 
     #[test]
     fn only_a_clear_no_is_final() {
-        let refused = |status: u16| Error::Refused { status: StatusCode::from_u16(status).unwrap(), retry_after: None };
+        let asked = Changes::new(Duration::ZERO).now();
+        let refused =
+            |status: u16| Error::Refused { status: StatusCode::from_u16(status).unwrap(), retry_after: None, asked };
         for status in [401, 403, 404, 302, 204] {
             assert!(refused(status).is_final() && refused(status).verdict() == Verdict::Fine, "{status}");
         }

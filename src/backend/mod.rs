@@ -214,7 +214,7 @@ impl Backend {
             Err(busy) => Err(Error::Busy { retry_after: busy.retry_after }),
             Ok(turn) => {
                 let (asked, within) = (self.changes.now(), self.config.timeout);
-                let outcome = match timeout(within, self.bootstrap(identity)).await {
+                let outcome = match timeout(within, self.bootstrap(identity, asked)).await {
                     Ok(outcome) => outcome,
                     Err(_) => Err(Error::TimedOut(within)),
                 };
@@ -226,13 +226,13 @@ impl Backend {
         outcome
     }
 
-    async fn bootstrap(&self, identity: &Identity) -> Result<Admission, Error> {
+    async fn bootstrap(&self, identity: &Identity, asked: Moment) -> Result<Admission, Error> {
         // The URL may hold credentials; it stays out of what is logged.
         let unreachable = |error: reqwest::Error| Error::Unreachable(error.without_url());
         let request = self.http.get(self.bootstrap.clone()).headers(identity.headers());
         let mut response = request.send().await.map_err(unreachable)?;
         if response.status() != StatusCode::OK {
-            return Err(refused(&response));
+            return Err(refused(&response, asked));
         }
         let mut body = Vec::new();
         while let Some(chunk) = response.chunk().await.map_err(unreachable)? {
@@ -255,7 +255,7 @@ impl Backend {
         };
         let outcome = match timeout(within, request.send()).await {
             Ok(Ok(response)) if response.status().is_success() => Ok(()),
-            Ok(Ok(response)) => Err(refused(&response)),
+            Ok(Ok(response)) => Err(refused(&response, self.changes.now())),
             Ok(Err(error)) => Err(Error::Unreachable(error.without_url())),
             Err(_) => Err(Error::TimedOut(within)),
         };
@@ -282,7 +282,7 @@ impl Drop for Listed {
     }
 }
 
-fn refused(response: &Response) -> Error {
+fn refused(response: &Response, asked: Moment) -> Error {
     let retry_after = error::retry_after(response.headers(), SystemTime::now());
-    Error::Refused { status: response.status(), retry_after }
+    Error::Refused { status: response.status(), retry_after, asked }
 }

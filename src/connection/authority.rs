@@ -95,7 +95,7 @@ impl Connections {
         let mut clients = match (&target.connection, &target.user) {
             (Some(id), _) => self.clients.get(*id).into_iter().collect(),
             (None, Some(user)) => self.clients.of(user),
-            (None, None) => self.clients.admitted(|_| true),
+            (None, None) => self.clients.authorized(),
         };
         let dispatch = self.hub.dispatch();
         clients.retain(|client| {
@@ -113,31 +113,37 @@ impl Connections {
         let Answer { admission, asked } = answer;
         let mut session = client.session();
         let Some(known) = session.as_mut() else { return true };
-        if !self.backend.changes.none_since(*asked, admission.user.as_deref(), Some(client.id()))
-            || !self.backend.changes.none_since(*asked, known.user().map(AsRef::as_ref), None)
-        {
-            return false;
-        }
         let before = known.user().cloned();
-        let outcome = known.apply(admission, *asked, self);
-        drop(session);
-        if before != admission.user {
-            if let Some(user) = &before {
+        let user = admission.user.as_ref().filter(|user| before.as_ref() != Some(user));
+        // In this order, as for who comes in: who changes the new user's permissions finds it from here on.
+        if let Some(user) = user {
+            let _ = self.clients.assign(client, user, None); // it is here already
+        }
+        if !self.backend.changes.none_since(*asked, admission.user.as_deref(), Some(client.id()))
+            || !self.backend.changes.none_since(*asked, before.as_deref(), None)
+        {
+            if let Some(user) = user {
                 self.clients.unassign(client, user);
             }
-            if let Some(user) = &admission.user {
-                let _ = self.clients.assign(client, user, None); // it is here already
-                if client.session().is_none() {
-                    self.clients.unassign(client, user); // it has gone meanwhile
-                }
-            }
+            return false;
         }
+        let outcome = known.apply(admission, *asked, self);
+        if let Some(before) = before.filter(|before| admission.user.as_ref() != Some(before)) {
+            self.clients.unassign(client, &before);
+        }
+        drop(session);
         self.metrics.rechecks.inc(match outcome {
             Ok(Applied::Unchanged) => "unchanged",
             _ => "changed",
         });
         self.settle(client, Some(outcome));
         true
+    }
+
+    /// Whether something has changed for `client` since `asked`.
+    pub(super) fn has_changed(&self, client: &Client, asked: Moment) -> bool {
+        let user = client.session().as_ref().and_then(Session::user).cloned();
+        !self.backend.changes.none_since(asked, user.as_deref(), Some(client.id()))
     }
 
     /// Ends the connection of a client that could not be told.
@@ -265,4 +271,89 @@ fn seen(client: &Client) -> Option<Seen> {
         allowed_rooms: session.allowed().rooms().count(),
         waiting: client.outbox.waiting_bytes(),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        io::{self, IoSlice},
+        thread,
+    };
+
+    use http::HeaderMap;
+    use parking_lot::Mutex;
+
+    use super::{
+        super::{Link, simulated::connections},
+        *,
+    };
+    use crate::{
+        backend::Identity,
+        config,
+        hub::{Content, Encoder, Outbox, Wire},
+    };
+
+    /// Does something the first time that a frame is queued: what another thread may do at this moment.
+    struct Meanwhile(Mutex<Option<Box<dyn FnOnce() + Send>>>);
+
+    impl Wire for Meanwhile {
+        fn encoded_len(&self, content: Content<'_>) -> usize {
+            let work = self.0.lock().take();
+            work.into_iter().for_each(|work| work());
+            content.payload_len(Version::V4)
+        }
+
+        fn encode<'a>(&self, content: Content<'a>, out: &mut Encoder<'a, '_>) {
+            content.put_payload(Version::V4, out);
+        }
+
+        fn try_write(&self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+            Ok(slices.iter().map(|slice| slice.len()).sum())
+        }
+    }
+
+    fn register(connections: &Arc<Connections>) -> (Arc<Outbox<Meanwhile>>, Link) {
+        let place = connections.place(None, &HeaderMap::new()).unwrap();
+        let identity = Identity::from_bytes(b"x:y\n");
+        connections.register(Meanwhile(Mutex::new(None)), Version::V4, identity, place)
+    }
+
+    fn reauthorize(user: Option<&str>) -> Control {
+        let target = Target { user: user.map(str::to_owned), ..Target::default() };
+        Control { action: Action::Reauthorize, target }
+    }
+
+    #[test]
+    fn who_is_just_being_welcomed_is_asked_for_again() {
+        let connections = connections(&[], config::History::default());
+        let (outbox, link) = register(&connections);
+        let other = connections.clone();
+        *outbox.wire().0.lock() = Some(Box::new(move || other.control(&reauthorize(None), Some(1), false)));
+        let admission = connections.backend.admission(Vec::new(), None).unwrap();
+        let _connection = link.admit(&admission, connections.backend.changes.now(), false).unwrap();
+        assert_eq!(connections.rechecks.due.lock().groups.len(), 1);
+    }
+
+    #[test]
+    fn who_is_just_becoming_somebody_else_is_asked_for_again() {
+        let connections = connections(&[], config::History::default());
+        let (outbox, link) = register(&connections);
+        let room = RawValue::from_string(r#"{"a":1}"#.to_owned()).unwrap();
+        let [one, two] = [("1", Vec::new()), ("2", vec![room])]
+            .map(|(user, rooms)| connections.backend.admission(rooms, Some(user)).unwrap());
+        let asked = connections.backend.changes.now();
+        let _connection = link.admit(&one, asked, false).unwrap();
+        let (other, (started, threads)) = (connections.clone(), std::sync::mpsc::channel());
+        *outbox.wire().0.lock() = Some(Box::new(move || {
+            let (before, connections) = (other.backend.changes.now(), other.clone());
+            let control = move || connections.control(&reauthorize(Some("2")), Some(1), false);
+            started.send(thread::spawn(control)).unwrap();
+            while other.backend.changes.now() == before {
+                thread::yield_now();
+            }
+        }));
+        assert!(connections.apply(&link.client, &Answer { admission: two, asked }));
+        threads.recv().unwrap().join().unwrap();
+        assert_eq!(connections.rechecks.due.lock().groups.len(), 1);
+    }
 }

@@ -139,7 +139,13 @@ impl Clients {
         self.0.lock().users.get(user).into_iter().flatten().cloned().collect()
     }
 
-    /// The authorised ones that `are_wanted`.
+    /// The authorised ones, those included that are being told so.
+    pub(super) fn authorized(&self) -> Vec<Arc<Client>> {
+        let all: Vec<_> = self.0.lock().all.values().cloned().collect();
+        all.into_iter().filter(|client| client.session().is_some()).collect()
+    }
+
+    /// The authorised ones that `are_wanted`, and have been told so.
     pub(super) fn admitted(&self, are_wanted: impl Fn(&Client) -> bool) -> Vec<Arc<Client>> {
         let known = self.0.lock();
         known.all.values().filter(|client| client.is_admitted() && are_wanted(client)).cloned().collect()

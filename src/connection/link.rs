@@ -15,7 +15,7 @@ use super::{
     session::Session,
 };
 use crate::{
-    backend::{self, Admission, Event, Moment, Notifier, Patience, Urgency},
+    backend::{self, Admission, Event, Moment, Notifier, Patience},
     hub::{Frame, Full, Hub, Outbox, Seat},
     protocol::{
         CloseCode, Version,
@@ -45,7 +45,7 @@ pub struct Link {
 
 /// Why somebody whom the backend knows is not let in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum NotAdmitted {
+pub(super) enum NotAdmitted {
     /// What the backend said may not hold any more: ask again.
     Stale,
     /// The user has too many connections.
@@ -112,7 +112,12 @@ impl Link {
     }
 
     /// Tells the client that it is welcome, and counts it from here on, unless the backend may say otherwise by now.
-    fn admit(&self, admission: &Admission, asked: Moment, is_resumed: bool) -> Result<Connection, NotAdmitted> {
+    pub(super) fn admit(
+        &self,
+        admission: &Admission,
+        asked: Moment,
+        is_resumed: bool,
+    ) -> Result<Connection, NotAdmitted> {
         let (connections, client) = (&self.connections, &self.client);
         if client.outbox.is_closing() {
             return Err(NotAdmitted::Gone);
@@ -149,15 +154,11 @@ impl Link {
         client.outbox.push(Frame::Text(welcome.into())).map_err(|Full| NotAdmitted::Gone)?;
         client.note_admission();
         client.outbox.flush();
-        if !connections.backend.changes.none_since(asked, admission.user.as_deref(), Some(id)) {
-            // Who looked for all admitted clients in between has not found it.
-            connections.rechecks.add(client, Urgency::Urgent);
-        }
         connection.notifier = connections.hooks.connected(id, admission.user.as_ref(), &client.identity);
         Ok(connection)
     }
 
-    fn turn_away<T>(&self, reason: NotAdmitted) -> Option<T> {
+    pub(super) fn turn_away<T>(&self, reason: NotAdmitted) -> Option<T> {
         if reason == NotAdmitted::TooMany {
             self.connections.metrics.limited.inc("connections-per-user");
             self.connections.metrics.connections_refused.inc("limit");
@@ -173,7 +174,7 @@ impl Link {
     }
 
     /// Tells the client why it is not served, and ends the connection.
-    fn refuse<T>(&self, error: &backend::Error) -> Option<T> {
+    pub(super) fn refuse<T>(&self, error: &backend::Error) -> Option<T> {
         self.connections.metrics.connections_refused.inc("backend");
         debug!(error = error as &dyn std::error::Error, "not authorised");
         if error.is_final() {

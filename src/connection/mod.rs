@@ -4,9 +4,13 @@ mod authority;
 mod clients;
 mod keepalive;
 mod link;
+#[cfg(test)]
+mod permissions_simulation;
 mod places;
 mod recheck;
 mod session;
+#[cfg(test)]
+mod simulated;
 #[cfg(test)]
 mod simulation;
 mod ticket;
@@ -195,10 +199,10 @@ impl Connections {
     /// Who has joined no room yet has missed nothing, and may still be given all it asks for.
     pub fn missed(&self) -> usize {
         self.has_read_back.store(true, Ordering::Relaxed);
-        // Something that changed permissions may have been missed, too: what is remembered of anybody counts no more, and who is
-        // on the way in learns of it there.
+        // Something that changed their permissions may have been missed, too. First of all: who is on the way in learns of it
+        // there.
         self.backend.changes.note(Whom::All, None);
-        let clients = self.clients.admitted(|_| true);
+        let clients = self.clients.authorized();
         clients.iter().for_each(|client| self.rechecks.add(client, Urgency::Background));
         let (old, mut clients): (Vec<_>, Vec<_>) =
             clients.into_iter().partition(|client| client.version == Version::V3);

@@ -40,13 +40,13 @@ const RETURN_SECONDS: std::ops::Range<f64> = 1.0..30.0;
 /// Who is to be asked for.
 #[derive(Debug, Default)]
 pub(super) struct Rechecks {
-    due: Mutex<Due>,
+    pub(super) due: Mutex<Due>,
     added: Notify,
 }
 
 #[derive(Debug, Default)]
-struct Due {
-    groups: HashMap<Identity, Group>,
+pub(super) struct Due {
+    pub(super) groups: HashMap<Identity, Group>,
     urgent: VecDeque<Identity>,
     routine: VecDeque<Identity>,
     /// Those that could not be asked for, by when to try again.
@@ -56,8 +56,8 @@ struct Due {
 
 /// The clients of one identity.
 #[derive(Debug, Default)]
-struct Group {
-    clients: Vec<Weak<Client>>,
+pub(super) struct Group {
+    pub(super) clients: Vec<Weak<Client>>,
     is_urgent: bool,
     failing: Option<Failing>,
 }
@@ -100,7 +100,7 @@ impl Due {
     }
 
     /// The next group to ask for, if there is one for which there is a place.
-    fn next(&mut self, urgent: usize, routine: usize) -> Option<(Identity, Group)> {
+    pub(super) fn next(&mut self, urgent: usize, routine: usize) -> Option<(Identity, Group)> {
         let now = Instant::now();
         while let Some(entry) = self.later.first_entry().filter(|entry| entry.key().0 <= now) {
             self.routine.push_back(entry.remove());
@@ -137,7 +137,7 @@ impl Due {
     }
 }
 
-type Outcome = Result<Arc<Answer>, Arc<Error>>;
+pub(super) type Outcome = Result<Arc<Answer>, Arc<Error>>;
 
 impl Connections {
     /// Asks for those who are due, until `stop`.
@@ -190,7 +190,8 @@ impl Connections {
         (identity, group, outcome)
     }
 
-    fn conclude(&self, identity: Identity, mut group: Group, outcome: &Outcome) {
+    /// Has those of `group` do from here on what the backend has said, or asks again.
+    pub(super) fn conclude(&self, identity: Identity, mut group: Group, outcome: &Outcome) {
         let clients: Vec<Arc<Client>> = group.clients.iter().filter_map(Weak::upgrade).collect();
         if clients.is_empty() {
             return;
@@ -203,7 +204,15 @@ impl Connections {
                     }
                 }
             }
-            Err(error) if error.is_final() => clients.iter().for_each(|client| self.turn_out(client)),
+            Err(error) if error.is_final() => {
+                for client in clients {
+                    if error.asked().is_some_and(|asked| self.has_changed(&client, asked)) {
+                        self.rechecks.add(&client, Urgency::Urgent); // it may be let in by now
+                    } else {
+                        self.turn_out(&client);
+                    }
+                }
+            }
             Err(error) => {
                 let now = Instant::now();
                 let (since, wait) = group.failing.map_or((now, FIRST_WAIT), |failing| (failing.since, failing.wait));

@@ -7,59 +7,25 @@
 //!     SIMULATION_SEED=17 cargo test simulation     # one order again
 //!     SIMULATION_RUNS=100000 cargo test simulation # many more
 
-use std::{
-    collections::HashMap,
-    io::{self, IoSlice},
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
-use parking_lot::Mutex;
 use rand::{Rng, SeedableRng, rngs::StdRng, seq::IndexedRandom};
 use serde_json::{Value, json, value::to_raw_value};
-use tokio::sync::watch;
 
-use super::{session::Session, *};
+use super::{
+    session::Session,
+    simulated::{Network, connections, each_seed, key, reaches},
+    *,
+};
 use crate::{
-    backend::Changes,
-    hub::{Content, Encoder, Pace, Portion, Publication, Tally, WildcardDispatch},
+    hub::{Pace, Portion, Publication, Tally},
     protocol::{Epoch, client::Message},
-    room::{Numbers, RoomKey},
 };
 
 /// Events of one run.
 const EVENTS: usize = 250;
 /// Runs, if not said otherwise.
 const RUNS: u64 = 1500;
-
-/// A client's end of the network: takes so many more bytes, then no more for now.
-#[derive(Clone, Default)]
-struct Network {
-    received: Arc<Mutex<Vec<u8>>>,
-    room: Arc<Mutex<usize>>,
-}
-
-impl Wire for Network {
-    fn encoded_len(&self, content: Content<'_>) -> usize {
-        content.payload_len(Version::V4) + 1
-    }
-
-    fn encode<'a>(&self, content: Content<'a>, out: &mut Encoder<'a, '_>) {
-        content.put_payload(Version::V4, out);
-        out.put(b"\n");
-    }
-
-    fn try_write(&self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
-        let mut room = self.room.lock();
-        if *room == 0 {
-            return Err(io::ErrorKind::WouldBlock.into());
-        }
-        let bytes: Vec<u8> = slices.iter().flat_map(|slice| slice.iter().copied()).take(*room).collect();
-        *room -= bytes.len();
-        self.received.lock().extend(&bytes);
-        Ok(bytes.len())
-    }
-}
 
 /// What was published, as the model knows it.
 struct Entry {
@@ -115,28 +81,6 @@ struct World {
     replayed: usize,
 }
 
-fn connections(history: config::History) -> Arc<Connections> {
-    let api = ("API_URL".to_owned(), "http://localhost/".to_owned());
-    let config = config::from_vars([api].into_iter()).unwrap();
-    let metrics = Arc::new(Metrics::default());
-    let hub = Arc::new(Hub::new(WildcardDispatch::Both, history, metrics.clone()));
-    let backend = Backend::new(config.backend, Changes::new(Duration::ZERO), metrics.clone()).unwrap();
-    let hooks = Arc::new(Hooks::new(backend.clone(), config.hooks, false));
-    Arc::new(Connections::new(hub, backend, hooks, metrics, config.connection, watch::channel(State::Current).1))
-}
-
-fn key(room: &Value) -> RoomKey {
-    RoomKey::new(&to_raw_value(room).unwrap(), Numbers::ByValue).unwrap()
-}
-
-fn reaches(published: &Value, subscribed: &Value) -> bool {
-    let (published, subscribed) = (published.as_object().unwrap(), subscribed.as_object().unwrap());
-    published.len() == subscribed.len()
-        && published
-            .iter()
-            .all(|(key, value)| subscribed.get(key).is_some_and(|other| value == other || value == "*" || other == "*"))
-}
-
 impl Entry {
     fn is_for(&self, room: &Value, connection: Uuid) -> bool {
         self.rooms.iter().any(|published| reaches(published, room)) && !self.exclude.contains(&connection)
@@ -148,7 +92,7 @@ impl World {
         let mut rng = StdRng::seed_from_u64(seed);
         let is_large = rng.random_bool(0.7);
         let limit_bytes = if is_large { 64 << 20 } else { rng.random_range(2_000..20_000) };
-        let connections = connections(config::History { age: Duration::from_secs(3600), limit_bytes });
+        let connections = connections(&[], config::History { age: Duration::from_secs(3600), limit_bytes });
         let peers = (0..rng.random_range(1..4)).map(|_| Peer::default()).collect();
         let mut world = Self {
             rng,
@@ -296,8 +240,7 @@ impl World {
 
     /// Comes back, and asks for what was missed.
     fn connect(&mut self, peer: usize) {
-        let network = Network::default();
-        *network.room.lock() = self.rng.random_range(0..2000);
+        let network = Network::new(Version::V4, self.rng.random_range(0..2000));
         let metrics = self.connections.metrics.clone();
         let outbox: Arc<Outbox> = Arc::new(Outbox::new(Uuid::new_v4(), network.clone(), 1 << 20, metrics));
         let backend = &self.connections.backend;
@@ -340,10 +283,9 @@ impl World {
         let Some(connected) = &self.peers[peer].connected else { return };
         *connected.network.room.lock() = usize::MAX / 2;
         connected.outbox.resume();
-        let received = std::mem::take(&mut *connected.network.received.lock());
+        let text = connected.network.take();
         *connected.network.room.lock() = 0;
         let marker = format!("\"requestId\":\"{name}\",\"code\"");
-        let text = String::from_utf8(received).unwrap();
         let mut lines: Vec<&str> = text.lines().collect();
         let reply = lines.iter().rposition(|line| line.contains(&marker)).expect("a reply to unsubscribe");
         assert!(!lines[reply..].iter().any(|line| line.contains("publish") && line.contains(&format!("\"{name}\""))));
@@ -375,11 +317,7 @@ impl World {
     fn read(&mut self, peer: usize) {
         let Peer { connected: Some(connected), subscriptions, .. } = &mut self.peers[peer] else { return };
         let connection = connected.outbox.connection();
-        let mut received = connected.network.received.lock();
-        let Some(end) = received.iter().rposition(|byte| *byte == b'\n') else { return };
-        let frames = String::from_utf8(received.drain(..=end).collect()).unwrap();
-        drop(received);
-        for line in frames.lines() {
+        for line in connected.network.take().lines() {
             let frame: Value = serde_json::from_str(line).unwrap();
             let position = frame["position"].as_str();
             if frame["type"] == "resync" {
@@ -465,23 +403,14 @@ impl World {
 
 #[tokio::test(start_paused = true)]
 async fn simulation() {
-    let number = |name: &str| std::env::var(name).ok().and_then(|value| value.parse::<u64>().ok());
-    let seeds = match number("SIMULATION_SEED") {
-        Some(seed) => seed..seed + 1,
-        None => 0..number("SIMULATION_RUNS").unwrap_or(RUNS),
-    };
-    let runs = seeds.end - seeds.start;
-    let mut replayed = 0;
-    for seed in seeds {
-        let run = async {
-            let mut world = World::new(seed);
-            for _ in 0..EVENTS {
-                world.event().await;
-            }
-            world.end().await
-        };
-        let outcome = futures::FutureExt::catch_unwind(std::panic::AssertUnwindSafe(run)).await;
-        replayed += outcome.unwrap_or_else(|_| panic!("SIMULATION_SEED={seed} shows it"));
-    }
-    assert!(replayed as u64 >= runs / 2, "hardly anybody has come back: this shows nothing");
+    let replayed = each_seed(RUNS, async |seed| {
+        let mut world = World::new(seed);
+        for _ in 0..EVENTS {
+            world.event().await;
+        }
+        world.end().await
+    });
+    let replayed = replayed.await;
+    let (runs, replayed) = (replayed.len(), replayed.iter().sum::<usize>());
+    assert!(replayed >= runs / 2, "hardly anybody has come back: this shows nothing");
 }

@@ -22,6 +22,7 @@ mod orphans;
 mod outage;
 mod permissions;
 mod protection;
+mod rechecks;
 mod recovery;
 mod slow_clients;
 mod stopping;

@@ -66,6 +66,27 @@ impl Client {
         timeout(PATIENCE, next).await.expect("a text frame in time")
     }
 
+    /// The next text frame, read as JSON, or how the connection has ended.
+    pub async fn next_or_end(&mut self) -> Result<Value, End> {
+        loop {
+            return match timeout(PATIENCE, self.socket.next()).await.expect("a frame or an end in time") {
+                Some(Ok(Message::Text(text))) if text == "pong" => Ok(json!("pong")),
+                Some(Ok(Message::Text(text))) => Ok(serde_json::from_str(&text).unwrap()),
+                Some(Ok(Message::Close(Some(frame)))) => {
+                    Err(End::Closed(frame.code.into(), frame.reason.as_str().to_owned()))
+                }
+                Some(Ok(Message::Close(None))) => Err(End::ClosedWithoutCode),
+                Some(Ok(_)) => continue,
+                Some(Err(_)) | None => Err(End::Cut),
+            };
+        }
+    }
+
+    /// Sends a message to a server that may have ended the connection.
+    pub async fn try_send(&mut self, text: &str) {
+        let _ = timeout(PATIENCE, self.socket.send(Message::text(text))).await.unwrap();
+    }
+
     /// The next text frame, read as JSON; `pong` as a string.
     pub async fn next(&mut self) -> Value {
         let text = self.next_text().await;

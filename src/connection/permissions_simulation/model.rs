@@ -1,0 +1,457 @@
+//! Who may receive what, as simply as it can be said: everything is remembered, and looked through from one end to the other.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
+    rc::Rc,
+};
+
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+use super::{
+    super::simulated::{covers, key, reaches},
+    Call, SUBSCRIPTIONS, Says,
+};
+use crate::protocol::Version;
+
+/// Who somebody is and what it may join.
+#[derive(Clone, Debug)]
+pub(super) struct Rights {
+    pub(super) user: Option<String>,
+    pub(super) rooms: Vec<Value>,
+    /// The rooms in their canonical form.
+    pub(super) keys: BTreeSet<String>,
+}
+
+impl Rights {
+    pub(super) fn new(user: Option<String>, rooms: Vec<Value>) -> Self {
+        let keys = rooms.iter().map(|room| key(room).as_str().to_owned()).collect();
+        Self { user, rooms, keys }
+    }
+
+    fn cover(&self, wanted: &Value) -> bool {
+        self.rooms.iter().any(|allowed| covers(allowed, wanted))
+    }
+}
+
+/// What was published.
+pub(super) struct Entry {
+    pub(super) rooms: Vec<Value>,
+    pub(super) exclude: Vec<Uuid>,
+}
+
+/// All that has happened, by the number of the event.
+#[derive(Default)]
+pub(super) struct Log {
+    pub(super) now: u64,
+    pub(super) entries: Vec<Entry>,
+    /// Of these, how many are in the outboxes of all they are for.
+    pub(super) fanned_out: usize,
+    /// By position: the number of entries up to there, and the life of the log it is of.
+    pub(super) positions: HashMap<String, (usize, usize)>,
+    pub(super) life: usize,
+    /// Control messages: whom they were about, everybody if nobody is named.
+    controls: Vec<(u64, Option<String>, Option<Uuid>)>,
+    gap: u64,
+}
+
+impl Log {
+    pub(super) fn note_control(&mut self, user: Option<&str>, connection: Option<Uuid>) {
+        let user = user.filter(|_| connection.is_none()).map(str::to_owned);
+        self.controls.push((self.now, user, connection));
+    }
+
+    /// Something may have been said that nobody has heard.
+    pub(super) fn note_gap(&mut self) {
+        self.gap = self.now;
+    }
+
+    fn is_told_since(&self, event: u64, user: Option<&str>, connection: Option<Uuid>) -> bool {
+        self.controls.iter().rev().take_while(|(at, ..)| *at > event).any(|(_, about, id)| match (about, id) {
+            (None, None) => true,
+            (_, Some(id)) => connection == Some(*id),
+            (Some(about), None) => user == Some(about),
+        })
+    }
+
+    /// Whether what the backend was asked at `event` may not hold any more.
+    fn has_changed(&self, event: u64, user: Option<&str>, connection: Option<Uuid>) -> bool {
+        self.gap > event || self.is_told_since(event, user, connection)
+    }
+
+    pub(super) fn counts(&self, ticket: &Ticket) -> bool {
+        let (user, connection) = (ticket.rights.user.as_deref(), Some(ticket.connection));
+        ticket.life == self.life && !self.is_told_since(ticket.queued, user, connection)
+    }
+}
+
+/// A ticket, with the rights and the event that it is of.
+#[derive(Clone)]
+pub(super) struct Ticket {
+    pub(super) text: String,
+    pub(super) rights: Rights,
+    connection: Uuid,
+    queued: u64,
+    life: usize,
+}
+
+/// How things stood when frames were queued.
+struct Mark {
+    event: u64,
+    life: usize,
+    rights: Option<Rights>,
+}
+
+/// A subscription from the request to the last frame that is about it; of version 3.1 perhaps to several rooms.
+struct Subscription {
+    /// Each with the first entry that is to come by it; from the reply on in version 4.
+    rooms: Vec<(Value, usize)>,
+    since: Option<String>,
+    is_answered: bool,
+    /// The entry that comes next, and how often it has come already.
+    next: (usize, usize),
+    /// The log has begun anew before all was there that had been missed.
+    may_miss: bool,
+    ended: Option<End>,
+}
+
+/// Nothing that is queued later counts.
+struct End {
+    event: u64,
+    /// Why, if it was not the client's own wish.
+    why: Option<&'static str>,
+    /// What was published before is all there.
+    entries: Option<usize>,
+}
+
+/// One connection, as the client and the application see it.
+pub(super) struct Visit {
+    pub(super) connection: Uuid,
+    version: Version,
+    /// In force; `None` before it is authorised.
+    pub(super) rights: Option<Rights>,
+    asked: u64,
+    /// The backend is to be asked again.
+    pub(super) is_due: bool,
+    pub(super) closing: Option<u16>,
+    is_closed: bool,
+    is_behind: bool,
+    subscriptions: BTreeMap<String, Subscription>,
+    /// What is still to be answered: in version 3.1 everything in its order, with the subscription that it is the end of.
+    answers: VecDeque<(Option<&'static str>, String)>,
+    /// Lists of allowed rooms still to be told, the first one by the welcome.
+    told: VecDeque<Value>,
+    marks: VecDeque<(usize, Rc<Mark>)>,
+    queued: usize,
+    read: usize,
+    pub(super) received: usize,
+}
+
+impl Visit {
+    pub(super) fn new(connection: Uuid, version: Version) -> Self {
+        Self {
+            connection,
+            version,
+            rights: None,
+            asked: 0,
+            is_due: false,
+            closing: None,
+            is_closed: false,
+            is_behind: false,
+            subscriptions: BTreeMap::new(),
+            answers: VecDeque::new(),
+            told: VecDeque::new(),
+            marks: VecDeque::new(),
+            queued: 0,
+            read: 0,
+            received: 0,
+        }
+    }
+
+    /// The first reason given stands.
+    pub(super) fn close(&mut self, code: u16) {
+        self.closing.get_or_insert(code);
+    }
+
+    pub(super) fn is_of(&self, user: &str) -> bool {
+        self.rights.as_ref().is_some_and(|rights| rights.user.as_deref() == Some(user))
+    }
+
+    /// Whether an answer for it that was asked for at `event` still holds.
+    pub(super) fn is_current(&self, rights: &Rights, event: u64, log: &Log) -> bool {
+        !log.has_changed(event, rights.user.as_deref(), Some(self.connection))
+    }
+
+    /// Whether a ticket would say what holds.
+    pub(super) fn is_sure(&self, log: &Log) -> bool {
+        self.rights.as_ref().is_some_and(|rights| self.is_current(rights, self.asked, log))
+    }
+
+    pub(super) fn enter(&mut self, rights: &Rights, call: &Call) {
+        (self.rights, self.asked) = (Some(rights.clone()), call.begun);
+        self.told.push_back(json!([rights.rooms, call.is_resumed]));
+    }
+
+    /// The backend has answered. Whether that counts.
+    pub(super) fn conclude(&mut self, call: &Call, log: &Log) -> bool {
+        let rights = match &call.says {
+            Says::May(rights) => rights,
+            Says::Unknown => {
+                if self.rights.as_ref().is_some_and(|rights| !self.is_current(rights, call.begun, log)) {
+                    return false; // it may be known by now
+                }
+                self.close(if self.version == Version::V3 { 3502 } else { 3500 });
+                return false;
+            }
+            Says::Nothing => return false,
+        };
+        let Some(before) = &self.rights else { return false };
+        if !self.is_current(rights, call.begun, log) || !self.is_current(before, call.begun, log) {
+            return false;
+        }
+        let is_other = before.keys != rights.keys;
+        self.is_due = false;
+        self.asked = self.asked.max(call.begun);
+        self.rights = Some(rights.clone());
+        if is_other {
+            self.lose(|room| !rights.cover(room), "no-longer-allowed", log);
+            if self.version == Version::V4 && self.closing.is_none() {
+                self.told.push_back(json!([rights.rooms]));
+            }
+        }
+        true
+    }
+
+    fn live(&self) -> impl Iterator<Item = &Subscription> {
+        self.subscriptions.values().filter(|subscription| subscription.ended.is_none())
+    }
+
+    pub(super) fn has_live(&self, is_meant: impl Fn(&Value) -> bool) -> bool {
+        self.live().any(|subscription| subscription.rooms.iter().any(|(room, _)| is_meant(room)))
+    }
+
+    /// Places that are taken.
+    pub(super) fn places(&self) -> usize {
+        self.live().map(|subscription| subscription.rooms.len()).sum()
+    }
+
+    /// The subscriptions that there are, by their `requestId`.
+    pub(super) fn names(&self) -> Vec<String> {
+        let live = self.subscriptions.iter().filter(|(_, subscription)| subscription.ended.is_none());
+        live.map(|(name, _)| name.clone()).collect()
+    }
+
+    /// Whether nothing is known of `name` any more, so that it can be used again.
+    pub(super) fn is_free(&self, name: &str) -> bool {
+        !self.subscriptions.contains_key(name)
+    }
+
+    /// The subscriptions to rooms that `are_meant` end here.
+    pub(super) fn lose(&mut self, are_meant: impl Fn(&Value) -> bool, why: &'static str, log: &Log) {
+        if self.version == Version::V3 {
+            return if self.has_live(are_meant) {
+                self.close(3502)
+            };
+        }
+        for subscription in self.subscriptions.values_mut().filter(|subscription| subscription.ended.is_none()) {
+            if subscription.rooms.iter().any(|(room, _)| are_meant(room)) {
+                subscription.end(Some(why), self.is_behind, log);
+            }
+        }
+    }
+
+    /// The client asks for `room`.
+    pub(super) fn subscribe(&mut self, name: &str, room: &Value, since: Option<String>, log: &Log) {
+        let is_known = self.subscriptions.get(name).is_some_and(|subscription| subscription.ended.is_none());
+        let is_allowed = self.rights.as_ref().is_some_and(|rights| rights.cover(room));
+        let refusal = match self.version {
+            Version::V4 if is_known => Some("request-id-in-use"),
+            _ if self.places() >= SUBSCRIPTIONS => Some("too-many-subscriptions"),
+            _ if !is_allowed => Some("room-not-found"),
+            _ => None,
+        };
+        if refusal.is_some() || self.version == Version::V3 {
+            self.answers.push_back((refusal, String::new()));
+        }
+        if refusal.is_some() {
+            return;
+        }
+        // 3.1 gives what is under way to whoever comes in time.
+        let (is_answered, start) = (self.version == Version::V3, log.fanned_out);
+        let new =
+            || Subscription { rooms: Vec::new(), since, is_answered, next: (start, 0), may_miss: false, ended: None };
+        let subscription = self.subscriptions.entry(name.to_owned()).or_insert_with(new);
+        if subscription.rooms.iter().all(|(known, _)| known != room) {
+            subscription.rooms.push((room.clone(), start));
+        }
+    }
+
+    pub(super) fn unsubscribe(&mut self, name: &str, log: &Log) {
+        let live = self.subscriptions.get_mut(name).filter(|subscription| subscription.ended.is_none());
+        let Some(subscription) = live else {
+            return self.answers.push_back((Some("not-subscribed"), String::new()));
+        };
+        subscription.end(None, self.is_behind, log);
+        if self.version == Version::V3 {
+            self.answers.push_back((None, name.to_owned()));
+        }
+    }
+
+    pub(super) fn note_restart(&mut self) {
+        let is_behind = self.is_behind;
+        self.subscriptions.values_mut().for_each(|subscription| subscription.may_miss |= is_behind);
+    }
+
+    /// `waiting` bytes are in the outbox now, behind those that were read. Whether that is more than before.
+    pub(super) fn note_queued(&mut self, unread: usize, waiting: usize, is_behind: bool, log: &Log) -> bool {
+        self.is_behind = is_behind;
+        let queued = self.read + unread + waiting;
+        let is_more = queued > self.queued;
+        if is_more {
+            let mark = Mark { event: log.now, life: log.life, rights: self.rights.clone() };
+            self.marks.push_back((queued, Rc::new(mark)));
+            self.queued = queued;
+        }
+        is_more
+    }
+
+    /// The client looks at a frame. A ticket that it was given.
+    pub(super) fn read(&mut self, line: &str, log: &Log, positions: &mut Vec<String>) -> Option<Ticket> {
+        self.read += line.len() + 1;
+        while self.marks.front().is_some_and(|(end, _)| *end < self.read) {
+            self.marks.pop_front();
+        }
+        let mark = self.marks.front().expect("a frame that was queued").1.clone();
+        assert!(!self.is_closed, "after the end: {line}");
+        let frame: Value = serde_json::from_str(line).unwrap();
+        positions.extend(frame["position"].as_str().map(str::to_owned));
+        let id = frame["requestId"].as_str().unwrap_or_default();
+        match frame["type"].as_str().unwrap_or("reply") {
+            "close" => {
+                assert_eq!(frame["code"].as_u64(), self.closing.map(u64::from), "{line}");
+                self.is_closed = true;
+            }
+            "welcome" | "allowed_rooms" => self.hear_rights(&frame),
+            "reply" if frame.get("is_authorized").is_some() => self.hear_rights(&frame),
+            "reply" if self.version == Version::V3 => self.hear_answer(frame["message"].as_str(), log),
+            "reply" if frame["code"] == "error" => self.hear_refusal(&frame, id),
+            "reply" if frame.get("position").is_some() => self.hear_success(&frame, id, &mark, log),
+            "reply" => self.finish(id, None, log),
+            "unsubscribed" => self.finish(id, frame["message"].as_str(), log),
+            "publish" => {
+                self.received += 1;
+                let subscription = self.subscriptions.get_mut(id).unwrap_or_else(|| panic!("no subscription: {line}"));
+                let entry = usize::try_from(frame["data"][0].as_u64().unwrap()).unwrap();
+                let rights = mark.rights.as_ref().expect("rights");
+                let is_allowed = subscription.ways(entry, self.connection, log).all(|room| rights.cover(room));
+                assert!(is_allowed, "not allowed: {line}");
+                assert!(subscription.ended.as_ref().is_none_or(|end| mark.event <= end.event), "has ended: {line}");
+                subscription.take(entry, self.connection, log);
+            }
+            "resync" | "ticket" => {}
+            other => panic!("{other}"),
+        }
+        let text = frame["ticket"].as_str()?.to_owned();
+        let rights = mark.rights.clone().expect("rights");
+        Some(Ticket { text, rights, connection: self.connection, queued: mark.event, life: mark.life })
+    }
+
+    fn hear_rights(&mut self, frame: &Value) {
+        if frame["is_authorized"] == false {
+            return assert!(self.rights.is_none(), "{frame}");
+        }
+        let told = self.told.pop_front().unwrap_or_else(|| panic!("not expected: {frame}"));
+        assert_eq!(told[0], frame["allowed_rooms"], "{frame}");
+        assert!(frame.get("resumed").is_none_or(|resumed| *resumed == told[1]), "{frame}");
+    }
+
+    /// An answer in 3.1's protocol, which says nothing of the question.
+    fn hear_answer(&mut self, message: Option<&str>, log: &Log) {
+        let (expected, ends) = self.answers.pop_front().expect("no answer");
+        assert_eq!(message, expected);
+        if !ends.is_empty() {
+            self.finish(&ends, None, log);
+        }
+    }
+
+    fn hear_refusal(&mut self, frame: &Value, id: &str) {
+        let why = self.subscriptions.get(id).and_then(|subscription| subscription.ended.as_ref()?.why);
+        if why.is_some_and(|why| frame["detail"] == why) {
+            assert!(!self.subscriptions[id].is_answered, "answered: {frame}");
+            self.subscriptions.remove(id);
+            return;
+        }
+        let at = self.answers.iter().position(|(word, _)| word.is_some_and(|word| frame["message"] == word));
+        assert!(at.and_then(|at| self.answers.remove(at)).is_some(), "not expected: {frame}");
+    }
+
+    fn hear_success(&mut self, frame: &Value, id: &str, mark: &Mark, log: &Log) {
+        let subscription = self.subscriptions.get_mut(id).unwrap_or_else(|| panic!("no subscription: {frame}"));
+        assert!(!std::mem::replace(&mut subscription.is_answered, true), "answered twice: {frame}");
+        assert!(subscription.ended.as_ref().is_none_or(|end| mark.event <= end.event), "has ended: {frame}");
+        let since = subscription.since.as_ref();
+        let is_known = since.and_then(|since| log.positions.get(since)).is_some_and(|(_, life)| *life == mark.life);
+        assert_eq!(frame["recovered"].as_bool(), since.map(|_| is_known), "{frame}");
+        let (start, _) = log.positions[frame["position"].as_str().unwrap()];
+        subscription.rooms.iter_mut().for_each(|(_, first)| *first = start);
+        subscription.next = (start, 0);
+    }
+
+    /// Nothing more comes by the subscription.
+    fn finish(&mut self, id: &str, why: Option<&str>, log: &Log) {
+        let mut over = self.subscriptions.remove(id).unwrap_or_else(|| panic!("no subscription {id}"));
+        let Some(End { why: expected, entries, .. }) = over.ended else { panic!("{id} has not ended") };
+        assert_eq!(why, expected, "{id}");
+        assert!(over.is_answered || why.is_none(), "{id} was not answered");
+        if let Some(entries) = entries.filter(|_| over.is_answered) {
+            over.pass(entries, self.connection, log);
+        }
+    }
+
+    /// The client has taken all there is: nothing is left open.
+    pub(super) fn end(mut self, log: &Log) {
+        assert_eq!(self.is_closed, self.closing.is_some());
+        if self.is_closed {
+            return;
+        }
+        assert!(self.answers.is_empty() && self.told.is_empty(), "{:?} {:?}", self.answers, self.told);
+        for (name, subscription) in &mut self.subscriptions {
+            assert!(subscription.is_answered && subscription.ended.is_none(), "{name} is open");
+            subscription.pass(log.entries.len(), self.connection, log);
+        }
+    }
+}
+
+impl Subscription {
+    fn end(&mut self, why: Option<&'static str>, is_behind: bool, log: &Log) {
+        self.ended = Some(End { event: log.now, why, entries: (!is_behind).then_some(log.fanned_out) });
+    }
+
+    /// The rooms by which `entry` is to come, once by each.
+    fn ways(&self, entry: usize, connection: Uuid, log: &Log) -> impl Iterator<Item = &Value> {
+        let Entry { rooms, exclude } = &log.entries[entry];
+        let is_excluded = exclude.contains(&connection);
+        let is_due = move |room: &Value| !is_excluded && rooms.iter().any(|to| reaches(to, room));
+        self.rooms.iter().filter(move |(room, first)| *first <= entry && is_due(room)).map(|(room, _)| room)
+    }
+
+    fn take(&mut self, entry: usize, connection: Uuid, log: &Log) {
+        assert!(self.is_answered, "{entry} before the reply");
+        assert!(entry >= self.next.0, "{entry} again, or out of order");
+        self.pass(entry, connection, log);
+        self.next.1 += 1;
+        assert!(
+            self.next.1 <= self.ways(entry, connection, log).count(),
+            "{entry} is not for this one, or comes too often"
+        );
+    }
+
+    /// Everything before `entry` has come.
+    fn pass(&mut self, entry: usize, connection: Uuid, log: &Log) {
+        while self.next.0 < entry {
+            let owed = self.ways(self.next.0, connection, log).count();
+            assert!(self.next.1 == owed || self.may_miss, "{:?} of {owed} never came", self.next);
+            self.next = (self.next.0 + 1, 0);
+        }
+    }
+}
