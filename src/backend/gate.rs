@@ -569,4 +569,21 @@ mod tests {
         assert_eq!(start.elapsed().as_secs(), 7);
         keeping.abort();
     }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_does_not_want_to_wait_for_the_end_of_a_pause_is_told_when_it_begins() {
+        let gate = gate(1, 1000);
+        let check = || gate.turn(Urgency::Urgent, Patience::UnlessPaused);
+        for _ in 1..FAILURES {
+            client(&gate).await.end(Verdict::Failed { pause: None });
+        }
+        let turn = client(&gate).await;
+        let (mut waiting, mut patient) = (Box::pin(check()), Box::pin(client(&gate)));
+        assert!(futures::poll!(&mut waiting).is_pending() && futures::poll!(&mut patient).is_pending());
+        turn.end(Verdict::Failed { pause: Some(Duration::from_secs(5)) });
+        assert_eq!(waiting.await.err(), Some(Busy { retry_after: Duration::from_secs(5) }));
+        assert_eq!(check().await.err(), Some(Busy { retry_after: Duration::from_secs(5) }));
+        assert!(futures::poll!(&mut patient).is_pending());
+        assert_eq!(gate.metrics.api_waiting.get(), 1);
+    }
 }

@@ -247,3 +247,33 @@ impl Shared {
         None
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::Instant;
+
+    use super::{super::Changes, *};
+    use crate::metrics::Metrics;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_last_word_that_nobody_takes_is_tried_five_times_and_given_up_within_half_a_minute() {
+        let vars = [
+            ("API_URL", "http://api/"),
+            ("API_SOCKET", "/nowhere/api.sock"),
+            ("HOOK_DISCONNECT", "user/notify_offline/"),
+        ];
+        let config =
+            config::from_vars(vars.map(|(name, value)| (name.to_owned(), value.to_owned())).into_iter()).unwrap();
+        let metrics: Arc<Metrics> = Arc::default();
+        let backend = Backend::new(config.backend, Changes::new(Duration::ZERO), metrics.clone()).unwrap();
+        let hooks = Arc::new(Hooks::new(backend, config.hooks));
+        let start = Instant::now();
+        drop(hooks.connected(&Identity::from_bytes(b"cookie:a=1\n")));
+        assert_eq!(hooks.unfinished(), 1);
+        hooks.finish().await;
+        let (text, taken) = (metrics.text().unwrap(), start.elapsed());
+        assert!(text.contains("high_templar_hooks_total{outcome=\"Unreachable\"} 5\n"), "{text}");
+        assert!((15..=30).contains(&taken.as_secs()), "{taken:?}");
+        assert_eq!((metrics.hooks_given_up.get(), hooks.unfinished()), (1, 0));
+    }
+}
