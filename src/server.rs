@@ -93,7 +93,10 @@ impl Server {
         let changes = Changes::new(longest_lived(&config));
         let backend = Backend::new(config.backend.clone(), changes, metrics.clone())?;
         let secret = config.connection.resume.as_ref().map(|resume| &resume.secret);
-        let has_log = !matches!(&config.broker, Broker::Rabbitmq(broker) if broker.log == config::AmqpLog::Off);
+        let has_log = match &config.broker {
+            Broker::Rabbitmq(broker) => broker.log != config::AmqpLog::Off,
+            Broker::Embedded(broker) => broker.log.is_some(), // else there is nobody to be told
+        };
         let hooks = Arc::new(Hooks::new(backend.clone(), config.hooks.clone(), has_log && secret.is_some()));
         let instances = Instances::new(hooks.clone(), secret, consumer.state(), config.history.age);
         let (connection, state) = (config.connection.clone(), consumer.state());
@@ -153,6 +156,7 @@ impl Server {
             rest.spawn(instances.clone().run(publisher.clone(), self.stop_rest.clone()));
         }
         rest.spawn(self.connections.clone().recheck(self.stop_intake.clone()));
+        rest.spawn(self.connections.clone().tell_forgotten(publisher.clone(), self.stop_rest.clone()));
         rest.spawn(self.connections.backend.clone().keep(self.stop_rest.clone()));
         let dispatching = self.dispatch.run(self.consumer, self.stop_intake.clone());
         intake.spawn(async { dispatching.await.map_err(Error::Broker) });
@@ -181,8 +185,8 @@ impl Server {
         let drained = async {
             connections.close_all(self.config.drain).await;
             connections.tasks.wait().await;
+            connections.hooks.finish().await; // as long as the backend is looked after
             if let Some(instances) = &self.instances {
-                connections.hooks.finish().await;
                 instances.say_goodbye(&publisher).await;
             }
             self.stop_rest.cancel();

@@ -11,7 +11,7 @@ use uuid::Uuid;
 use super::{Event, Identity, hooks::Shared};
 
 /// A connection that the backend believes to be there.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Reported {
     /// Whose it is.
     pub user: Option<Arc<str>>,
@@ -53,6 +53,20 @@ impl Books {
         if self.own.remove(id).is_some() | self.adopted.remove(id).is_some() && !self.came.remove(id) {
             self.went.push(*id);
         }
+    }
+
+    /// The end of adopted ones has been reported, whoever answers for them by now: who has them there has to hear of it.
+    pub(super) fn note_reported(&mut self, ids: &[Uuid]) {
+        for id in ids {
+            self.adopted.remove(id);
+            self.came.remove(id);
+            self.went.push(*id);
+        }
+    }
+
+    /// `went` could not be told.
+    pub fn take_back(&mut self, went: Vec<Uuid>) {
+        self.went.extend(went);
     }
 
     /// What is new since the last call; all there is when `is_all`.

@@ -48,6 +48,10 @@ impl Cache {
         }
     }
 
+    pub(super) fn remove(&self, identity: &Identity) {
+        self.known.lock().remove(&self.hash(identity));
+    }
+
     fn hash(&self, identity: &Identity) -> Hash {
         let tag = hmac::sign(&self.key, identity.as_bytes());
         let mut hash = [0; 32];

@@ -83,12 +83,18 @@ impl Changes {
     pub fn note(&self, whom: Whom<'_>, offset: Option<u64>) {
         let mut known = self.0.lock();
         known.count += 1;
-        let change = Change { count: known.count, offset: offset.unwrap_or(0), at: Instant::now() };
+        let last = match whom {
+            Whom::User(user) => known.users.get(user).copied(),
+            Whom::Connection(id) => known.connections.get(&id).copied(),
+            Whom::All => Some(known.all),
+        };
+        // One without a place leaves the last one that has a place where it is: tickets from before that count no more.
+        let offset = offset.or(last.map(|last| last.offset)).unwrap_or(0);
+        let change = Change { count: known.count, offset, at: Instant::now() };
         match whom {
             Whom::User(user) => drop(known.users.insert(user.into(), change)),
             Whom::Connection(id) => drop(known.connections.insert(id, change)),
-            // One without a place leaves the last one that has a place where it is: tickets from before that count no more.
-            Whom::All => known.all = Change { offset: offset.unwrap_or(known.all.offset), ..change },
+            Whom::All => known.all = change,
         }
         known.sweep();
     }

@@ -7,6 +7,9 @@ use http::{HeaderMap, StatusCode, header};
 use super::{Malformed, Moment, gate::Verdict};
 use crate::metrics::Outcome;
 
+/// The longest time after which somebody can ask to be asked again.
+const LONGEST_ASKED: Duration = Duration::from_secs(24 * 3600);
+
 /// Why the backend could not say who a client is.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -74,16 +77,20 @@ impl Error {
         }
     }
 
-    /// What a call that ended so says about the backend's health. What may be one client's doing says nothing, so that none
-    /// can have the backend be left alone: an error for its request (500), or that it asks too often (429).
-    pub(super) fn verdict(&self) -> Verdict {
+    /// What a call for `client`, told by a hash, that ended so says about the backend's health. What may be one client's doing
+    /// is no reason to leave it alone: an error for its request (500), or that it asks too often (429); nor that its request
+    /// takes too long, or brings down who works on it, unless others fail, too.
+    pub(super) fn verdict(&self, client: u64) -> Verdict {
         match self {
-            Self::Refused { status: StatusCode::SERVICE_UNAVAILABLE, retry_after, .. } => {
-                Verdict::Failed { pause: *retry_after }
+            Self::Refused { status: StatusCode::SERVICE_UNAVAILABLE, retry_after: pause @ Some(_), .. } => {
+                Verdict::Failed { pause: *pause }
             }
-            Self::Refused { status: StatusCode::BAD_GATEWAY | StatusCode::GATEWAY_TIMEOUT, .. }
-            | Self::TimedOut(_)
-            | Self::Unreachable(_) => Verdict::Failed { pause: None },
+            Self::Unreachable(_) => Verdict::Failed { pause: None },
+            Self::Refused {
+                status: StatusCode::BAD_GATEWAY | StatusCode::SERVICE_UNAVAILABLE | StatusCode::GATEWAY_TIMEOUT,
+                ..
+            }
+            | Self::TimedOut(_) => Verdict::FailedFor(client),
             Self::Refused { .. } | Self::Malformed(_) | Self::Busy { .. } => Verdict::Fine,
         }
     }
@@ -97,11 +104,14 @@ fn is_passing(status: StatusCode) -> bool {
 /// `Retry-After`: seconds, or a date (RFC 9110 section 10.2.3).
 pub(super) fn retry_after(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
     let text = headers.get(header::RETRY_AFTER)?.to_str().ok()?.trim();
-    if let Ok(seconds) = text.parse() {
-        return Some(Duration::from_secs(seconds));
-    }
-    let date = jiff::fmt::rfc2822::parse(text).ok()?;
-    Some(SystemTime::from(date.timestamp()).duration_since(now).unwrap_or_default())
+    let asked = match text.parse() {
+        Ok(seconds) => Duration::from_secs(seconds),
+        Err(_) => {
+            let date = jiff::fmt::rfc2822::parse(text).ok()?;
+            SystemTime::from(date.timestamp()).duration_since(now).unwrap_or_default()
+        }
+    };
+    Some(asked.min(LONGEST_ASKED))
 }
 
 #[cfg(test)]
@@ -117,6 +127,7 @@ mod tests {
         assert_eq!(asked("120"), Some(Duration::from_secs(120)));
         assert_eq!(asked("Sun, 06 Nov 1994 08:49:37 GMT"), Some(Duration::from_secs(7)));
         assert_eq!(asked("Sun, 06 Nov 1994 08:49:00 GMT"), Some(Duration::ZERO));
+        assert_eq!(asked("10000000000000000000"), Some(LONGEST_ASKED));
         assert_eq!(asked("-1"), None);
         assert_eq!(asked("soon"), None);
     }
@@ -127,13 +138,13 @@ mod tests {
         let refused =
             |status: u16| Error::Refused { status: StatusCode::from_u16(status).unwrap(), retry_after: None, asked };
         for status in [401, 403, 404, 302, 204] {
-            assert!(refused(status).is_final() && refused(status).verdict() == Verdict::Fine, "{status}");
+            assert!(refused(status).is_final() && refused(status).verdict(1) == Verdict::Fine, "{status}");
         }
         for status in [502, 503, 504] {
-            assert!(!refused(status).is_final() && refused(status).verdict() != Verdict::Fine, "{status}");
+            assert!(!refused(status).is_final() && refused(status).verdict(1) != Verdict::Fine, "{status}");
         }
         for status in [500, 429, 408] {
-            assert!(!refused(status).is_final() && refused(status).verdict() == Verdict::Fine, "{status}");
+            assert!(!refused(status).is_final() && refused(status).verdict(1) == Verdict::Fine, "{status}");
         }
     }
 }

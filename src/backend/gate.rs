@@ -3,7 +3,11 @@
 //! Behind it stands a breaker: a backend that fails again and again, or asks for a pause, is left alone for a while, and
 //! then tried with a single call.
 
-use std::{collections::VecDeque, sync::Arc, time::Duration};
+use std::{
+    collections::{HashSet, VecDeque},
+    sync::Arc,
+    time::Duration,
+};
 
 use parking_lot::Mutex;
 use rand::Rng;
@@ -16,8 +20,8 @@ use tracing::{info, warn};
 
 use crate::{config, metrics::Metrics};
 
-/// Failures in a row after which the backend is left alone.
-const FAILURES: u32 = 10;
+/// Failures in a row after which the backend is left alone, those of one client counted once.
+const FAILURES: usize = 10;
 /// For how long, the first time; twice as long each time after it, up to [`LONGEST_PAUSE`].
 const PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
@@ -34,7 +38,7 @@ const SHORTEST_WAIT: Duration = Duration::from_secs(1);
 const LONGEST_WAIT: f64 = 300.0;
 
 /// Who goes first.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Urgency {
     /// Somebody's permissions have changed.
     Urgent,
@@ -70,6 +74,8 @@ pub(super) enum Verdict {
     Fine,
     /// It does not, and perhaps asks for a pause.
     Failed { pause: Option<Duration> },
+    /// It did not for this client, told by a hash, whose own doing it may be.
+    FailedFor(u64),
 }
 
 /// Lets a bounded number of calls through.
@@ -90,10 +96,12 @@ struct State {
     queue: usize,
     running: usize,
     /// By urgency.
-    lines: [VecDeque<oneshot::Sender<()>>; 3],
+    lines: [VecDeque<oneshot::Sender<bool>>; 3],
     /// Counts the turns given to those who waited.
     turns: u32,
     breaker: Breaker,
+    /// Whom calls have failed for since the last one that did not.
+    failed_for: HashSet<u64>,
     /// The mean time of a call, in seconds.
     call_seconds: f64,
     /// Until when those who were sent away have been told to come back.
@@ -103,7 +111,7 @@ struct State {
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Breaker {
     Closed {
-        failures: u32,
+        failures: usize,
     },
     /// Nobody gets a turn until then. The next pause after this one.
     Open {
@@ -122,6 +130,8 @@ enum Breaker {
 pub(super) struct Turn<'a> {
     gate: &'a Gate,
     start: Instant,
+    /// It is the one call that is to show whether the backend is back.
+    is_probe: bool,
     verdict: Option<Verdict>,
 }
 
@@ -136,7 +146,7 @@ impl Drop for Turn<'_> {
     fn drop(&mut self) {
         let mut state = self.gate.state.lock();
         let was_paused = state.is_paused();
-        state.finish(self.start, Instant::now(), self.verdict);
+        state.finish(self.start, Instant::now(), self.is_probe, self.verdict);
         let (is_paused, until) = (state.is_paused(), state.paused_until());
         state.give_turns();
         drop(state);
@@ -172,10 +182,11 @@ impl Gate {
     /// # Errors
     /// When there is none in time.
     pub(super) async fn turn(&self, urgency: Urgency, patience: Patience) -> Result<Turn<'_>, Busy> {
+        let mut is_probe = false;
         let waiting = {
             let mut state = self.state.lock();
             if state.may_go(urgency) {
-                state.begin();
+                is_probe = state.begin();
                 None
             } else {
                 let now = Instant::now();
@@ -194,17 +205,19 @@ impl Gate {
             let _counted = Waiting::count(&self.metrics);
             let mut place = Place { gate: self, turn };
             let turn = &mut place.turn;
-            let has_turn = match patience {
-                Patience::Short => timeout_at(Instant::now() + self.queue_timeout, turn).await.is_ok(),
-                Patience::Until(deadline) => timeout_at(deadline, turn).await.is_ok(),
+            let given = match patience {
+                Patience::Short => timeout_at(Instant::now() + self.queue_timeout, turn).await.ok(),
+                Patience::Until(deadline) => timeout_at(deadline, turn).await.ok(),
                 Patience::UnlessPaused => tokio::select! {
                     biased;
-                    turn = turn => turn.is_ok(),
-                    () = pause => false,
+                    turn = turn => Some(turn),
+                    () = pause => None,
                 },
-                Patience::Endless => turn.await.is_ok(),
+                Patience::Endless => Some(turn.await),
             };
-            if !has_turn {
+            if let Some(Ok(given)) = given {
+                is_probe = given;
+            } else {
                 drop(place);
                 let (mut state, now) = (self.state.lock(), Instant::now());
                 return Err(match patience {
@@ -214,7 +227,7 @@ impl Gate {
             }
         }
         self.metrics.api_calls.inc();
-        Ok(Turn { gate: self, start: Instant::now(), verdict: None })
+        Ok(Turn { gate: self, start: Instant::now(), is_probe, verdict: None })
     }
 
     /// Tries the backend again when it has been left alone for long enough, until `stop`.
@@ -240,16 +253,16 @@ impl Gate {
 /// A place in the line. A turn that comes when nobody waits there any more is passed on.
 struct Place<'a> {
     gate: &'a Gate,
-    turn: oneshot::Receiver<()>,
+    turn: oneshot::Receiver<bool>,
 }
 
 impl Drop for Place<'_> {
     fn drop(&mut self) {
         let mut state = self.gate.state.lock(); // under which turns are given
         self.turn.close();
-        if self.turn.try_recv().is_ok() {
+        if let Ok(is_probe) = self.turn.try_recv() {
             let now = Instant::now();
-            state.finish(now, now, None);
+            state.finish(now, now, is_probe, None);
             state.give_turns();
         }
     }
@@ -274,7 +287,8 @@ impl State {
     fn new(limit: usize, queue: usize, now: Instant) -> Self {
         let (lines, call_seconds) = (Default::default(), FIRST_GUESS.as_secs_f64());
         let breaker = Breaker::Closed { failures: 0 };
-        Self { limit, queue, running: 0, lines, turns: 0, breaker, call_seconds, booked: now }
+        let failed_for = HashSet::new();
+        Self { limit, queue, running: 0, lines, turns: 0, breaker, failed_for, call_seconds, booked: now }
     }
 
     /// Whether there is a turn for somebody who comes now, ahead of those who wait with less urgency.
@@ -290,10 +304,15 @@ impl State {
         }
     }
 
-    fn begin(&mut self) {
+    /// Somebody has a turn. Whether it is a probe.
+    fn begin(&mut self) -> bool {
         self.running += 1;
-        if let Breaker::HalfOpen { is_probing, .. } = &mut self.breaker {
-            *is_probing = true;
+        match &mut self.breaker {
+            Breaker::HalfOpen { is_probing, .. } => {
+                *is_probing = true;
+                true
+            }
+            _ => false,
         }
     }
 
@@ -301,15 +320,15 @@ impl State {
     fn give_turns(&mut self) {
         while self.has_turn() {
             let Some(next) = self.next() else { return };
-            self.begin();
-            if next.send(()).is_err() {
+            let is_probe = self.begin();
+            if next.send(is_probe).is_err() {
                 let now = Instant::now();
-                self.finish(now, now, None);
+                self.finish(now, now, is_probe, None);
             }
         }
     }
 
-    fn next(&mut self) -> Option<oneshot::Sender<()>> {
+    fn next(&mut self) -> Option<oneshot::Sender<bool>> {
         self.turns = self.turns.wrapping_add(1);
         let mut order = [0, 1, 2];
         if self.turns.is_multiple_of(TURNS) {
@@ -319,27 +338,42 @@ impl State {
         self.lines[line].pop_front()
     }
 
-    /// A call that began at `start` is over; without a verdict it was given up and says nothing.
-    fn finish(&mut self, start: Instant, now: Instant, verdict: Option<Verdict>) {
+    /// A call that began at `start` is over; without a verdict it says nothing of the backend.
+    fn finish(&mut self, start: Instant, now: Instant, is_probe: bool, verdict: Option<Verdict>) {
         self.running -= 1;
         if verdict.is_some() {
             self.call_seconds += WEIGHT * ((now - start).as_secs_f64() - self.call_seconds);
         }
-        self.breaker = match (self.breaker, verdict) {
-            (Breaker::HalfOpen { next, .. }, None) => Breaker::HalfOpen { is_probing: false, next },
-            (Breaker::Open { .. }, Some(Verdict::Fine)) | (_, None) => self.breaker,
-            (_, Some(Verdict::Fine)) => Breaker::Closed { failures: 0 },
-            (Breaker::Closed { failures }, Some(Verdict::Failed { pause: None })) if failures + 1 < FAILURES => {
+        let failure = match verdict {
+            None | Some(Verdict::Fine) => None,
+            Some(Verdict::Failed { pause }) => Some(pause),
+            Some(Verdict::FailedFor(client)) => {
+                let is_another = self.failed_for.insert(client);
+                (is_another || is_probe).then_some(None)
+            }
+        };
+        self.breaker = match (self.breaker, failure) {
+            // Of those that began before the pause none counts any more.
+            (Breaker::HalfOpen { .. }, _) if !is_probe => self.breaker,
+            (Breaker::HalfOpen { next, .. }, None) if verdict.is_none() => {
+                Breaker::HalfOpen { is_probing: false, next }
+            }
+            (Breaker::HalfOpen { .. }, None) => Breaker::Closed { failures: 0 },
+            (Breaker::HalfOpen { next, .. }, Some(pause)) => open(now, pause, next),
+            (Breaker::Closed { .. }, None) if verdict == Some(Verdict::Fine) => Breaker::Closed { failures: 0 },
+            (_, None) => self.breaker,
+            (Breaker::Closed { failures }, Some(None)) if failures + 1 < FAILURES => {
                 Breaker::Closed { failures: failures + 1 }
             }
-            (Breaker::Closed { .. }, Some(Verdict::Failed { pause })) => open(now, pause, PAUSE),
-            (Breaker::HalfOpen { next, .. }, Some(Verdict::Failed { pause })) => open(now, pause, next),
-            // A call from before the pause.
-            (Breaker::Open { until, next }, Some(Verdict::Failed { pause })) => {
+            (Breaker::Closed { .. }, Some(pause)) => open(now, pause, PAUSE),
+            (Breaker::Open { until, next }, Some(pause)) => {
                 let asked = now + pause.unwrap_or_default().min(ASKED.1);
                 Breaker::Open { until: until.max(asked), next }
             }
         };
+        if self.breaker == (Breaker::Closed { failures: 0 }) {
+            self.failed_for.clear();
+        }
     }
 
     fn is_paused(&self) -> bool {
@@ -361,9 +395,9 @@ impl State {
         }
     }
 
-    /// Those who wait.
+    /// Those who wait where a client would.
     fn waiting(&mut self) -> usize {
-        let waiting = |state: &Self| state.lines.iter().map(VecDeque::len).sum();
+        let waiting = |state: &Self| state.lines[..=Urgency::Client as usize].iter().map(VecDeque::len).sum();
         if waiting(self) >= self.queue {
             // Not those who have given up.
             self.lines.iter_mut().for_each(|line| line.retain(|waiting| !waiting.is_closed()));
@@ -552,6 +586,48 @@ mod tests {
         assert!(four.iter().all(Result::is_ok));
         stop.cancel();
         keeping.await.unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_client_does_not_have_the_backend_be_left_alone_and_several_do() {
+        let gate = gate(4, 100);
+        for _ in 0..10 * FAILURES {
+            client(&gate).await.end(Verdict::FailedFor(1));
+        }
+        assert_eq!(gate.metrics.api_paused.get(), 0);
+        for other in 0..FAILURES as u64 {
+            client(&gate).await.end(Verdict::FailedFor(other));
+        }
+        assert_eq!(gate.metrics.api_paused.get(), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_has_called_before_the_pause_says_nothing_of_what_is_after_it() {
+        let gate = gate(4, 100);
+        let (keeper, stop) = (gate.clone(), CancellationToken::new());
+        let keeping = tokio::spawn(async move { keeper.keep(stop).await });
+        let [given_up, late] = [client(&gate).await, client(&gate).await];
+        client(&gate).await.end(Verdict::Failed { pause: Some(Duration::from_secs(1)) });
+        let probe = client(&gate).await;
+        drop(given_up);
+        assert!(gate.turn(Urgency::Client, Patience::Short).await.is_err(), "there is a probe already");
+        late.end(Verdict::Failed { pause: None });
+        probe.end(Verdict::Fine);
+        assert_eq!(gate.metrics.api_paused.get(), 0);
+        keeping.abort();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn hooks_in_line_are_nothing_that_a_client_has_to_wait_for() {
+        let gate = gate(1, 10);
+        let running = client(&gate).await;
+        let told = Arc::default();
+        for _ in 0..1000 {
+            wait(&gate, Urgency::Background, "", &told).await;
+        }
+        let gone = tokio::time::timeout(Duration::from_secs(1), gate.turn(Urgency::Client, Patience::Short)).await;
+        assert!(gone.is_err(), "it was sent away");
+        drop(running);
     }
 
     #[tokio::test(start_paused = true)]

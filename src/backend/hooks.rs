@@ -27,6 +27,8 @@ use crate::{config, metrics::Outcome};
 const ATTEMPTS: u32 = 5;
 /// The wait before the second attempt, at most; twice as long before each one after it.
 const WAIT: Duration = Duration::from_secs(2);
+/// The longest wait that the backend can ask for.
+const LONGEST_WAIT: Duration = Duration::from_secs(60);
 /// Connections with a hook under way or waiting; a connection beyond that is not reported at all.
 const WAITING: usize = 20_000;
 
@@ -125,7 +127,7 @@ impl Hooks {
         // Once one of them is known to live, the others are reported all the same: they were said to be gone before.
         self.deliver(url, &identity, Some(body), || ids.iter().any(|id| books.lock().is_adopted(id))).await;
         self.backend.metrics.connections_adopted.inc_by(ids.len() as u64);
-        ids.iter().for_each(|id| books.lock().close(id));
+        books.lock().note_reported(&ids);
     }
 
     /// Posts a hook, and tries again where that may help, as long as it `is_wanted`.
@@ -141,7 +143,8 @@ impl Hooks {
                 break;
             }
             let part = rand::rng().random_range(0.5..1.0);
-            sleep(wait.mul_f64(part)).await;
+            let asked = error.retry_after().unwrap_or_default().min(LONGEST_WAIT);
+            sleep(wait.mul_f64(part).max(asked)).await;
             wait *= 2;
         }
         self.backend.metrics.hooks_given_up.inc();
@@ -177,6 +180,8 @@ struct State {
     /// Any number of pings while a hook is under way become one.
     ping: bool,
     disconnect: bool,
+    /// It is gone: nothing but that is to be posted any more.
+    is_over: bool,
 }
 
 impl Notifier {
@@ -193,9 +198,10 @@ impl Shared {
         }
         let mut state = shared.state.lock();
         match event {
+            _ if state.is_over => return,
             Event::Connect => state.connect = true,
             Event::Ping => state.ping = true,
-            Event::Disconnect => state.disconnect = true,
+            Event::Disconnect => (state.disconnect, state.is_over) = (true, true),
         }
         if !state.is_busy {
             state.is_busy = true;
@@ -266,9 +272,9 @@ mod tests {
             config::from_vars(vars.map(|(name, value)| (name.to_owned(), value.to_owned())).into_iter()).unwrap();
         let metrics: Arc<Metrics> = Arc::default();
         let backend = Backend::new(config.backend, Changes::new(Duration::ZERO), metrics.clone()).unwrap();
-        let hooks = Arc::new(Hooks::new(backend, config.hooks));
+        let hooks = Arc::new(Hooks::new(backend, config.hooks, false));
         let start = Instant::now();
-        drop(hooks.connected(&Identity::from_bytes(b"cookie:a=1\n")));
+        drop(hooks.connected(Uuid::nil(), None, &Identity::from_bytes(b"cookie:a=1\n")));
         assert_eq!(hooks.unfinished(), 1);
         hooks.finish().await;
         let (text, taken) = (metrics.text().unwrap(), start.elapsed());

@@ -13,7 +13,8 @@ mod headers;
 mod hooks;
 
 use std::{
-    collections::{HashMap, hash_map::Entry},
+    collections::HashMap,
+    hash::{BuildHasher, RandomState},
     sync::{Arc, Weak},
     time::{Duration, SystemTime},
 };
@@ -64,6 +65,13 @@ pub struct Answer {
 type Outcomes = Result<Arc<Answer>, Arc<Error>>;
 type Call = BoxFuture<'static, Outcomes>;
 
+/// Calls under way. Who is urgent does not wait with somebody who is not.
+#[derive(Debug, Default)]
+struct Calls {
+    known: HashMap<(Identity, Urgency), (u64, WeakShared<Call>)>,
+    count: u64,
+}
+
 /// The client could not even be built.
 #[derive(Debug, thiserror::Error)]
 #[error("TLS to the backend cannot be set up; are the certificates of authorities installed (ca-certificates)?")]
@@ -79,8 +87,9 @@ pub struct Backend {
     metrics: Arc<Metrics>,
     gate: Gate,
     /// Calls under way, by what they forward.
-    calls: Mutex<HashMap<Identity, WeakShared<Call>>>,
+    calls: Mutex<Calls>,
     cache: Option<Cache>,
+    hasher: RandomState,
     /// Whose permissions have changed: who learns of a change notes it here.
     pub changes: Changes,
     me: Weak<Self>,
@@ -112,9 +121,10 @@ impl Backend {
         bootstrap.set_path(&format!("{}bootstrap/", config.url.path()));
         let gate = Gate::new(&config, metrics.clone());
         let (interner, calls, cache) = (Interner::default(), Mutex::default(), config.cache.map(Cache::new));
+        let hasher = RandomState::new();
         Ok(Arc::new_cyclic(|me| {
             let me = me.clone();
-            Self { http, bootstrap, config, interner, metrics, gate, calls, cache, changes, me }
+            Self { http, bootstrap, config, interner, metrics, gate, calls, cache, hasher, changes, me }
         }))
     }
 
@@ -129,6 +139,11 @@ impl Backend {
     /// When a value could not be sent as a header.
     pub fn identify(&self, handshake: &Handshake<'_>) -> Result<Identity, InvalidHeader> {
         Identity::of(&self.config.headers, handshake)
+    }
+
+    /// Whether answers are used again for a while.
+    pub fn has_cache(&self) -> bool {
+        self.cache.is_some()
     }
 
     /// What the backend would have said of `user`, who may join `rooms`.
@@ -164,7 +179,15 @@ impl Backend {
     /// # Errors
     /// As [`authenticate`](Self::authenticate).
     pub async fn check(&self, identity: &Identity, urgency: Urgency) -> Outcomes {
-        self.ask(identity, urgency, Patience::UnlessPaused).await
+        let outcome = self.ask(identity, urgency, Patience::UnlessPaused).await;
+        if let Some(cache) = &self.cache {
+            match &outcome {
+                Ok(answer) => cache.put(identity, answer),
+                Err(error) if error.is_final() => cache.remove(identity),
+                Err(_) => {}
+            }
+        }
+        outcome
     }
 
     /// Makes a call, or waits for one that is under way for the same identity.
@@ -185,26 +208,23 @@ impl Backend {
 
     fn call(&self, identity: &Identity, urgency: Urgency, patience: Patience) -> Shared<Call> {
         let mut calls = self.calls.lock();
-        let vacant = match calls.entry(identity.clone()) {
-            Entry::Occupied(entry) => match entry.get().upgrade() {
-                Some(call) => {
-                    self.metrics.bootstraps_shared.inc();
-                    return call;
-                }
-                None => Entry::Occupied(entry), // nobody waits for it any more
-            },
-            vacant => vacant,
-        };
-        let listed = Listed { backend: self.me.clone(), identity: identity.clone() };
+        let of = (identity.clone(), urgency);
+        if let Some(call) = calls.known.get(&of).and_then(|(_, call)| call.upgrade()) {
+            self.metrics.bootstraps_shared.inc();
+            return call;
+        }
+        calls.count += 1;
+        let number = calls.count;
+        let listed = Listed { backend: self.me.clone(), of: of.clone(), number };
         let call = async move {
             let Some(backend) = listed.backend.upgrade() else {
                 return Err(Arc::new(Error::Busy { retry_after: Duration::ZERO })); // nobody is there to hear it
             };
-            backend.carry_out(&listed.identity, urgency, patience).await.map(Arc::new).map_err(Arc::new)
+            backend.carry_out(&listed.of.0, urgency, patience).await.map(Arc::new).map_err(Arc::new)
         };
         let call = call.boxed().shared();
         if let Some(weak) = call.downgrade() {
-            vacant.insert_entry(weak);
+            calls.known.insert(of, (number, weak));
         }
         call
     }
@@ -218,7 +238,8 @@ impl Backend {
                     Ok(outcome) => outcome,
                     Err(_) => Err(Error::TimedOut(within)),
                 };
-                turn.end(outcome.as_ref().map_or_else(Error::verdict, |_| Verdict::Fine));
+                let verdict = |error: &Error| error.verdict(self.hasher.hash_one(identity));
+                turn.end(outcome.as_ref().map_or_else(verdict, |_| Verdict::Fine));
                 outcome.map(|admission| Answer { admission, asked })
             }
         };
@@ -259,11 +280,15 @@ impl Backend {
             Ok(Err(error)) => Err(Error::Unreachable(error.without_url())),
             Err(_) => Err(Error::TimedOut(within)),
         };
-        // A hook that does not work is no reason to refuse clients; a backend that asks for a pause, or is not there, is.
-        turn.end(match &outcome {
-            Err(error @ (Error::Unreachable(_) | Error::Refused { retry_after: Some(_), .. })) => error.verdict(),
-            _ => Verdict::Fine,
-        });
+        // A hook that does not work is no reason to refuse clients, nor a sign that the backend works; one that asks for a pause,
+        // or cannot be reached, is.
+        match &outcome {
+            Ok(()) => turn.end(Verdict::Fine),
+            Err(error @ (Error::Unreachable(_) | Error::Refused { retry_after: Some(_), .. })) => {
+                turn.end(error.verdict(self.hasher.hash_one(identity)));
+            }
+            Err(_) => drop(turn),
+        }
         outcome
     }
 }
@@ -271,13 +296,17 @@ impl Backend {
 /// A call that others may wait for, until it is over or nobody does.
 struct Listed {
     backend: Weak<Backend>,
-    identity: Identity,
+    of: (Identity, Urgency),
+    number: u64,
 }
 
 impl Drop for Listed {
     fn drop(&mut self) {
-        if let Some(backend) = self.backend.upgrade() {
-            backend.calls.lock().remove(&self.identity);
+        let Some(backend) = self.backend.upgrade() else { return };
+        let mut calls = backend.calls.lock();
+        // There may be another one by now, if nobody waited for this one any more.
+        if calls.known.get(&self.of).is_some_and(|(number, _)| *number == self.number) {
+            calls.known.remove(&self.of);
         }
     }
 }

@@ -1,10 +1,16 @@
 //! Permissions that stay true: what the application has us do to connections, and what the backend says when it is asked
 //! again.
 
-use std::{sync::Arc, time::SystemTime};
+use std::{
+    collections::HashSet,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use serde::Serialize;
-use serde_json::value::RawValue;
+use serde_json::{json, value::RawValue};
+use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
 use tracing::debug;
 use uuid::Uuid;
 
@@ -15,7 +21,7 @@ use super::{
 };
 use crate::{
     backend::{Admission, Answer, Moment, Urgency, Whom},
-    broker::State,
+    broker::{Kind, Publisher, State},
     hub::{Frame, Full},
     protocol::{
         CloseCode, Version,
@@ -25,6 +31,8 @@ use crate::{
     room::{Numbers, RoomKey},
 };
 
+/// How long to wait before the broker is given again what it has not taken.
+const TELL_AGAIN: Duration = Duration::from_secs(1);
 /// What a client is told whose connection the application has ended.
 const BY_APPLICATION: &str = "disconnected by the application";
 /// What a client of 3.1's protocol is told that has lost a room.
@@ -63,19 +71,31 @@ impl Connections {
     /// `is_recalled` is from before this instance was there: whoever is connected has come since, and is only checked again.
     pub fn control(&self, control: &Control, offset: Option<u64>, is_recalled: bool) {
         let Control { action, target } = control;
-        // First of all: who is on the way in learns of it there.
         let changed = match (&target.user, target.connection) {
-            (_, Some(connection)) => Whom::Connection(connection),
-            (Some(user), None) => Whom::User(user),
-            (None, None) => Whom::All,
+            (_, Some(connection)) => Some(Whom::Connection(connection)),
+            (Some(user), None) => Some(Whom::User(user)),
+            // Out of a room, whoever they are, they may come back.
+            (None, None) if *action == Action::Unsubscribe => None,
+            (None, None) => Some(Whom::All),
         };
-        self.backend.changes.note(changed, offset);
+        let is_by_room = changed == Some(Whom::All) && target.room.is_some();
+        let vouched = if is_by_room { self.unchanged() } else { Vec::new() };
+        // Before all else: who is on the way in learns of it there.
+        if let Some(changed) = changed {
+            self.backend.changes.note(changed, offset);
+        }
         let clients = self.targets(target);
         let connections = clients.len();
+        self.look_after_others(target, &clients, vouched);
         for client in clients {
             match action {
+                // By its id nobody else can be meant, whenever that was.
+                Action::Disconnect if target.connection.is_some() => {
+                    client.close(CloseCode::Disconnected, BY_APPLICATION);
+                }
                 _ if is_recalled => self.rechecks.add(&client, Urgency::Urgent),
                 Action::Reauthorize => self.rechecks.add(&client, Urgency::Urgent),
+                Action::Forget => self.rechecks.add(&client, Urgency::Background),
                 Action::Disconnect => client.close(CloseCode::Disconnected, BY_APPLICATION),
                 Action::Unsubscribe => {
                     let Some(room) = &target.room else { continue };
@@ -87,6 +107,32 @@ impl Connections {
         if !is_recalled {
             self.metrics.controls.inc(action.word());
             debug!(action = action.word(), connections, "control message applied");
+        }
+    }
+
+    /// Those for whom nothing has changed since the backend was asked, with the moment when it was.
+    fn unchanged(&self) -> Vec<(Arc<Client>, Moment)> {
+        let asked = |client: Arc<Client>| {
+            let asked = client.session().as_ref().map(Session::asked)?;
+            (!self.has_changed(&client, asked)).then_some((client, asked))
+        };
+        self.clients.authorized().into_iter().filter_map(asked).collect()
+    }
+
+    /// A change was noted for more connections than the message is about: for all of a user's, or for everybody. That is for
+    /// those on their way in; of the others it is known, or asked in good time, that what they may do holds.
+    fn look_after_others(&self, target: &Target, meant: &[Arc<Client>], vouched: Vec<(Arc<Client>, Moment)>) {
+        let meant: HashSet<Uuid> = meant.iter().map(|client| client.id()).collect();
+        let now = self.backend.changes.now();
+        for (client, asked) in vouched.into_iter().filter(|(client, _)| !meant.contains(&client.id())) {
+            if let Some(session) = client.session().as_mut().filter(|session| session.asked() == asked) {
+                session.vouch(now);
+            }
+        }
+        if let (Some(user), None, Some(_)) = (&target.user, target.connection, &target.room) {
+            for client in self.clients.of(user) {
+                self.rechecks.add(&client, Urgency::Background);
+            }
         }
     }
 
@@ -132,12 +178,44 @@ impl Connections {
             self.clients.unassign(client, &before);
         }
         drop(session);
-        self.metrics.rechecks.inc(match outcome {
-            Ok(Applied::Unchanged) => "unchanged",
-            _ => "changed",
-        });
+        if matches!(outcome, Ok(Applied::Unchanged)) {
+            self.metrics.rechecks.inc("unchanged");
+        } else {
+            self.metrics.rechecks.inc("changed");
+            self.forget(admission.user.as_deref());
+        }
         self.settle(client, Some(outcome));
         true
+    }
+
+    /// Nothing that the backend has said of `user` before is to count any more, on any instance.
+    pub(super) fn forget(&self, user: Option<&str>) {
+        if let Some(user) = user.filter(|_| self.tickets.is_some() || self.backend.has_cache()) {
+            self.forgotten.lock().insert(user.into());
+            self.has_forgotten.notify_one();
+        }
+    }
+
+    /// Those for whom a check has come to something else than before, since the last call.
+    pub(super) fn take_forgotten(&self) -> HashSet<Box<str>> {
+        std::mem::take(&mut self.forgotten.lock())
+    }
+
+    /// Tells all instances of them, until `stop`: a ticket, or an answer in memory, must not outlive what a check has found.
+    pub async fn tell_forgotten(self: Arc<Self>, publisher: Publisher, stop: CancellationToken) {
+        let telling = async {
+            loop {
+                self.has_forgotten.notified().await;
+                for user in self.take_forgotten() {
+                    let body = json!({"action": Action::Forget.word(), "user": user}).to_string();
+                    while let Err(error) = publisher.publish(Kind::Control, body.clone().into()).await {
+                        debug!(error = &error as &dyn std::error::Error, "the instances cannot be told of a change");
+                        sleep(TELL_AGAIN).await;
+                    }
+                }
+            }
+        };
+        stop.run_until_cancelled(telling).await;
     }
 
     /// Whether something has changed for `client` since `asked`.
@@ -155,6 +233,8 @@ impl Connections {
 
     /// The backend does not know `client` any more.
     pub(super) fn turn_out(&self, client: &Client) {
+        let user = client.session().as_ref().and_then(Session::user).cloned();
+        self.forget(user.as_deref());
         self.metrics.rechecks.inc("refused");
         debug!(connection = %client.id(), "not authorised any more");
         match client.version {
@@ -185,17 +265,18 @@ impl Connections {
         Some((holder.admission, now))
     }
 
-    /// A ticket for an authorised client, if there are tickets, and it is known that its permissions hold.
+    /// A ticket for an authorised client of a user, if there are tickets, and it is known that its permissions hold.
     pub(super) fn ticket(&self, client: &Client) -> Option<String> {
-        let tickets = self.tickets.as_ref().filter(|_| client.version == Version::V4)?;
+        let is_due = client.version == Version::V4 && self.follows_log();
+        let tickets = self.tickets.as_ref().filter(|_| is_due)?;
         let position = self.hub.position()?; // before looking at the changes
         let mut session = client.session();
         let session = session.as_mut()?;
-        let user = session.user().map(AsRef::as_ref);
-        if !self.backend.changes.none_since(session.asked(), user, Some(client.id())) {
+        let user: &str = session.user()?; // by whom a ticket can be called back
+        if !self.backend.changes.none_since(session.asked(), Some(user), Some(client.id())) {
             return None;
         }
-        let ticket = tickets.issue(client.id(), &client.identity, user, session.allowed().rooms(), position);
+        let ticket = tickets.issue(client.id(), &client.identity, Some(user), session.allowed().rooms(), position);
         session.note_ticket();
         ticket
     }

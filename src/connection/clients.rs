@@ -30,6 +30,8 @@ pub(super) struct Client {
     pub(super) identity: Identity,
     pub(super) opened: SystemTime,
     place: Place,
+    /// When it is checked from time to time, as one of so many parts.
+    pub(super) part: u8,
     /// It has been told that it is welcome.
     is_admitted: AtomicBool,
     /// There as long as it is authorised. Locked before anything of the hub's.
@@ -37,9 +39,9 @@ pub(super) struct Client {
 }
 
 impl Client {
-    pub(super) fn new(outbox: Arc<Outbox>, version: Version, identity: Identity, place: Place) -> Self {
+    pub(super) fn new(outbox: Arc<Outbox>, version: Version, identity: Identity, part: u8, place: Place) -> Self {
         let (is_admitted, session) = (AtomicBool::new(false), Mutex::default());
-        Self { outbox, version, identity, opened: SystemTime::now(), place, is_admitted, session }
+        Self { outbox, version, identity, opened: SystemTime::now(), place, part, is_admitted, session }
     }
 
     pub(super) fn id(&self) -> Uuid {

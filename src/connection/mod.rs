@@ -17,6 +17,7 @@ mod ticket;
 
 use std::{
     borrow::Cow,
+    collections::HashSet,
     net::SocketAddr,
     num::NonZero,
     sync::{
@@ -27,8 +28,9 @@ use std::{
 };
 
 use http::HeaderMap;
+use parking_lot::Mutex;
 use tokio::{
-    sync::{Semaphore, watch},
+    sync::{Notify, Semaphore, watch},
     time::{Instant, sleep_until, timeout},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -88,6 +90,9 @@ pub struct Connections {
     places: Arc<Places>,
     rechecks: Rechecks,
     tickets: Option<Tickets>,
+    /// Users of whom nothing that the backend has said before is to count any more; the other instances are still to be told.
+    forgotten: Mutex<HashSet<Box<str>>>,
+    has_forgotten: Notify,
     /// How far the consumer is.
     state: watch::Receiver<State>,
     /// Counts how often triggers may have been missed.
@@ -118,7 +123,9 @@ impl Connections {
             clients: Clients::default(),
             places: Arc::new(Places::new(&config.limits)),
             rechecks: Rechecks::default(),
-            tickets: config.resume.as_ref().map(Tickets::new),
+            tickets: config.resume.as_ref().map(|resume| Tickets::new(resume, config.message_limit_bytes)),
+            forgotten: Mutex::default(),
+            has_forgotten: Notify::new(),
             config,
             state,
             gaps: watch::Sender::new(0),
@@ -145,7 +152,8 @@ impl Connections {
     ) -> (Arc<Outbox<W>>, Link) {
         let id = Uuid::new_v4();
         let concrete = Arc::new(Outbox::new(id, wire, self.config.outbox_limit_bytes, self.metrics.clone()));
-        let client = Arc::new(Client::new(concrete.clone(), version, identity, place));
+        let part = self.rechecks.part(&identity);
+        let client = Arc::new(Client::new(concrete.clone(), version, identity, part, place));
         if !self.clients.add(&client) {
             client.outbox.close(CloseCode::GoingAway, going_away(version, RETURN));
         }
@@ -250,8 +258,11 @@ fn count(clients: &[Arc<Client>]) -> u32 {
 /// Has `goodbye` end all of `clients` within `spread`.
 async fn each(clients: Vec<Arc<Client>>, spread: Duration, goodbye: impl Fn(&Client)) {
     let (start, count) = (Instant::now(), count(&clients).max(1));
+    let clients: Vec<_> = clients.iter().map(Arc::downgrade).collect(); // who goes by itself is gone
     for (at, client) in (0u32..).zip(clients) {
         sleep_until(start + spread.mul_f64(f64::from(at) / f64::from(count))).await;
-        goodbye(&client);
+        if let Some(client) = client.upgrade() {
+            goodbye(&client);
+        }
     }
 }

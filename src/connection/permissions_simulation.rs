@@ -192,7 +192,8 @@ impl World {
         match self.rng.random_range(0..1000) {
             0..250 => self.dispatch(),
             250..290 => self.change(),
-            290..340 => self.control(),
+            290..335 => self.control(),
+            335..340 => drop(self.tell_forgotten()),
             340..345 => self.note_gap(),
             345..480 => self.go_on_checking(),
             480..630 => self.enter(peer),
@@ -327,7 +328,7 @@ impl World {
             (0..PEERS).for_each(|number| self.enter(number));
             self.go_on_checking();
             self.check();
-            quiet = if self.checks.is_empty() { quiet + 1 } else { 0 };
+            quiet = if self.checks.is_empty() && !self.tell_forgotten() { quiet + 1 } else { 0 };
             tokio::time::advance(LONG).await;
         }
         for number in 0..PEERS {
@@ -361,7 +362,7 @@ impl World {
 }
 
 fn members(group: &Group) -> impl Iterator<Item = Uuid> {
-    group.clients.iter().filter_map(|client| Some(client.upgrade()?.id()))
+    group.clients.values().filter_map(|client| Some(client.upgrade()?.id()))
 }
 
 fn not_known(call: &Call) -> Error {

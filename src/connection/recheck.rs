@@ -20,8 +20,9 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
+use uuid::Uuid;
 
-use super::{Connections, clients::Client};
+use super::{Connections, clients::Client, session::Session};
 use crate::{
     backend::{Answer, Error, Identity, Urgency},
     protocol::{CloseCode, server::v4},
@@ -30,7 +31,7 @@ use crate::{
 /// Checks under way at once, of each urgency; the backend's gate is what bounds the calls.
 const AT_ONCE: usize = 64;
 /// Parts in which the clients are checked from time to time, one after the other: who is in which is random.
-const PARTS: u32 = 128;
+const PARTS: u8 = 128;
 /// The shortest and the longest wait before the backend is asked again that could not be asked.
 const FIRST_WAIT: Duration = Duration::from_secs(1);
 const LONGEST_WAIT: Duration = Duration::from_secs(30);
@@ -42,6 +43,7 @@ const RETURN_SECONDS: std::ops::Range<f64> = 1.0..30.0;
 pub(super) struct Rechecks {
     pub(super) due: Mutex<Due>,
     added: Notify,
+    hasher: RandomState,
 }
 
 #[derive(Debug, Default)]
@@ -57,7 +59,7 @@ pub(super) struct Due {
 /// The clients of one identity.
 #[derive(Debug, Default)]
 pub(super) struct Group {
-    pub(super) clients: Vec<Weak<Client>>,
+    pub(super) clients: HashMap<Uuid, Weak<Client>>,
     is_urgent: bool,
     failing: Option<Failing>,
 }
@@ -72,22 +74,24 @@ struct Failing {
 }
 
 impl Rechecks {
+    /// In which part the clients of `identity` are.
+    pub(super) fn part(&self, identity: &Identity) -> u8 {
+        (self.hasher.hash_one(identity) % u64::from(PARTS)) as u8
+    }
+
     /// `client` is to be asked for.
     pub(super) fn add(&self, client: &Arc<Client>, urgency: Urgency) {
-        self.due.lock().add(&client.identity, vec![Arc::downgrade(client)], urgency == Urgency::Urgent);
+        self.due.lock().add(client, urgency == Urgency::Urgent);
         self.added.notify_one();
     }
 }
 
 impl Due {
-    fn add(&mut self, identity: &Identity, clients: Vec<Weak<Client>>, is_urgent: bool) {
+    fn add(&mut self, client: &Arc<Client>, is_urgent: bool) {
+        let identity = &client.identity;
         let is_new = !self.groups.contains_key(identity);
         let group = self.groups.entry(identity.clone()).or_default();
-        for client in clients {
-            if !group.clients.iter().any(|known| known.ptr_eq(&client)) {
-                group.clients.push(client);
-            }
-        }
+        group.clients.insert(client.id(), Arc::downgrade(client));
         if is_urgent && !group.is_urgent {
             group.is_urgent = true;
             if let Some(failing) = group.failing {
@@ -103,7 +107,9 @@ impl Due {
     pub(super) fn next(&mut self, urgent: usize, routine: usize) -> Option<(Identity, Group)> {
         let now = Instant::now();
         while let Some(entry) = self.later.first_entry().filter(|entry| entry.key().0 <= now) {
-            self.routine.push_back(entry.remove());
+            let identity = entry.remove();
+            let is_urgent = self.groups.get(&identity).is_some_and(|group| group.is_urgent);
+            if is_urgent { &mut self.urgent } else { &mut self.routine }.push_back(identity);
         }
         let lines = [(&mut self.urgent, urgent, true), (&mut self.routine, routine, false)];
         for (line, running, is_urgent) in lines {
@@ -127,11 +133,10 @@ impl Due {
         if let Some(known) = self.groups.get_mut(&identity) {
             // It was added again meanwhile, and will be asked for before that.
             known.failing.get_or_insert(Failing { since, wait, at });
-            known.clients.append(&mut group.clients);
+            known.clients.extend(group.clients);
             return;
         }
         group.failing = Some(Failing { since, wait, at });
-        group.is_urgent = false;
         self.later.insert(at, identity.clone());
         self.groups.insert(identity, group);
     }
@@ -148,10 +153,10 @@ impl Connections {
     async fn recheck_for_ever(&self) {
         let mut running = FuturesUnordered::new();
         let (mut urgent, mut routine) = (0, 0);
-        let every = self.config.reauthorize.interval.map(|whole| whole / PARTS);
+        let every = self.config.reauthorize.interval.map(|whole| whole / u32::from(PARTS));
         let mut parts = interval(every.unwrap_or(Duration::from_secs(3600)).max(Duration::from_millis(1)));
         parts.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let (hasher, mut part) = (RandomState::new(), 0);
+        let mut part = 0;
         loop {
             let next_time = {
                 let mut due = self.rechecks.due.lock();
@@ -171,8 +176,7 @@ impl Connections {
                 () = sleep_until(next_time) => {}
                 _ = parts.tick(), if every.is_some() => {
                     part = (part + 1) % PARTS;
-                    let is_in_part = |client: &Client| hasher.hash_one(&client.identity) % u64::from(PARTS) == u64::from(part);
-                    for client in self.clients.admitted(is_in_part) {
+                    for client in self.clients.admitted(|client| client.part == part) {
                         self.rechecks.add(&client, Urgency::Background);
                     }
                 }
@@ -182,7 +186,7 @@ impl Connections {
 
     async fn ask(&self, identity: Identity, group: Group) -> (Identity, Group, Outcome) {
         let urgency = if group.is_urgent { Urgency::Urgent } else { Urgency::Background };
-        let outcome = if group.clients.iter().any(|client| client.strong_count() > 0) {
+        let outcome = if group.clients.values().any(|client| client.strong_count() > 0) {
             self.backend.check(&identity, urgency).await
         } else {
             Err(Arc::new(Error::Busy { retry_after: Duration::ZERO })) // which nobody hears of
@@ -192,7 +196,8 @@ impl Connections {
 
     /// Has those of `group` do from here on what the backend has said, or asks again.
     pub(super) fn conclude(&self, identity: Identity, mut group: Group, outcome: &Outcome) {
-        let clients: Vec<Arc<Client>> = group.clients.iter().filter_map(Weak::upgrade).collect();
+        let mut clients: Vec<Arc<Client>> = group.clients.values().filter_map(Weak::upgrade).collect();
+        clients.retain(|client| !client.outbox.is_closing()); // it is on its way out
         if clients.is_empty() {
             return;
         }
@@ -225,7 +230,7 @@ impl Connections {
                 debug!(error = &**error as &dyn std::error::Error, clients = clients.len(), "cannot check permissions");
                 let random = wait.mul_f64(rand::rng().random_range(0.5..1.0));
                 let until = (now + error.retry_after().unwrap_or_default().max(random)).min(end);
-                group.clients.retain(|client| client.strong_count() > 0);
+                group.clients.retain(|_, client| client.strong_count() > 0);
                 self.rechecks.due.lock().delay(identity, group, since, (wait * 2).min(LONGEST_WAIT), until);
             }
         }
@@ -233,6 +238,8 @@ impl Connections {
 
     /// It was not known for too long what `client` may do.
     fn give_up(&self, client: &Client) {
+        let user = client.session().as_ref().and_then(Session::user).cloned();
+        self.forget(user.as_deref());
         self.metrics.rechecks.inc("given-up");
         let later = Duration::from_secs_f64(rand::rng().random_range(RETURN_SECONDS));
         client.outbox.close(CloseCode::TryLater, v4::retry_after(later));

@@ -21,12 +21,15 @@ use crate::{
 const PURPOSE: &[u8] = b"high-templar resume ticket 1";
 /// The longest ticket; a client with more rooms comes back the long way.
 const LONGEST_BYTES: usize = 32 << 10;
+/// What stands around a ticket in the message that shows it.
+const AROUND_BYTES: usize = 64;
 
 /// Makes tickets and takes them back.
 #[derive(Debug)]
 pub(super) struct Tickets {
     key: hmac::Key,
     ttl: Duration,
+    limit_bytes: usize,
 }
 
 /// What a ticket says.
@@ -69,10 +72,11 @@ pub(super) struct Holder {
 }
 
 impl Tickets {
-    pub(super) fn new(config: &config::Resume) -> Self {
+    /// Tickets that fit into a message of `message_limit_bytes`.
+    pub(super) fn new(config: &config::Resume, message_limit_bytes: usize) -> Self {
         let key = hmac::Key::new(hmac::HMAC_SHA256, config.secret.as_bytes());
         let key = hmac::Key::new(hmac::HMAC_SHA256, hmac::sign(&key, PURPOSE).as_ref());
-        Self { key, ttl: config.ttl }
+        Self { key, ttl: config.ttl, limit_bytes: LONGEST_BYTES.min(message_limit_bytes.saturating_sub(AROUND_BYTES)) }
     }
 
     /// For how long a ticket counts.
@@ -93,7 +97,7 @@ impl Tickets {
         let mut list = Vec::new();
         for room in rooms {
             bytes += room.len();
-            if bytes > LONGEST_BYTES {
+            if bytes > self.limit_bytes {
                 return None;
             }
             list.push(RawValue::from_string(room.to_owned()).ok()?);
@@ -104,7 +108,7 @@ impl Tickets {
         let said = serde_json::to_vec(&said).ok()?;
         let tag = hmac::sign(&self.key, &signed(&said, identity));
         let ticket = format!("{}.{}", URL_SAFE_NO_PAD.encode(said), URL_SAFE_NO_PAD.encode(tag));
-        (ticket.len() <= LONGEST_BYTES).then_some(ticket)
+        (ticket.len() <= self.limit_bytes).then_some(ticket)
     }
 
     /// What `ticket` says, if it is one for who comes with this `identity`.
@@ -140,7 +144,7 @@ mod tests {
     use crate::backend::Changes;
 
     fn tickets(secret: &str, ttl: u64) -> Tickets {
-        Tickets::new(&config::Resume { secret: config::Secret::new(secret), ttl: Duration::from_secs(ttl) })
+        Tickets::new(&config::Resume { secret: config::Secret::new(secret), ttl: Duration::from_secs(ttl) }, 1 << 20)
     }
 
     fn backend() -> Arc<Backend> {

@@ -17,7 +17,7 @@ use crate::{
 /// The largest control message.
 const LIMIT_BYTES: usize = 64 << 10;
 /// What a control message looks like, for whoever got it wrong.
-const SHAPE: &str = r#"a control message is {"action":"reauthorize"|"unsubscribe"|"disconnect"} with user, connection, room, or "all":true"#;
+const SHAPE: &str = r#"a control message is {"action":"reauthorize"|"unsubscribe"|"disconnect"|"forget"} with user, connection, room, or "all":true"#;
 
 pub(super) fn route(
     publisher: Publisher,

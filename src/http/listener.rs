@@ -1,6 +1,15 @@
 //! Accepting connections, and HTTP/1.1 on them.
 
-use std::{io, os::unix::fs::FileTypeExt, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    io,
+    os::unix::fs::FileTypeExt,
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    time::Duration,
+};
 
 use hyper::{body::Incoming, server::conn::http1, service::Service as _};
 use hyper_util::{
@@ -153,7 +162,10 @@ fn is_about_one_peer(error: &io::Error) -> bool {
 async fn serve_one(socket: Socket, routes: BoxedFilter<(Response,)>, terms: Terms, stop: CancellationToken) {
     let peer = socket.peer();
     let routes = TowerToHyperService::new(warp::service(routes));
+    let has_asked = Arc::new(AtomicBool::new(false));
+    let asked = has_asked.clone();
     let service = hyper::service::service_fn(move |mut request: http::Request<Incoming>| {
+        asked.store(true, Relaxed);
         let version = request.version();
         request.extensions_mut().insert(Origination { peer, version });
         routes.call(request)
@@ -175,7 +187,7 @@ async fn serve_one(socket: Socket, routes: BoxedFilter<(Response,)>, terms: Term
     if let Err(error) = outcome {
         if error.is_parse_too_large() {
             terms.metrics.limited.inc("headers");
-        } else if error.is_timeout() {
+        } else if error.is_timeout() && !has_asked.load(Relaxed) {
             terms.metrics.limited.inc("handshake");
         }
         debug!(%error, "connection ended");

@@ -30,8 +30,10 @@ const BEAT: Duration = Duration::from_secs(5);
 const SILENT: Duration = Duration::from_secs(30);
 /// How often an adoption is tried again that has not come to the log.
 const ADOPT_AGAIN: Duration = Duration::from_secs(5);
-/// Connections of one message.
-const AT_ONCE: usize = 1000;
+/// How large the sealed part of a message may become, about: RabbitMQ takes some MiB, and triggers go the same way.
+const PIECE_BYTES: usize = 256 << 10;
+/// Whoever has not heard itself for so long does not know whether the others can be heard.
+const DEAF: Duration = Duration::from_secs(15);
 
 /// This instance among the others.
 #[derive(Debug)]
@@ -40,6 +42,8 @@ pub struct Instances {
     seal: Seal,
     hooks: Arc<Hooks>,
     others: Mutex<HashMap<Uuid, Other>>,
+    /// When a message of its own has last come back by the log.
+    heard: Mutex<Option<Instant>>,
     /// How far this one is: who does not follow the log hears nobody, and that says nothing of them.
     state: watch::Receiver<State>,
     /// How often all has to be said, so that an instance that starts learns of it from what it reads back.
@@ -66,9 +70,9 @@ impl Instances {
         history: Duration,
     ) -> Option<Arc<Self>> {
         hooks.books()?;
-        let (seal, others) = (Seal::new(secret?)?, Mutex::default());
+        let (seal, others, heard) = (Seal::new(secret?)?, Mutex::default(), Mutex::default());
         let all_every = (history / 3).max(BEAT);
-        Some(Arc::new(Self { me: Uuid::new_v4(), seal, hooks, others, state, all_every }))
+        Some(Arc::new(Self { me: Uuid::new_v4(), seal, hooks, others, heard, state, all_every }))
     }
 
     /// Takes note of what an instance has said, in the order of the log.
@@ -92,6 +96,7 @@ impl Instances {
             }
         }
         if message.instance == self.me {
+            *self.heard.lock() = Some(Instant::now());
             return;
         }
         // Whoever was reported as gone, and is here, was taken for dead while it could not be heard.
@@ -108,15 +113,18 @@ impl Instances {
         match message.came.as_deref().map(|came| self.seal.open(message.instance, came)) {
             Some(Some(came)) => {
                 books.lock().disown(came.iter().map(|(id, _)| id));
-                other.connections.extend(came);
+                for other in others.values_mut() {
+                    came.iter().for_each(|(id, _)| drop(other.connections.remove(id)));
+                }
+                others.entry(message.instance).or_default().connections.extend(came);
             }
             Some(None) => {
                 warn!("an instance has another RESUME_SECRET: should it die, its connections are not reported")
             }
             None => {}
         }
-        for id in &message.went {
-            other.connections.remove(id);
+        if let Some(other) = others.get_mut(&message.instance) {
+            message.went.iter().for_each(|id| drop(other.connections.remove(id)));
         }
     }
 
@@ -137,11 +145,6 @@ impl Instances {
                 (all, last) = (Some(now), now); // what was said may not have come to the log
                 continue;
             }
-            for dead in self.silent(now - last, now) {
-                let adopts = Message { instance: self.me, adopts: Some(dead), ..Message::default() };
-                self.say(publisher, &adopts).await;
-            }
-            last = now;
             if now >= beat {
                 beat = now + BEAT;
                 let is_all = all.is_some_and(|all| now >= all);
@@ -151,6 +154,14 @@ impl Instances {
                     false => Some(now), // all of it, when it can be said
                 };
             }
+            // Where nothing can be published, be it that RabbitMQ is short of memory, all are silent.
+            if self.heard.lock().is_some_and(|heard| now < heard + DEAF) {
+                for dead in self.silent(now - last, now) {
+                    let adopts = Message { instance: self.me, adopts: Some(dead), ..Message::default() };
+                    self.say(publisher, &adopts).await;
+                }
+            }
+            last = now;
         }
     }
 
@@ -158,26 +169,25 @@ impl Instances {
     async fn tell(&self, publisher: &Publisher, is_all: bool) -> bool {
         let Some(books) = self.hooks.books() else { return true };
         let News { came, went } = books.lock().news(is_all);
-        let mut went = Some(went);
-        let mut pieces = came.chunks(AT_ONCE);
-        let mut is_first = true;
-        loop {
-            let piece = pieces.next();
-            if piece.is_none() && !is_first {
-                return true;
-            }
-            let message = Message {
-                instance: self.me,
-                is_all: is_all && is_first,
-                came: piece.and_then(|piece| self.seal.close(self.me, piece)),
-                went: went.take().unwrap_or_default(),
-                ..Message::default()
-            };
-            if !self.say(publisher, &message).await {
+        let mut pieces = message::pieces(came, PIECE_BYTES).into_iter();
+        let first = Message {
+            instance: self.me,
+            is_all,
+            came: pieces.next().and_then(|piece| self.seal.close(self.me, &piece)),
+            went,
+            ..Message::default()
+        };
+        if !self.say(publisher, &first).await {
+            books.lock().take_back(first.went); // who came is said again, together with all the others
+            return false;
+        }
+        for piece in pieces {
+            let came = self.seal.close(self.me, &piece);
+            if !self.say(publisher, &Message { instance: self.me, came, ..Message::default() }).await {
                 return false;
             }
-            is_first = false;
         }
+        true
     }
 
     /// The last word of an instance that has reported the end of all its connections.

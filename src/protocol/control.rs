@@ -24,6 +24,8 @@ pub enum Action {
     Unsubscribe,
     /// They are to end.
     Disconnect,
+    /// Nothing of what the backend has said of them before is to count any more, for whoever comes.
+    Forget,
 }
 
 impl Action {
@@ -33,6 +35,7 @@ impl Action {
             Self::Reauthorize => "reauthorize",
             Self::Unsubscribe => "unsubscribe",
             Self::Disconnect => "disconnect",
+            Self::Forget => "forget",
         }
     }
 }
@@ -54,8 +57,8 @@ pub enum Error {
     /// The body is not UTF-8, not JSON, or not an object.
     #[error("a control message must be a JSON object in UTF-8")]
     Malformed,
-    /// `action` is missing or none of the three.
-    #[error("action must be reauthorize, unsubscribe or disconnect")]
+    /// `action` is missing or none of these.
+    #[error("action must be reauthorize, unsubscribe, disconnect or forget")]
     BadAction,
     /// `user` is no id.
     #[error("user must be a string or a number")]
@@ -103,6 +106,7 @@ impl Control {
             Some("reauthorize") => Action::Reauthorize,
             Some("unsubscribe") => Action::Unsubscribe,
             Some("disconnect") => Action::Disconnect,
+            Some("forget") => Action::Forget,
             _ => return Err(Error::BadAction),
         };
         let user = user.map(|user| user_id(user).ok_or(Error::BadUser)).transpose()?;

@@ -260,7 +260,6 @@ async fn an_instance_that_is_restarted_takes_tickets_by_the_log_that_it_has_kept
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "a ticket outlives what a check has found"]
 async fn who_was_turned_out_by_a_check_does_not_come_back_with_a_ticket() {
     let users = Users::default();
     let vars = [SECRET, ("REAUTHORIZE_INTERVAL", "1s")];

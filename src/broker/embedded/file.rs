@@ -106,13 +106,13 @@ impl Log {
             let (offset, body) = (offset.value(), Bytes::copy_from_slice(value.value().1));
             first.get_or_insert(offset);
             self.last = offset;
-            self.bytes += body.len();
             let kind = match others.get(offset)?.map(|kind| kind.value()) {
                 None => Kind::Trigger,
                 Some(CONTROL) => Kind::Control,
                 Some(INSTANCE) => Kind::Instance,
                 Some(_) => continue, // a later version's
             };
+            self.bytes += weight(kind, body.len());
             triggers.push(Delivery::of(kind, body, Some(offset), true));
         }
         // All that comes after this offset is there.
@@ -133,7 +133,7 @@ impl Log {
             let mut others = writing.open_table(OTHERS)?;
             for Entry { kind, body } in entries {
                 last += 1;
-                bytes += body.len();
+                bytes += weight(*kind, body.len());
                 triggers.insert(last, (now.as_millis() as u64, &body[..]))?;
                 match kind {
                     Kind::Trigger => {}
@@ -152,8 +152,8 @@ impl Log {
                         if offset < last && (written < oldest || bytes > self.history.limit_bytes) =>
                     {
                         triggers.remove(offset)?;
-                        others.remove(offset)?;
-                        bytes -= length;
+                        let kind = others.remove(offset)?.map_or(0, |kind| kind.value());
+                        bytes -= if kind == INSTANCE { 0 } else { length };
                     }
                     _ => break,
                 }
@@ -163,6 +163,11 @@ impl Log {
         (self.last, self.bytes) = (last, bytes);
         Ok(())
     }
+}
+
+/// What counts against `HISTORY_LIMIT`: not what instances tell each other, of which there is as much as there are clients.
+fn weight(kind: Kind, length: usize) -> usize {
+    if kind == Kind::Instance { 0 } else { length }
 }
 
 /// Writes what is published, many at once where many wait, and passes on what is written.

@@ -9,7 +9,7 @@ use uuid::Uuid;
 use super::{
     super::simulated::{key, reaches},
     ACCOUNTS, PEERS, UnderWay, World,
-    model::Entry,
+    model::{Entry, Visit},
     user as user_of,
 };
 use crate::{
@@ -77,10 +77,16 @@ impl World {
 
     /// A control message in its place in the log.
     pub(super) fn control(&mut self) {
-        let action =
-            *[Action::Reauthorize, Action::Reauthorize, Action::Reauthorize, Action::Unsubscribe, Action::Disconnect]
-                .choose(&mut self.rng)
-                .unwrap();
+        let action = *[
+            Action::Reauthorize,
+            Action::Reauthorize,
+            Action::Reauthorize,
+            Action::Unsubscribe,
+            Action::Disconnect,
+            Action::Forget,
+        ]
+        .choose(&mut self.rng)
+        .unwrap();
         let peer = self.rng.random_range(0..PEERS);
         let connection = self.peers[peer].connected.as_ref().map(|connected| connected.link.client.id());
         let some_user = self.rng.random_range(1..=ACCOUNTS).to_string();
@@ -106,7 +112,12 @@ impl World {
     ) {
         self.finish_trigger();
         self.offset += self.rng.random_range(1..3);
-        self.log.note_control(user.as_deref(), connection);
+        let is_for_all = user.is_none() && connection.is_none();
+        let sure: Vec<Uuid> =
+            self.visits().filter(|visit| visit.is_current_now(&self.log)).map(|visit| visit.connection).collect();
+        if !(is_for_all && action == Action::Unsubscribe) {
+            self.log.note_control(user.as_deref(), connection);
+        }
         let target = Target { user: user.clone(), connection, room: room.as_ref().map(key) };
         self.connections.control(&Control { action, target }, Some(self.offset), is_recalled);
         self.connections.hub.pass(self.offset);
@@ -124,14 +135,39 @@ impl World {
                 && connection.is_none_or(|id| id == visit.connection)
                 && user.as_ref().is_none_or(of_user)
                 && (room.is_none() || visit.has_live(reached));
+            let is_of_user = user.as_ref().is_some_and(of_user) && connection.is_none();
             match action {
-                _ if !is_meant => {}
+                // Of the others it is known that nothing has changed, or their user is asked for.
+                _ if !is_meant && is_for_all && room.is_some() && sure.contains(&visit.connection) => {
+                    visit.vouch(self.log.now);
+                }
+                _ if !is_meant => visit.is_due |= is_of_user && room.is_some(),
+                Action::Disconnect if connection.is_some() => visit.close(3501),
+                Action::Forget => visit.is_due = visit.rights.is_some(),
                 _ if is_recalled => visit.is_due = visit.rights.is_some(),
                 Action::Reauthorize => visit.is_due = visit.rights.is_some(),
                 Action::Disconnect => visit.close(3501),
-                Action::Unsubscribe => visit.lose(reached, "by-application", &self.log),
+                Action::Unsubscribe => {
+                    visit.lose(reached, "by-application", &self.log);
+                    visit.is_due |= is_of_user;
+                }
             }
         }
+    }
+
+    /// What the checks have found is said in the log. Whether there was anything.
+    pub(super) fn tell_forgotten(&mut self) -> bool {
+        let mut users: Vec<_> = self.connections.take_forgotten().into_iter().collect();
+        users.sort();
+        for user in &users {
+            self.log.now += 1;
+            self.apply_control(Action::Forget, Some(user.to_string()), None, None, false);
+        }
+        !users.is_empty()
+    }
+
+    fn visits(&self) -> impl Iterator<Item = &Visit> {
+        self.peers.iter().filter_map(|peer| Some(&peer.connected.as_ref()?.visit))
     }
 
     /// Something of the log is lost, perhaps a control message, or it begins anew.

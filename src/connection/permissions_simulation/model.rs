@@ -182,9 +182,19 @@ impl Visit {
         !log.has_changed(event, rights.user.as_deref(), Some(self.connection))
     }
 
-    /// Whether a ticket would say what holds.
-    pub(super) fn is_sure(&self, log: &Log) -> bool {
+    /// Whether what it may do holds, as far as has been said.
+    pub(super) fn is_current_now(&self, log: &Log) -> bool {
         self.rights.as_ref().is_some_and(|rights| self.is_current(rights, self.asked, log))
+    }
+
+    /// Whether a ticket would say what holds, and can be called back.
+    pub(super) fn is_sure(&self, log: &Log) -> bool {
+        self.is_current_now(log) && self.rights.as_ref().is_some_and(|rights| rights.user.is_some())
+    }
+
+    /// What it may do holds at `event`.
+    pub(super) fn vouch(&mut self, event: u64) {
+        self.asked = event;
     }
 
     pub(super) fn enter(&mut self, rights: &Rights, call: &Call) {
@@ -194,6 +204,9 @@ impl Visit {
 
     /// The backend has answered. Whether that counts.
     pub(super) fn conclude(&mut self, call: &Call, log: &Log) -> bool {
+        if self.closing.is_some() {
+            return false;
+        }
         let rights = match &call.says {
             Says::May(rights) => rights,
             Says::Unknown => {

@@ -60,6 +60,11 @@ impl Session {
         self.asked
     }
 
+    /// What was said then holds now.
+    pub(in super::super) fn vouch(&mut self, now: Moment) {
+        self.asked = now;
+    }
+
     /// The client is given a ticket now.
     pub(in super::super) fn note_ticket(&mut self) {
         self.ticketed = Some(Instant::now());
