@@ -68,7 +68,8 @@ pub struct Seen {
 
 impl Connections {
     /// Does what the application wants to those it is about, between what was published before and after it. What is
-    /// `is_recalled` is from before this instance was there: whoever is connected has come since, and is only checked again.
+    /// `is_recalled` is read again, from before this instance was there perhaps: whom it names by a user may have come since, and
+    /// is only checked again.
     pub fn control(&self, control: &Control, offset: Option<u64>, is_recalled: bool) {
         let Control { action, target } = control;
         let changed = match (&target.user, target.connection) {

@@ -34,7 +34,7 @@ use crate::{
 /// Events of one run.
 const EVENTS: usize = 250;
 /// Runs, if not said otherwise.
-const RUNS: u64 = 1000;
+const RUNS: u64 = 500;
 /// Identities, which is what the backend knows somebody by.
 const IDENTITIES: usize = 3;
 /// Accounts; the first is nobody's, and has no id.
