@@ -101,8 +101,7 @@ impl Backend {
     /// # Errors
     /// When TLS cannot be set up.
     pub fn new(config: config::Backend, changes: Changes, metrics: Arc<Metrics>) -> Result<Arc<Self>, BuildError> {
-        // One cryptography for all TLS of the process, the broker's included; fails only when there is one already.
-        let _ = rustls::crypto::ring::default_provider().install_default();
+        provide_cryptography();
         let mut http = reqwest::Client::builder()
             .user_agent(concat!("high-templar/", env!("CARGO_PKG_VERSION")))
             .redirect(Policy::none()) // cookies must not go elsewhere
@@ -291,6 +290,11 @@ impl Backend {
         }
         outcome
     }
+}
+
+/// One cryptography for all TLS of the process, the broker's included; without one there is no HTTP client either.
+pub(crate) fn provide_cryptography() {
+    let _ = rustls::crypto::ring::default_provider().install_default(); // fails only when there is one already
 }
 
 /// A call that others may wait for, until it is over or nobody does.

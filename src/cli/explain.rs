@@ -13,7 +13,10 @@ use serde_json::value::RawValue;
 use uuid::Uuid;
 
 use super::chain;
-use crate::config::{Internal, Listen};
+use crate::{
+    backend::provide_cryptography,
+    config::{Internal, Listen},
+};
 
 /// How long the server may take to answer.
 const DEADLINE: Duration = Duration::from_secs(10);
@@ -108,6 +111,7 @@ struct Server<'a> {
 
 impl<'a> Server<'a> {
     fn new(config: &'a Internal) -> Result<Self, String> {
+        provide_cryptography();
         let (base, http) = match &config.listen {
             Listen::Tcp(address) => {
                 let mut address = *address;

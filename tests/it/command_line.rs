@@ -237,3 +237,42 @@ async fn the_env_file_of_3_1_works_as_it_is_and_the_log_says_what_came_from_wher
     }
     assert!(log.contains("wildcard_dispatch=Exact"), "{log}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn explain_says_why_a_user_may_not_join_a_room() {
+    let answer = json!({"allowed_rooms": [{"customer": "7"}], "user": {"data": {"id": 17}}}).to_string();
+    let backend = StubBackend::answering(move |_| Answer::Reply(200, answer.clone())).await;
+    let api = backend.url();
+    let running = Running::start(&[("API_URL", &api), ("INTERNAL_TOKEN", "secret")]).await;
+    let mut client = Client::connect(&running.public, "/ws/", &[]).await;
+    client.next().await;
+    client.subscribe("mine", json!({"customer": "7"})).await;
+    let internal = running.internal.to_string();
+    let explain = async |arguments: &[&str], token: &str| {
+        let mut command = program();
+        command.arg("explain").args(arguments);
+        command.envs([("API_URL", api.as_str()), ("INTERNAL_LISTEN", &internal), ("INTERNAL_TOKEN", token)]);
+        tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap()
+    };
+    let output = explain(&["--user", "17", r#"{"customer":"8"}"#], "secret").await;
+    let said = text(&output.stdout);
+    assert_eq!(output.status.code(), Some(1), "{said}{}", text(&output.stderr));
+    assert!(
+        said.contains("(user 17): not allowed: the nearest allowed room is") && said.contains("another value"),
+        "{said}"
+    );
+    let output = explain(&["--user", "17", r#"{"customer":"7"}"#], "secret").await;
+    let said = text(&output.stdout);
+    assert_eq!(output.status.code(), Some(0), "{said}");
+    assert!(said.contains("allowed: an allowed room covers it") && said.contains(r#""mine""#), "{said}");
+    for (arguments, token, wrong) in [
+        (&["--user", "18", "{}"][..], "secret", "no connection on this instance"),
+        (&["--user", "17", "[]"], "secret", "malformed-room"),
+        (&["--user", "17", "{}"], "other", "not-authorized"),
+        (&["--connection", "00000000-0000-0000-0000-000000000000", "{}"], "secret", "connection-not-found"),
+    ] {
+        let output = explain(arguments, token).await;
+        assert_eq!(output.status.code(), Some(1));
+        assert!(text(&output.stderr).contains(wrong), "{}", text(&output.stderr));
+    }
+}
