@@ -117,7 +117,7 @@ impl Connections {
             let asked = client.session().as_ref().map(Session::asked)?;
             (!self.has_changed(&client, asked)).then_some((client, asked))
         };
-        self.clients.authorized().into_iter().filter_map(asked).collect()
+        self.clients.authorized(|_| true).into_iter().filter_map(asked).collect()
     }
 
     /// A change was noted for more connections than the message is about: for all of a user's, or for everybody. That is for
@@ -142,7 +142,7 @@ impl Connections {
         let mut clients = match (&target.connection, &target.user) {
             (Some(id), _) => self.clients.get(*id).into_iter().collect(),
             (None, Some(user)) => self.clients.of(user),
-            (None, None) => self.clients.authorized(),
+            (None, None) => self.clients.authorized(|_| true),
         };
         let dispatch = self.hub.dispatch();
         clients.retain(|client| {
@@ -284,9 +284,7 @@ impl Connections {
 
     /// Gives an authorised client another ticket.
     pub(super) fn give_ticket(&self, client: &Client) {
-        if client.is_admitted()
-            && let Some(ticket) = self.ticket(client)
-        {
+        if let Some(ticket) = self.ticket(client) {
             // Over the limit the outbox closes itself, and the client comes back with the ticket before.
             let _ = client.outbox.push(Frame::Text(v4::ticket(&ticket).into()));
             client.outbox.flush();
@@ -329,7 +327,7 @@ impl Connections {
     pub fn list(&self, user: Option<&str>, limit: usize) -> (Vec<Seen>, usize) {
         let mut clients = match user {
             Some(user) => self.clients.of(user),
-            None => self.clients.admitted(|_| true),
+            None => self.clients.authorized(|_| true),
         };
         let count = clients.len();
         clients.sort_unstable_by_key(|client| (client.opened, client.id()));

@@ -1,14 +1,6 @@
 //! Who is connected: found by the connection's id, or by the user.
 
-use std::{
-    collections::HashMap,
-    net::IpAddr,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering::Relaxed},
-    },
-    time::SystemTime,
-};
+use std::{collections::HashMap, net::IpAddr, sync::Arc, time::SystemTime};
 
 use parking_lot::{Mutex, MutexGuard};
 use smallvec::SmallVec;
@@ -32,16 +24,13 @@ pub(super) struct Client {
     place: Place,
     /// When it is checked from time to time, as one of so many parts.
     pub(super) part: u8,
-    /// It has been told that it is welcome.
-    is_admitted: AtomicBool,
     /// There as long as it is authorised. Locked before anything of the hub's.
     session: Mutex<Option<Session>>,
 }
 
 impl Client {
     pub(super) fn new(outbox: Arc<Outbox>, version: Version, identity: Identity, part: u8, place: Place) -> Self {
-        let (is_admitted, session) = (AtomicBool::new(false), Mutex::default());
-        Self { outbox, version, identity, opened: SystemTime::now(), place, part, is_admitted, session }
+        Self { outbox, version, identity, opened: SystemTime::now(), place, part, session: Mutex::default() }
     }
 
     pub(super) fn id(&self) -> Uuid {
@@ -50,14 +39,6 @@ impl Client {
 
     pub(super) fn address(&self) -> Option<IpAddr> {
         self.place.address()
-    }
-
-    pub(super) fn is_admitted(&self) -> bool {
-        self.is_admitted.load(Relaxed)
-    }
-
-    pub(super) fn note_admission(&self) {
-        self.is_admitted.store(true, Relaxed);
     }
 
     /// Its subscriptions and permissions.
@@ -141,15 +122,10 @@ impl Clients {
         self.0.lock().users.get(user).into_iter().flatten().cloned().collect()
     }
 
-    /// The authorised ones, those included that are being told so.
-    pub(super) fn authorized(&self) -> Vec<Arc<Client>> {
-        let all: Vec<_> = self.0.lock().all.values().cloned().collect();
-        all.into_iter().filter(|client| client.session().is_some()).collect()
-    }
-
-    /// The authorised ones that `are_wanted`, and have been told so.
-    pub(super) fn admitted(&self, are_wanted: impl Fn(&Client) -> bool) -> Vec<Arc<Client>> {
-        let known = self.0.lock();
-        known.all.values().filter(|client| client.is_admitted() && are_wanted(client)).cloned().collect()
+    /// The authorised ones that `are_wanted`, those included that are being told so.
+    pub(super) fn authorized(&self, are_wanted: impl Fn(&Client) -> bool) -> Vec<Arc<Client>> {
+        let mut clients: Vec<_> = self.0.lock().all.values().filter(|client| are_wanted(client)).cloned().collect();
+        clients.retain(|client| client.session().is_some());
+        clients
     }
 }

@@ -27,10 +27,10 @@ use crate::{
 /// When a client may come back that could not be served, in seconds, where nothing better is known: at random, so that they
 /// do not come together.
 const TRY_LATER_SECONDS: std::ops::Range<f64> = 1.0..5.0;
-/// A client of 3.1's that has to wait for the backend waits at least for so long before it is asked again.
-const SHORTEST_WAIT: Duration = Duration::from_secs(1);
 /// The same for one whose user has too many connections.
 const TOO_MANY_SECONDS: std::ops::Range<f64> = 30.0..60.0;
+/// A client of 3.1's that has to wait for the backend waits at least for so long before it is asked again.
+const SHORTEST_WAIT: Duration = Duration::from_secs(1);
 /// Rooms that a client leaves before others have their turn: well under a millisecond.
 const LEFT_AT_ONCE: usize = 256;
 /// Entries of one message that are carried out before others have their turn: about a millisecond.
@@ -152,7 +152,6 @@ impl Link {
             }),
         };
         client.outbox.push(Frame::Text(welcome.into())).map_err(|Full| NotAdmitted::Gone)?;
-        client.note_admission();
         client.outbox.flush();
         connection.notifier = connections.hooks.connected(id, admission.user.as_ref(), &client.identity);
         Ok(connection)

@@ -210,7 +210,7 @@ impl Connections {
         // Something that changed their permissions may have been missed, too. First of all: who is on the way in learns of it
         // there.
         self.backend.changes.note(Whom::All, None);
-        let clients = self.clients.authorized();
+        let clients = self.clients.authorized(|_| true);
         clients.iter().for_each(|client| self.rechecks.add(client, Urgency::Background));
         let (old, mut clients): (Vec<_>, Vec<_>) =
             clients.into_iter().partition(|client| client.version == Version::V3);
@@ -233,7 +233,7 @@ impl Connections {
         let mut gaps = self.gaps.subscribe();
         let closing = async {
             while gaps.changed().await.is_ok() {
-                let clients = self.clients.admitted(|client| client.version == Version::V3);
+                let clients = self.clients.authorized(|client| client.version == Version::V3);
                 info!(connections = clients.len(), "closing clients, because triggers may have been missed");
                 let spread = RETURNING_EVERY * count(&clients);
                 each(clients, spread, |client| client.close(CloseCode::Gap, "triggers may have been missed")).await;

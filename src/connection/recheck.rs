@@ -176,7 +176,7 @@ impl Connections {
                 () = sleep_until(next_time) => {}
                 _ = parts.tick(), if every.is_some() => {
                     part = (part + 1) % PARTS;
-                    for client in self.clients.admitted(|client| client.part == part) {
+                    for client in self.clients.authorized(|client| client.part == part) {
                         self.rechecks.add(&client, Urgency::Background);
                     }
                 }
