@@ -144,6 +144,8 @@ metrics! {
     hooks: ByResult as family,
     /// Hooks that the backend never took.
     hooks_given_up: Counter,
+    /// Messages for the other instances that the broker has taken.
+    instances_told: Counter,
     /// Connections of instances that died, reported as gone by this one.
     connections_adopted: Counter,
     /// Control messages that were applied, by action.

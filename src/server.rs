@@ -98,7 +98,7 @@ impl Server {
             Broker::Embedded(broker) => broker.log.is_some(), // else there is nobody to be told
         };
         let hooks = Arc::new(Hooks::new(backend.clone(), config.hooks.clone(), has_log && secret.is_some()));
-        let instances = Instances::new(hooks.clone(), secret, consumer.state(), config.history.age);
+        let instances = Instances::new(hooks.clone(), metrics.clone(), secret, consumer.state(), config.history.age);
         let (connection, state) = (config.connection.clone(), consumer.state());
         let connections = Arc::new(Connections::new(hub, backend, hooks, metrics, connection, state));
         let dispatch = Dispatch::new(connections.clone(), instances.clone(), config.trigger_id_ttl);

@@ -69,6 +69,11 @@ impl Books {
         self.went.extend(went);
     }
 
+    /// Whether anything is new since then.
+    pub fn has_news(&self) -> bool {
+        !(self.came.is_empty() && self.went.is_empty())
+    }
+
     /// What is new since the last call; all there is when `is_all`.
     pub fn news(&mut self, is_all: bool) -> News {
         let reported = |id: &Uuid| self.own.get(id).map(|(reported, _)| reported).or(self.adopted.get(id)).cloned();

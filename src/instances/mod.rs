@@ -22,9 +22,12 @@ use crate::{
     backend::{Hooks, News, Reported},
     broker::{Kind, Publisher, State},
     config::Secret,
+    metrics::Metrics,
 };
 
-/// How often an instance says that it is there.
+/// How often an instance says what is new, if anything is.
+const LOOK: Duration = Duration::from_secs(1);
+/// How often it says that it is there.
 const BEAT: Duration = Duration::from_secs(5);
 /// How long one may be silent before another one answers for its connections.
 const SILENT: Duration = Duration::from_secs(30);
@@ -41,6 +44,7 @@ pub struct Instances {
     me: Uuid,
     seal: Seal,
     hooks: Arc<Hooks>,
+    metrics: Arc<Metrics>,
     others: Mutex<HashMap<Uuid, Other>>,
     /// When a message of its own has last come back by the log.
     heard: Mutex<Option<Instant>>,
@@ -65,6 +69,7 @@ impl Instances {
     /// instance reads back when it starts.
     pub fn new(
         hooks: Arc<Hooks>,
+        metrics: Arc<Metrics>,
         secret: Option<&Secret>,
         state: watch::Receiver<State>,
         history: Duration,
@@ -72,7 +77,7 @@ impl Instances {
         hooks.books()?;
         let (seal, others, heard) = (Seal::new(secret?)?, Mutex::default(), Mutex::default());
         let all_every = (history / 3).max(BEAT);
-        Some(Arc::new(Self { me: Uuid::new_v4(), seal, hooks, others, heard, state, all_every }))
+        Some(Arc::new(Self { me: Uuid::new_v4(), seal, hooks, metrics, others, heard, state, all_every }))
     }
 
     /// Takes note of what an instance has said, in the order of the log.
@@ -134,18 +139,18 @@ impl Instances {
     }
 
     async fn run_for_ever(&self, publisher: &Publisher) {
-        let mut seconds = interval(Duration::from_secs(1));
-        seconds.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut looks = interval(LOOK);
+        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let (mut beat, mut all) = (Instant::now(), Some(Instant::now()));
         let mut last = Instant::now();
         loop {
-            seconds.tick().await;
+            looks.tick().await;
             let now = Instant::now();
             if *self.state.borrow() != State::Current {
                 (all, last) = (Some(now), now); // what was said may not have come to the log
                 continue;
             }
-            if now >= beat {
+            if now >= beat || self.hooks.books().is_some_and(|books| books.lock().has_news()) {
                 beat = now + BEAT;
                 let is_all = all.is_some_and(|all| now >= all);
                 all = match self.tell(publisher, is_all).await {
@@ -201,6 +206,8 @@ impl Instances {
         let outcome = publisher.publish(Kind::Instance, body.into()).await;
         if let Err(error) = &outcome {
             debug!(error = error as &dyn std::error::Error, "the other instances cannot be told");
+        } else {
+            self.metrics.instances_told.inc();
         }
         outcome.is_ok()
     }

@@ -168,6 +168,8 @@ async fn nothing_secret_reaches_the_log_even_at_its_finest() {
             ("LOG", "trace"),
             ("LOG_FORMAT", format),
             ("INTERNAL_TOKEN", "s3cret-internal"),
+            ("RESUME_SECRET", "s3cret-resume-secret"),
+            ("HOOK_DISCONNECT", "offline/"),
             hook,
         ];
         let running = Running::start(&vars).await;

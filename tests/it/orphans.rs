@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
 use uuid::Uuid;
 
-use crate::support::{Client, StubBackend, TestServer, backend::Answer, process::Running, rabbitmq};
+use crate::support::{Client, StubBackend, TestServer, backend::Answer, eventually, http, process::Running, rabbitmq};
 
 const ONLINE: &str = "POST /api/online/";
 const OFFLINE: &str = "POST /api/offline/";
@@ -54,6 +54,18 @@ async fn until(what: &str, condition: impl Fn() -> bool) {
     }
 }
 
+/// Waits until an instance has said in the log whom it answers for by now, which takes about a second.
+async fn until_told(instance: &Running) {
+    let told = async || {
+        let metrics = http::send(&instance.internal, "GET", "/metrics", &[], b"").await.body;
+        let line = metrics.lines().find_map(|line| line.strip_prefix("high_templar_instances_told_total "));
+        line.and_then(|count| count.parse::<u64>().ok()).unwrap()
+    };
+    // One message may be under way already.
+    let before = told().await;
+    eventually("two more messages have come to the log", async || told().await >= before + 2).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn survivors_report_the_connections_of_an_instance_that_was_killed_one_hook_for_each_user() {
     let (backend, url, exchange) = (backend().await, rabbitmq::shared(), format!("orphans-{}", Uuid::new_v4()));
@@ -66,8 +78,7 @@ async fn survivors_report_the_connections_of_an_instance_that_was_killed_one_hoo
     let (_other, other) = connect(&doomed.public, "two").await;
     let (mut living, _) = connect(&survivors[0].public, "three").await;
     until("all are online", || hooks(&backend, ONLINE).len() == 4).await;
-    // What it answers for is in the log within a beat of five seconds, which is no time that it must not be killed in.
-    sleep(Duration::from_secs(7)).await;
+    until_told(&doomed).await;
     doomed.signal(Signal::KILL);
     until("the connections are reported", || hooks(&backend, OFFLINE).len() == 2).await;
     let told = hooks(&backend, OFFLINE);
@@ -98,7 +109,7 @@ async fn an_instance_that_is_started_again_reports_what_it_held_before_it_was_ki
     let killed = Running::start(&settings).await;
     let (_client, id) = connect(&killed.public, "one").await;
     until("it is online", || hooks(&backend, ONLINE).len() == 1).await;
-    sleep(Duration::from_secs(7)).await;
+    until_told(&killed).await;
     killed.signal(Signal::KILL);
     killed.end();
     assert!(!std::fs::read(&log).unwrap().windows(8).any(|bytes| bytes == b"user=one"), "a cookie stands in the log");

@@ -179,7 +179,7 @@ impl World {
                 let rooms = (0..self.rng.random_range(1..3)).map(|_| self.some_room()).collect();
                 self.trigger(rooms).await;
             }
-            7..9 => self.change(),
+            7..9 => self.change().await,
             9..12 => self.control().await,
             12..17 => self.subscribe(number).await,
             17 => self.unsubscribe(number).await,
@@ -193,7 +193,14 @@ impl World {
         self.triggers.push(rooms);
     }
 
-    fn change(&mut self) {
+    /// What was triggered is in the outboxes.
+    async fn until_published(&self) {
+        self.server.until_number("rabbitmq_messages_received", self.triggers.len() as u64).await;
+    }
+
+    async fn change(&mut self) {
+        // A check may be under way that is answered with what is set here, and what is published waits for no check.
+        self.until_published().await;
         let user = self.rng.random_range(0..USERS);
         let rooms: Vec<Value> = pool().into_iter().filter(|_| self.rng.random_bool(0.5)).collect();
         self.allowed.lock()[user] = rooms.clone();
@@ -310,7 +317,7 @@ impl World {
         .await;
         self.trigger(pool()).await;
         let last = self.triggers.len() - 1;
-        self.server.until_number("rabbitmq_messages_received", self.triggers.len() as u64).await;
+        self.until_published().await;
         for number in 0..CLIENTS {
             self.read(number).await;
             let visitor = &self.visitors[number];
