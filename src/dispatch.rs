@@ -18,6 +18,7 @@ use tracing::warn;
 use self::{repeats::Repeats, spread::Spread, writers::Writers};
 use crate::{
     broker::{Batch, Consumer, Delivery, Unusable},
+    channelstream::{Channelstream, Deed},
     connection::Connections,
     hub::{Audience, Hub, Outbox, Pace, Publication, Tally},
     instances::Instances,
@@ -43,6 +44,7 @@ pub struct Dispatch {
     hub: Arc<Hub>,
     connections: Arc<Connections>,
     instances: Option<Arc<Instances>>,
+    channelstream: Option<Arc<Channelstream>>,
     metrics: Arc<Metrics>,
     repeats: Repeats,
     writers: Writers,
@@ -58,7 +60,12 @@ pub struct Dispatch {
 impl Dispatch {
     /// A dispatch to `connections`, by their hub, and to who listens to other instances. Ids of triggers count for
     /// `trigger_id_ttl`.
-    pub fn new(connections: Arc<Connections>, instances: Option<Arc<Instances>>, trigger_id_ttl: Duration) -> Self {
+    pub fn new(
+        connections: Arc<Connections>,
+        instances: Option<Arc<Instances>>,
+        channelstream: Option<Arc<Channelstream>>,
+        trigger_id_ttl: Duration,
+    ) -> Self {
         let workers = std::thread::available_parallelism().map_or(1, NonZero::get);
         let (small, large) = Default::default();
         Self {
@@ -66,6 +73,7 @@ impl Dispatch {
             metrics: connections.metrics.clone(),
             connections,
             instances,
+            channelstream,
             repeats: Repeats::new(trigger_id_ttl),
             writers: Writers::new(workers),
             workers,
@@ -127,27 +135,20 @@ impl Dispatch {
                     self.pass(*offset);
                     None
                 }
+                Delivery::Channelstream { body, offset, is_recalled } => {
+                    self.pass(*offset);
+                    self.carry_out(body, offset.is_some(), *is_recalled).await;
+                    None
+                }
                 told => {
                     self.take_note(told);
                     None
                 }
             };
             let Some((publication, audience)) = prepared else { continue };
-            let members = audience.members();
             let pace = if left == 0 && deliveries.len() == 1 { Pace::AtOnce } else { Pace::Later };
-            let inline = match pace {
-                Pace::AtOnce => WRITTEN_AT_ONCE,
-                Pace::Later => QUEUED_AT_ONCE,
-            };
-            if members <= inline {
-                audience.publish(&publication, pace, &mut self.small);
-            } else {
-                let consumer = consumer.as_deref_mut().filter(|_| left == 0 && ready.is_none());
-                ready = self.spread(audience, publication, pace, consumer).await.or(ready);
-            }
-            if self.small.queued + self.large.queued >= QUEUED {
-                self.settle().await;
-            }
+            let consumer = consumer.as_deref_mut().filter(|_| left == 0 && ready.is_none());
+            ready = self.publish(publication, audience, pace, consumer).await.or(ready);
         }
         self.settle().await;
         // Counted when they are in the outboxes: who sees the number knows that whoever joins now is too late for them.
@@ -155,15 +156,63 @@ impl Dispatch {
         ready
     }
 
+    /// Puts a publication into the outboxes of its audience. A batch that `consumer` had ready before that was done is given
+    /// back.
+    async fn publish(
+        &mut self,
+        publication: Arc<Publication>,
+        audience: Audience,
+        pace: Pace,
+        consumer: Option<&mut Consumer>,
+    ) -> Option<Ready> {
+        let inline = match pace {
+            Pace::AtOnce => WRITTEN_AT_ONCE,
+            Pace::Later => QUEUED_AT_ONCE,
+        };
+        let mut ready = None;
+        if audience.members() <= inline {
+            audience.publish(&publication, pace, &mut self.small);
+        } else {
+            ready = self.spread(audience, publication, pace, consumer).await;
+        }
+        if self.small.queued + self.large.queued >= QUEUED {
+            self.settle().await;
+        }
+        ready
+    }
+
+    /// Does what Channelstream's commands come to, in their order: what is published before somebody joins is not for that one.
+    async fn carry_out(&mut self, body: &Bytes, has_log: bool, is_recalled: bool) {
+        let Some(channelstream) = self.channelstream.clone() else { return };
+        for deed in channelstream.take(body, has_log, is_recalled) {
+            match deed {
+                Deed::Publish(publication) => {
+                    let publication = self.hub.record(publication, None);
+                    let audience = self.hub.audience(&publication.rooms);
+                    self.publish(publication, audience, Pace::Later, None).await;
+                }
+                Deed::Perform(performed) => channelstream.perform(performed),
+            }
+        }
+    }
+
     /// Something about the log.
     fn take_note(&self, delivery: &Delivery) {
         match delivery {
-            Delivery::Trigger { .. } | Delivery::Control { .. } | Delivery::Instance { .. } => {}
+            Delivery::Trigger { .. }
+            | Delivery::Control { .. }
+            | Delivery::Instance { .. }
+            | Delivery::Channelstream { .. } => {}
             Delivery::Epoch { epoch, offset } => {
                 self.connections.backend.changes.begin_epoch(*epoch, *offset);
                 self.hub.begin_epoch(*epoch, *offset);
             }
-            Delivery::Restart => self.connections.restart(),
+            Delivery::Restart => {
+                if let Some(channelstream) = &self.channelstream {
+                    channelstream.lose();
+                }
+                self.connections.restart();
+            }
             Delivery::Missed => {
                 let clients = self.connections.missed();
                 if clients > 0 {

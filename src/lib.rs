@@ -5,6 +5,7 @@
 pub mod backend;
 mod bench;
 pub mod broker;
+pub mod channelstream;
 pub mod cli;
 pub mod config;
 pub mod connection;

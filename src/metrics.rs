@@ -120,6 +120,8 @@ metrics! {
     triggers_repeated: Counter,
     /// Triggers posted over HTTP, by what was answered.
     trigger_requests: ByWord as family,
+    /// Requests to Channelstream's API, by what was answered.
+    channelstream_requests: ByWord as family,
     /// Publications put into a client's outbox.
     publications_queued: Counter,
     /// Publications written to clients.
@@ -156,6 +158,14 @@ metrics! {
     tickets: ByWord as family,
     /// What was refused because of a limit, by limit.
     limited: ByWord as family,
+    /// Commands of Channelstream's taken from the log.
+    channelstream_commands: Counter,
+    /// Users that Channelstream remembers, on all instances.
+    channelstream_users: Gauge,
+    /// Its connections, on all instances.
+    channelstream_connections: Gauge,
+    /// Its channels.
+    channelstream_channels: Gauge,
     /// Whether triggers are being consumed from the broker.
     broker_consuming: Gauge,
     /// Times the consuming connection to the broker was lost or could not be made.
@@ -171,6 +181,14 @@ impl Metrics {
         let mut text = String::new();
         encode(&mut text, &self.registry)?;
         Ok(text)
+    }
+
+    /// Notes how many users, connections and channels Channelstream has.
+    pub fn count_channelstream(&self, counts: [usize; 3]) {
+        let gauges = [&self.channelstream_users, &self.channelstream_connections, &self.channelstream_channels];
+        for (gauge, count) in gauges.into_iter().zip(counts) {
+            gauge.set(i64::try_from(count).unwrap_or(i64::MAX));
+        }
     }
 
     /// Publications accepted and neither written nor given up.

@@ -12,6 +12,7 @@ use tracing::{info, warn};
 use crate::{
     backend::{self, Backend, Changes, Hooks},
     broker::{self, Consumer, LogFailed, Publisher, Unusable, Upkeep},
+    channelstream::Channelstream,
     config::{self, Broker, Config, Listen},
     connection::Connections,
     dispatch::Dispatch,
@@ -26,6 +27,8 @@ use crate::{
 
 /// What stands around paths and headers in the head of a request; a head that is larger than all of it is not read.
 const HEAD_FRAMING_BYTES: usize = 16 << 10;
+/// So often what Channelstream knows stands in what an instance reads back when it starts.
+const SNAPSHOTS: u32 = 3;
 
 /// Why the server is not running.
 #[derive(Debug, thiserror::Error)]
@@ -66,6 +69,7 @@ pub struct Server {
     config: Config,
     connections: Arc<Connections>,
     instances: Option<Arc<Instances>>,
+    channelstream: Option<Arc<Channelstream>>,
     readiness: Readiness,
     publisher: Publisher,
     consumer: Consumer,
@@ -101,13 +105,21 @@ impl Server {
         let instances = Instances::new(hooks.clone(), metrics.clone(), secret, consumer.state(), config.history.age);
         let (connection, state) = (config.connection.clone(), consumer.state());
         let connections = Arc::new(Connections::new(hub, backend, hooks, metrics, connection, state));
-        let dispatch = Dispatch::new(connections.clone(), instances.clone(), config.trigger_id_ttl);
+        let channelstream = config.channelstream.as_ref().map(|_| {
+            let is_kept = !matches!(&config.broker, Broker::Embedded(broker) if broker.log.is_none());
+            let snapshots_every = is_kept.then_some(config.history.age / SNAPSHOTS);
+            let (hub, metrics) = (connections.hub.clone(), connections.metrics.clone());
+            Channelstream::new(hub, metrics, consumer.state(), snapshots_every, stop_intake.clone())
+        });
+        let dispatch =
+            Dispatch::new(connections.clone(), instances.clone(), channelstream.clone(), config.trigger_id_ttl);
         Ok(Self {
             public,
             internal,
             config,
             connections,
             instances,
+            channelstream,
             readiness,
             publisher,
             consumer,
@@ -145,15 +157,29 @@ impl Server {
         let limits = &self.config.connection.limits;
         let head_limit_bytes = limits.header_bytes + limits.url_bytes + HEAD_FRAMING_BYTES;
         let terms = Terms { peer_timeout: 2 * self.config.connection.ping_interval, head_limit_bytes, metrics };
-        let public = http::public(self.connections.clone(), self.config.origins);
-        let internal =
-            http::internal(&self.config.internal, publisher.clone(), self.connections.clone(), self.readiness.clone());
+        let channelstream = self.channelstream.clone().zip(self.config.channelstream);
+        let channelstream = channelstream.map(|(channelstream, config)| {
+            let (connections, limit_bytes) = (self.connections.clone(), self.config.internal.body_limit_bytes);
+            let stop = self.stop_intake.clone();
+            Arc::new(http::channelstream::Api::new(channelstream, config, connections, limit_bytes, stop))
+        });
+        let public = http::public(self.connections.clone(), self.config.origins, channelstream.clone());
+        let internal = http::internal(
+            &self.config.internal,
+            publisher.clone(),
+            self.connections.clone(),
+            self.readiness.clone(),
+            channelstream,
+        );
         let (mut intake, mut rest) = (JoinSet::new(), JoinSet::new());
         if self.config.connection.closes_on_gap {
             rest.spawn(self.connections.clone().close_at_gaps(self.stop_intake.clone()));
         }
         if let Some(instances) = &self.instances {
             rest.spawn(instances.clone().run(publisher.clone(), self.stop_rest.clone()));
+        }
+        if let Some(channelstream) = &self.channelstream {
+            rest.spawn(channelstream.clone().run(publisher.clone(), self.stop_rest.clone()));
         }
         rest.spawn(self.connections.clone().recheck(self.stop_intake.clone()));
         rest.spawn(self.connections.clone().tell_forgotten(publisher.clone(), self.stop_rest.clone()));
@@ -188,6 +214,9 @@ impl Server {
             connections.hooks.finish().await; // as long as the backend is looked after
             if let Some(instances) = &self.instances {
                 instances.say_goodbye(&publisher).await;
+            }
+            if let Some(channelstream) = &self.channelstream {
+                channelstream.say_goodbye().await;
             }
             self.stop_rest.cancel();
             http_tasks.close();

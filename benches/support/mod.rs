@@ -108,7 +108,7 @@ impl World {
         let stop = CancellationToken::new();
         let embedded = config::Broker::Embedded(config::Embedded::default());
         let (publisher, consumer, _) = broker::open(&embedded, &self.metrics, stop.clone()).expect("a broker");
-        let dispatch = Dispatch::new(self.connections(), None, Duration::from_secs(60));
+        let dispatch = Dispatch::new(self.connections(), None, None, Duration::from_secs(60));
         let publish = async {
             for body in bodies {
                 publisher.publish(Kind::Trigger, body.clone()).await.expect("a place in the queue");

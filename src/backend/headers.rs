@@ -29,6 +29,11 @@ pub struct InvalidHeader(HeaderName);
 pub struct Identity(Arc<[u8]>);
 
 impl Identity {
+    /// Of somebody whom the backend is never asked about.
+    pub fn nobody() -> Self {
+        Self::from_bytes(&[])
+    }
+
     /// What `wanted` says is to be passed on of `handshake`.
     ///
     /// # Errors

@@ -26,6 +26,8 @@ pub enum Kind {
     Control,
     /// What instances tell each other.
     Instance,
+    /// What becomes of Channelstream's users, channels and connections.
+    Channelstream,
 }
 
 /// What the broker hands over, in its order.
@@ -55,6 +57,15 @@ pub enum Delivery {
         body: Bytes,
         /// Its place in the log, if there is one.
         offset: Option<u64>,
+    },
+    /// What an instance has to say about Channelstream's users, channels and connections; the fields are as a trigger's.
+    Channelstream {
+        /// The body, as that one wrote it.
+        body: Bytes,
+        /// Its place in the log, if there is one.
+        offset: Option<u64>,
+        /// It is from before this instance was there.
+        is_recalled: bool,
     },
     /// Positions from here on are of another epoch.
     Epoch {
@@ -162,6 +173,7 @@ impl Delivery {
             Kind::Trigger => Self::Trigger { body, offset, is_recalled },
             Kind::Control => Self::Control { body, offset, is_recalled },
             Kind::Instance => Self::Instance { body, offset },
+            Kind::Channelstream => Self::Channelstream { body, offset, is_recalled },
         }
     }
 }

@@ -33,6 +33,8 @@ const ROUTING_KEY: &str = "*";
 const CONTROL_KEY: &str = "control";
 /// The binding key of what instances tell each other.
 const INSTANCE_KEY: &str = "instance";
+/// The binding key of what they tell each other about Channelstream.
+const CHANNELSTREAM_KEY: &str = "channelstream";
 /// How long the broker may take for a connection and everything declared on it.
 const CONNECT_DEADLINE: Duration = Duration::from_secs(10);
 /// How long leaving in good order may take.
@@ -97,6 +99,7 @@ fn routing_key(kind: super::Kind) -> &'static str {
         super::Kind::Trigger => ROUTING_KEY,
         super::Kind::Control => CONTROL_KEY,
         super::Kind::Instance => INSTANCE_KEY,
+        super::Kind::Channelstream => CHANNELSTREAM_KEY,
     }
 }
 
@@ -105,6 +108,7 @@ fn kind_of(key: &str) -> super::Kind {
     match key {
         CONTROL_KEY => super::Kind::Control,
         INSTANCE_KEY => super::Kind::Instance,
+        CHANNELSTREAM_KEY => super::Kind::Channelstream,
         _ => super::Kind::Trigger,
     }
 }

@@ -9,6 +9,7 @@ use super::{
     AmqpLog, Broker, Config, Connection, Embedded, History, Internal, Limits, Listen, Log, Note, Origins, Rabbitmq,
     Reauthorize, Resume, Secret, Uris,
     backend::{backend, hooks},
+    channelstream::{self, Applied},
     env_file,
     legacy::{self, Legacy},
     networks::Networks,
@@ -125,6 +126,38 @@ env! {
     log: "LOG",
     /// `text` or `json`.
     log_format: "LOG_FORMAT",
+    /// Signs calls of Channelstream's API, which is spoken only if this or `CHANNELSTREAM_INI` is set.
+    channelstream_secret: "CHANNELSTREAM_SECRET",
+    /// Channelstream's INI file; variables that are keys of it are then not read.
+    channelstream_ini: "CHANNELSTREAM_INI",
+    /// `true` or `false`: whether signed calls are taken on the public listener, too.
+    channelstream_public: "CHANNELSTREAM_PUBLIC",
+    /// Who may sign in to Channelstream's admin pages.
+    channelstream_admin_user: "CHANNELSTREAM_ADMIN_USER",
+    /// With which password; unset, nobody can.
+    channelstream_admin_secret: "CHANNELSTREAM_ADMIN_SECRET",
+    /// Signs the cookie of who has signed in. Unset: `CHANNELSTREAM_SECRET` does.
+    channelstream_cookie_secret: "CHANNELSTREAM_COOKIE_SECRET",
+    /// Addresses signed calls may come from, comma-separated; with `0.0.0.0`, any.
+    channelstream_allow_posting_from: "CHANNELSTREAM_ALLOW_POSTING_FROM",
+    /// Hosts whose pages may use the answers, comma-separated. Unset: all.
+    channelstream_allow_cors: "CHANNELSTREAM_ALLOW_CORS",
+    /// Whether a signature counts for a minute only.
+    channelstream_validate_requests: "CHANNELSTREAM_VALIDATE_REQUESTS",
+    /// Whether plain http is refused.
+    channelstream_enforce_https: "CHANNELSTREAM_ENFORCE_HTTPS",
+    /// `http` or `https`: the scheme of links, whatever the request says.
+    channelstream_http_scheme: "CHANNELSTREAM_HTTP_SCHEME",
+    /// The Python class that checks signatures; only the built-in one is there.
+    channelstream_signature_checker: "CHANNELSTREAM_SIGNATURE_CHECKER",
+    /// The address of `LISTEN`, if that is unset.
+    channelstream_host: "CHANNELSTREAM_HOST",
+    /// The port of `LISTEN`, if that is unset.
+    channelstream_port: "CHANNELSTREAM_PORT",
+    /// The level of `LOG`, if that is unset.
+    channelstream_log_level: "CHANNELSTREAM_LOG_LEVEL",
+    /// Has no effect.
+    channelstream_debug: "CHANNELSTREAM_DEBUG",
     /// 3.1: host of RabbitMQ, with `:port` and `/vhost` if need be.
     rabbitmq_host: "RABBITMQ_HOST",
     /// 3.1: user at RabbitMQ.
@@ -205,7 +238,8 @@ pub fn from_vars(vars: impl Iterator<Item = (String, String)>) -> Result<Config,
     let mut env: Env = envy::from_iter(readable).map_err(|error| Error(vec![error.to_string()]))?;
     let mut problems = Problems::default();
     let legacy = legacy::apply(&mut env, &mut problems);
-    let config = check(&env, legacy, &mut problems);
+    let channelstream = channelstream::apply(&mut env, &mut problems);
+    let config = check(&env, legacy, channelstream, &mut problems);
     match config {
         Some(config) if problems.0.is_empty() => Ok(config),
         _ => Err(Error(problems.0)),
@@ -213,8 +247,9 @@ pub fn from_vars(vars: impl Iterator<Item = (String, String)>) -> Result<Config,
 }
 
 /// `None` only together with a problem.
-fn check(env: &Env, legacy: Legacy, problems: &mut Problems) -> Option<Config> {
+fn check(env: &Env, legacy: Legacy, channelstream: Applied, problems: &mut Problems) -> Option<Config> {
     let mut notes = legacy.notes;
+    notes.extend(channelstream.notes);
     let origins_are_ours = legacy.broker.is_none();
     let resume_ttl = duration("RESUME_TTL", env.resume_ttl.as_deref(), 120, 1, problems);
     let resume = env.resume_secret.as_deref().map(|secret| {
@@ -236,6 +271,9 @@ fn check(env: &Env, legacy: Legacy, problems: &mut Problems) -> Option<Config> {
     let trigger_id_ttl = duration("TRIGGER_ID_TTL", env.trigger_id_ttl.as_deref(), 300, 1, problems);
     let read_back = history.age.max(trigger_id_ttl).max(resume_age);
     let broker = broker(env, legacy.broker, &history, read_back, problems);
+    if channelstream.config.is_some() && matches!(&broker, Some(Broker::Rabbitmq(it)) if it.log == AmqpLog::Off) {
+        problems.add("AMQP_LOG", "is off, but Channelstream needs a log");
+    }
     let dispatch = choice(
         "WILDCARD_DISPATCH",
         env.wildcard_dispatch.as_deref().unwrap_or("both"),
@@ -267,6 +305,7 @@ fn check(env: &Env, legacy: Legacy, problems: &mut Problems) -> Option<Config> {
         dispatch: dispatch?,
         connection,
         origins: origins?,
+        channelstream: channelstream.config,
         drain: duration("DRAIN", env.drain.as_deref(), 10, 0, problems),
         log: Log { filter, is_json: is_json? },
         notes,

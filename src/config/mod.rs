@@ -3,8 +3,10 @@
 //! The only place that reads the environment. Each part of the program receives its own piece.
 
 mod backend;
+mod channelstream;
 mod env;
 mod env_file;
+mod ini;
 mod legacy;
 mod networks;
 mod templates;
@@ -46,6 +48,8 @@ pub struct Config {
     pub connection: Connection,
     /// Which pages may connect.
     pub origins: Origins,
+    /// Channelstream's API, if it is spoken.
+    pub channelstream: Option<Channelstream>,
     /// How long a stop may take.
     pub drain: Duration,
     /// What is logged, and how.
@@ -132,6 +136,31 @@ impl Hooks {
     pub fn is_empty(&self) -> bool {
         self.connect.is_none() && self.ping.is_none() && self.disconnect.is_none()
     }
+}
+
+/// Channelstream's API.
+#[derive(Debug, Clone)]
+pub struct Channelstream {
+    /// What calls are signed with.
+    pub secret: Secret,
+    /// Who may sign in to the admin pages.
+    pub admin_user: String,
+    /// With which password; without one nobody can.
+    pub admin_secret: Option<Secret>,
+    /// What the cookie of who has signed in is signed with.
+    pub cookie_secret: Secret,
+    /// From where signed calls may come; `None` is anywhere.
+    pub allow_posting_from: Option<HashSet<std::net::IpAddr>>,
+    /// Pages of which hosts may use the answers; all, when there are none.
+    pub allow_cors: Vec<String>,
+    /// Whether a signature counts for a minute only.
+    pub validate_requests: bool,
+    /// Whether plain http is refused.
+    pub enforce_https: bool,
+    /// The scheme of links, whatever the request says.
+    pub http_scheme: Option<&'static str>,
+    /// Whether signed calls are taken on the public listener, too.
+    pub is_public: bool,
 }
 
 /// Which broker.

@@ -10,7 +10,7 @@ mod places;
 mod recheck;
 mod session;
 #[cfg(test)]
-mod simulated;
+pub(crate) mod simulated;
 #[cfg(test)]
 mod simulation;
 mod ticket;

@@ -74,7 +74,7 @@ fn closed(code: CloseCode) -> String {
 }
 
 /// Connections that know of no server, no broker and no network.
-pub(super) fn connections(vars: &[(&str, &str)], history: config::History) -> Arc<Connections> {
+pub(crate) fn connections(vars: &[(&str, &str)], history: config::History) -> Arc<Connections> {
     let vars = [("API_URL", "http://localhost/")].iter().chain(vars);
     let config = config::from_vars(vars.map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))).unwrap();
     let metrics = Arc::new(Metrics::default());

@@ -95,7 +95,8 @@ fn status(readiness: &Readiness) -> Response {
     )
 }
 
-fn typed(body: impl Reply, content_type: &'static str) -> Response {
+/// `body` of this type.
+pub(super) fn typed(body: impl Reply, content_type: &'static str) -> Response {
     let mut response = body.into_response();
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
     response
@@ -125,6 +126,8 @@ mod tests {
             "/trigger/",
         ];
         assert_eq!(paths, routes);
+        let own: Vec<_> = super::super::OWN_PATHS.to_vec();
+        assert_eq!(paths.iter().map(|path| path.trim_matches('/')).collect::<Vec<_>>(), own);
         assert_eq!(document["info"]["version"], env!("CARGO_PKG_VERSION"));
     }
 }

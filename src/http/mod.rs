@@ -3,6 +3,7 @@
 
 mod admin;
 mod body;
+pub mod channelstream;
 mod control;
 mod inspect;
 pub mod listener;
@@ -17,6 +18,7 @@ use hyper::upgrade::OnUpgrade;
 use warp::{Filter, filters::BoxedFilter, reply::Response};
 
 pub use admin::Readiness;
+use channelstream::Side;
 
 use crate::{
     backend::Handshake,
@@ -36,11 +38,32 @@ pub struct Origination {
     pub version: http::Version,
 }
 
-/// The routes of the public listener: `/ws/`, with or without the slash, and nothing else.
-pub fn public(connections: Arc<Connections>, origins: Origins) -> BoxedFilter<(Response,)> {
+/// What high-templar itself serves on the internal listener, with or without a slash at the end.
+const OWN_PATHS: [&str; 11] = [
+    "connections",
+    "control",
+    "explain",
+    "healthz",
+    "metrics",
+    "openapi.json",
+    "position",
+    "readyz",
+    "rooms",
+    "status",
+    "trigger",
+];
+
+/// The routes of the public listener: `/ws/`, with or without the slash, what browsers ask of Channelstream, if that is
+/// spoken, and nothing else.
+pub fn public(
+    connections: Arc<Connections>,
+    origins: Origins,
+    channelstream: Option<Arc<channelstream::Api>>,
+) -> BoxedFilter<(Response,)> {
     let origins = Arc::new(origins);
     let query = warp::query::raw().or(warp::any().map(String::new)).unify();
     let within_limits = reply::limits(&connections.config.limits, connections.metrics.clone());
+    let sockets = channelstream.clone();
     let route = warp::path("ws")
         .and(warp::path::end())
         .and(warp::get())
@@ -49,9 +72,27 @@ pub fn public(connections: Arc<Connections>, origins: Origins) -> BoxedFilter<(R
         .and(warp::ext::get::<Origination>())
         .and(warp::ext::optional::<OnUpgrade>())
         .map(move |headers: HeaderMap, query: String, from: Origination, upgrade: Option<OnUpgrade>| {
-            open_websocket(&headers, &query, from, upgrade, &connections, &origins).unwrap_or_else(|refusal| *refusal)
+            let id = url::form_urlencoded::parse(query.as_bytes()).find(|(name, _)| name == "conn_id");
+            let opened = match (&sockets, id) {
+                (Some(api), Some((_, id))) => channelstream::open_socket(api, &headers, &id, from, upgrade),
+                _ => open_websocket(&headers, &query, from, upgrade, &connections, &origins),
+            };
+            opened.unwrap_or_else(|refusal| *refusal)
         });
+    let route = with_channelstream(channelstream, Side::Public, route.boxed());
     within_limits.and(route).recover(reply::rejected).unify().boxed()
+}
+
+/// `own`, and what is Channelstream's.
+fn with_channelstream(
+    channelstream: Option<Arc<channelstream::Api>>,
+    side: Side,
+    own: BoxedFilter<(Response,)>,
+) -> BoxedFilter<(Response,)> {
+    match channelstream {
+        Some(api) => channelstream::routes(api, side).or(own).unify().boxed(),
+        None => own,
+    }
 }
 
 /// Has the client served if it may be, and answers its handshake; `Err` is an answer, too.
@@ -64,14 +105,7 @@ fn open_websocket(
     origins: &Origins,
 ) -> Result<Response, Box<Response>> {
     let request = websocket::Request { version: from.version, headers };
-    let refused = |refused: Refused| {
-        connections.metrics.connections_refused.inc(refused.word());
-        let mut response = reply::error(refused.status(), "no-websocket", &refused.to_string());
-        if refused == Refused::Version {
-            response.headers_mut().insert(http::header::SEC_WEBSOCKET_VERSION, http::HeaderValue::from_static("13"));
-        }
-        Box::new(response)
-    };
+    let refused = |refused: Refused| refused_websocket(connections, refused);
     let (response, version) = websocket::accept(&request, origins).map_err(refused)?;
     let upgrade = upgrade.ok_or_else(|| refused(Refused::NotAnUpgrade))?;
     let handshake = Handshake { headers, query, peer: from.peer };
@@ -90,12 +124,23 @@ fn open_websocket(
     Ok(response.map(|()| warp::reply::Response::default().into_body()))
 }
 
-/// The routes of the internal listener.
+/// The answer to a handshake that makes no WebSocket.
+fn refused_websocket(connections: &Connections, refused: Refused) -> Box<Response> {
+    connections.metrics.connections_refused.inc(refused.word());
+    let mut response = reply::error(refused.status(), "no-websocket", &refused.to_string());
+    if refused == Refused::Version {
+        response.headers_mut().insert(http::header::SEC_WEBSOCKET_VERSION, http::HeaderValue::from_static("13"));
+    }
+    Box::new(response)
+}
+
+/// The routes of the internal listener: high-templar's own, and all others are Channelstream's, if that is spoken.
 pub fn internal(
     config: &Internal,
     publisher: Publisher,
     connections: Arc<Connections>,
     readiness: Readiness,
+    channelstream: Option<Arc<channelstream::Api>>,
 ) -> BoxedFilter<(Response,)> {
     let health = admin::health(readiness.clone());
     let numbers = connections.hub.dispatch().numbers();
@@ -109,5 +154,6 @@ pub fn internal(
         .or(inspect::routes(connections))
         .unify();
     let guarded = reply::guard(config.token.clone()).and(private);
-    health.or(guarded).unify().recover(reply::rejected).unify().boxed()
+    let routes = with_channelstream(channelstream, Side::Internal, health.or(guarded).unify().boxed());
+    routes.recover(reply::rejected).unify().boxed()
 }

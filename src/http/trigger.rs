@@ -32,11 +32,11 @@ pub(super) fn route(
     limit_bytes: usize,
     metrics: Arc<Metrics>,
 ) -> impl Filter<Extract = (Response,), Error = Rejection> + Clone {
-    let in_flight = Arc::new(Semaphore::new(IN_FLIGHT_KIB.max(kib(limit_bytes))));
+    let in_flight = Arc::new(Semaphore::new(in_flight_kib(limit_bytes)));
     warp::path("trigger").and(warp::path::end()).and(warp::post()).and(warp::body::stream()).then(move |body| {
         let (publisher, metrics, in_flight) = (publisher.clone(), metrics.clone(), in_flight.clone());
         async move {
-            let mut held = Held { semaphore: in_flight, kib: 0 };
+            let mut held = Held::new(in_flight);
             let answer = match body::read(body, limit_bytes, |bytes| held.grow(bytes)).await {
                 Ok(body) if is_list(&body) => return publish_all(&publisher, &body, &metrics).await,
                 Ok(body) => publish(&publisher, body).await,
@@ -50,19 +50,29 @@ pub(super) fn route(
     })
 }
 
+/// What bodies of up to `limit_bytes` may take in all, in KiB.
+pub(super) fn in_flight_kib(limit_bytes: usize) -> usize {
+    IN_FLIGHT_KIB.max(kib(limit_bytes))
+}
+
 fn kib(bytes: usize) -> usize {
     bytes.div_ceil(1024)
 }
 
 /// What one request holds of the memory for all of them.
-struct Held {
+pub(super) struct Held {
     semaphore: Arc<Semaphore>,
     kib: usize,
 }
 
 impl Held {
+    /// Nothing yet of what `semaphore` has, in KiB.
+    pub(super) fn new(semaphore: Arc<Semaphore>) -> Self {
+        Self { semaphore, kib: 0 }
+    }
+
     /// Takes more, so that it is enough for `bytes`. Whether there is so much.
-    fn grow(&mut self, bytes: usize) -> bool {
+    pub(super) fn grow(&mut self, bytes: usize) -> bool {
         let more = kib(bytes).saturating_sub(self.kib);
         let Ok(Ok(permits)) = u32::try_from(more).map(|more| self.semaphore.try_acquire_many(more)) else {
             return false;
@@ -187,7 +197,7 @@ mod tests {
     #[test]
     fn what_is_being_published_is_bounded_and_given_back() {
         let semaphore = Arc::new(Semaphore::new(10));
-        let held = || Held { semaphore: semaphore.clone(), kib: 0 };
+        let held = || Held::new(semaphore.clone());
         let (mut one, mut two) = (held(), held());
         assert!(one.grow(100) && one.grow(6 << 10));
         assert_eq!(semaphore.available_permits(), 4);

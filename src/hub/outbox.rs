@@ -23,7 +23,7 @@ use uuid::Uuid;
 use super::{Pace, Publication};
 use crate::{
     metrics::Metrics,
-    protocol::{CloseCode, RequestId, Version},
+    protocol::{CloseCode, Dialect, RequestId},
 };
 
 mod encode;
@@ -84,11 +84,11 @@ impl Frame {
 }
 
 impl<'a> Content<'a> {
-    /// Bytes of payload for a client that speaks `version`, whatever the wire puts around it.
-    pub fn payload_len(&self, version: Version) -> usize {
+    /// Bytes of payload for a client that is sent `dialect`, whatever the wire puts around it.
+    pub fn payload_len(&self, dialect: impl Into<Dialect>) -> usize {
         match self {
             Self::Text(text) => text.len(),
-            Self::Publication(publication, id) => publication.frame_len(version, id),
+            Self::Publication(publication, id) => publication.frame_len(dialect.into(), id),
             Self::Ping => 0,
             Self::Pong(payload) => payload.len(),
             Self::Close(CloseCode::NoStatus, _) => 0,
@@ -97,10 +97,10 @@ impl<'a> Content<'a> {
     }
 
     /// Appends that payload to `out`.
-    pub fn put_payload(self, version: Version, out: &mut Encoder<'a, '_>) {
+    pub fn put_payload(self, dialect: impl Into<Dialect>, out: &mut Encoder<'a, '_>) {
         match self {
             Self::Text(text) | Self::Pong(text) => out.put(text),
-            Self::Publication(publication, request_id) => publication.put_frame(version, request_id, out),
+            Self::Publication(publication, request_id) => publication.put_frame(dialect.into(), request_id, out),
             Self::Ping | Self::Close(CloseCode::NoStatus, _) => {}
             Self::Close(code, reason) => {
                 out.put_copy(&code.number().to_be_bytes());

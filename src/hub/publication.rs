@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use crate::{
     protocol::{
-        Position, RequestId, Version,
+        Dialect, Position, RequestId, Version,
         server::{v3, v4},
     },
     room::RoomKey,
@@ -24,6 +24,8 @@ pub struct Publication {
     pub data: Bytes,
     /// Connections that do not get it.
     pub exclude: Vec<Uuid>,
+    /// The only ones that do, in order, if there is such a list.
+    only: Option<Box<[Uuid]>>,
     /// The how manieth of this process, counted from 1; 0 before the hub has recorded it.
     pub(super) number: u64,
     /// Where it stands in the log, once that is known.
@@ -38,6 +40,15 @@ impl Publication {
         Self { rooms, data, exclude, ..Self::default() }
     }
 
+    /// The same for these connections only, if there is a list.
+    pub fn only_for(mut self, connections: Option<Vec<Uuid>>) -> Self {
+        self.only = connections.map(|mut connections| {
+            connections.sort_unstable();
+            connections.into()
+        });
+        self
+    }
+
     /// Where it stands in the log.
     pub fn position(&self) -> Option<Position> {
         self.position
@@ -45,35 +56,47 @@ impl Publication {
 
     /// Whether a member that wants what comes from `first` on, and belongs to `connection`, gets it.
     pub(super) fn is_for(&self, connection: Uuid, first: u64) -> bool {
-        self.number >= first && (self.exclude.is_empty() || !self.exclude.contains(&connection))
+        self.number >= first
+            && (self.exclude.is_empty() || !self.exclude.contains(&connection))
+            && self.only.as_ref().is_none_or(|only| only.binary_search(&connection).is_ok())
     }
 
     /// Bytes of the frame for a subscription of `request_id`.
-    pub(super) fn frame_len(&self, version: Version, request_id: &RequestId) -> usize {
-        let fixed = match version {
-            Version::V3 => v3::PUBLICATION_START.len() + v3::PUBLICATION_ID.len() + v3::PUBLICATION_END.len(),
-            Version::V4 => v4::PUBLICATION_START.len() + v4::PUBLICATION_DATA.len() + self.end().len(),
+    pub(super) fn frame_len(&self, dialect: Dialect, request_id: &RequestId) -> usize {
+        let fixed = match dialect {
+            Dialect::Session(Version::V3) => {
+                v3::PUBLICATION_START.len() + v3::PUBLICATION_ID.len() + v3::PUBLICATION_END.len()
+            }
+            Dialect::Session(Version::V4) => {
+                v4::PUBLICATION_START.len() + v4::PUBLICATION_DATA.len() + self.end().len()
+            }
+            Dialect::Channelstream => return self.data.len() + 2,
         };
         fixed + self.data.len() + request_id.as_json().len()
     }
 
     /// Appends that frame to `out`.
-    pub(super) fn put_frame<'a>(&'a self, version: Version, request_id: &'a RequestId, out: &mut Encoder<'a, '_>) {
+    pub(super) fn put_frame<'a>(&'a self, dialect: Dialect, request_id: &'a RequestId, out: &mut Encoder<'a, '_>) {
         let id = request_id.as_json().as_bytes();
-        match version {
-            Version::V3 => {
+        match dialect {
+            Dialect::Session(Version::V3) => {
                 out.put(v3::PUBLICATION_START.as_bytes());
                 out.put(&self.data);
                 out.put(v3::PUBLICATION_ID.as_bytes());
                 out.put(id);
                 out.put(v3::PUBLICATION_END.as_bytes());
             }
-            Version::V4 => {
+            Dialect::Session(Version::V4) => {
                 out.put(v4::PUBLICATION_START.as_bytes());
                 out.put(id);
                 out.put(v4::PUBLICATION_DATA.as_bytes());
                 out.put(&self.data);
                 out.put(self.end().as_bytes());
+            }
+            Dialect::Channelstream => {
+                out.put(b"[");
+                out.put(&self.data);
+                out.put(b"]");
             }
         }
     }

@@ -2,6 +2,7 @@
 //!
 //! No I/O, no state. What a client may be told is listed here and nowhere else.
 
+pub mod channelstream;
 pub mod client;
 mod close;
 pub mod control;
@@ -16,4 +17,4 @@ pub use close::CloseCode;
 pub(crate) use fields::fields;
 pub use position::{Epoch, NoPosition, Position};
 pub use request_id::RequestId;
-pub use version::Version;
+pub use version::{Dialect, Version};

@@ -40,6 +40,11 @@ impl RequestId {
         }))
     }
 
+    /// Of a subscription that its client never named.
+    pub fn none() -> Self {
+        Self(Spelling::Canonical(SmolStr::new_static("null")))
+    }
+
     /// The JSON text as the client sent it.
     pub fn as_json(&self) -> &str {
         match &self.0 {

@@ -13,3 +13,18 @@ impl Version {
     /// The subprotocol that stands for [`V4`](Self::V4).
     pub const SUBPROTOCOL: &str = "high-templar.v4";
 }
+
+/// In which form a client is sent what is published.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Dialect {
+    /// As an answer to a subscription.
+    Session(Version),
+    /// Channelstream's: in a list, and by itself.
+    Channelstream,
+}
+
+impl From<Version> for Dialect {
+    fn from(version: Version) -> Self {
+        Self::Session(version)
+    }
+}

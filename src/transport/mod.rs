@@ -1,5 +1,6 @@
 //! The ways to a client. Each one turns its own form of talk into a [`Connection`](crate::connection::Connection) and an
 //! outbox's frames into bytes.
 
+pub mod long_polling;
 pub mod socket;
 pub mod websocket;

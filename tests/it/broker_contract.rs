@@ -226,7 +226,9 @@ async fn what_rabbitmq_has_dropped_before_it_was_read_is_told() {
                         assert!(*offset > last, "{last:?} and then {offset:?}");
                         (last, triggers) = (*offset, triggers + 1);
                     }
-                    Delivery::Control { .. } | Delivery::Instance { .. } => panic!("nobody has published one"),
+                    Delivery::Control { .. } | Delivery::Instance { .. } | Delivery::Channelstream { .. } => {
+                        panic!("nobody has published one")
+                    }
                     Delivery::Epoch { .. } => seen.push("epoch"),
                     Delivery::Restart => seen.push("restart"),
                     Delivery::Missed => seen.push("missed"),

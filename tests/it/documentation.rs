@@ -30,7 +30,9 @@ fn the_defaults_in_the_table_are_the_code() {
         })
         .collect();
     let default = |name: &str| rows.iter().find(|(row, _)| row == name).map(|(_, default)| default.clone());
-    let plain = high_templar::config::from_vars([("API_URL".to_owned(), "http://a/".to_owned())].into_iter()).unwrap();
+    let needed = [("API_URL", "http://a/"), ("CHANNELSTREAM_SECRET", "0123456789abcdef")];
+    let needed = needed.map(|(name, value)| (name.to_owned(), value.to_owned()));
+    let plain = high_templar::config::from_vars(needed.clone().into_iter()).unwrap();
     // Giving every default of the table is the same as giving none.
     let given = rows
         .iter()
@@ -38,7 +40,7 @@ fn the_defaults_in_the_table_are_the_code() {
             VARIABLES.contains(&name.as_str()) && !value.is_empty() && !value.starts_with(['(', '—'])
         })
         .map(|(name, value)| (name.clone(), value.clone()))
-        .chain([("API_URL".to_owned(), "http://a/".to_owned())]);
+        .chain(needed);
     let given = high_templar::config::from_vars(given).unwrap();
     assert_eq!(format!("{plain:?}"), format!("{given:?}"));
     for name in ["LISTEN", "IDLE_TIMEOUT", "PING_INTERVAL", "OUTBOX_LIMIT", "MESSAGE_LIMIT", "DRAIN", "API_TIMEOUT"] {

@@ -25,6 +25,7 @@ const TRIGGERS: TableDefinition<'_, u64, (u64, &[u8])> = TableDefinition::new("t
 const OTHERS: TableDefinition<'_, u64, u8> = TableDefinition::new("others");
 const CONTROL: u8 = 1;
 const INSTANCE: u8 = 2;
+const CHANNELSTREAM: u8 = 3;
 /// What else is to be known: the epoch.
 const ABOUT: TableDefinition<'_, &str, &str> = TableDefinition::new("about");
 const EPOCH: &str = "epoch";
@@ -110,6 +111,7 @@ impl Log {
                 None => Kind::Trigger,
                 Some(CONTROL) => Kind::Control,
                 Some(INSTANCE) => Kind::Instance,
+                Some(CHANNELSTREAM) => Kind::Channelstream,
                 Some(_) => continue, // a later version's
             };
             self.bytes += weight(kind, body.len());
@@ -139,6 +141,7 @@ impl Log {
                     Kind::Trigger => {}
                     Kind::Control => drop(others.insert(last, CONTROL)?),
                     Kind::Instance => drop(others.insert(last, INSTANCE)?),
+                    Kind::Channelstream => drop(others.insert(last, CHANNELSTREAM)?),
                 }
             }
             // The last one stays: it says where offsets go on.
@@ -153,7 +156,7 @@ impl Log {
                     {
                         triggers.remove(offset)?;
                         let kind = others.remove(offset)?.map_or(0, |kind| kind.value());
-                        bytes -= if kind == INSTANCE { 0 } else { length };
+                        bytes -= if matches!(kind, INSTANCE | CHANNELSTREAM) { 0 } else { length };
                     }
                     _ => break,
                 }
@@ -167,7 +170,7 @@ impl Log {
 
 /// What counts against `HISTORY_LIMIT`: not what instances tell each other, of which there is as much as there are clients.
 fn weight(kind: Kind, length: usize) -> usize {
-    if kind == Kind::Instance { 0 } else { length }
+    if matches!(kind, Kind::Instance | Kind::Channelstream) { 0 } else { length }
 }
 
 /// Writes what is published, many at once where many wait, and passes on what is written.

@@ -185,6 +185,7 @@ mod tests {
                 format!("{}{}", if *is_recalled { "-" } else { "" }, offset.unwrap())
             }
             Delivery::Instance { offset, .. } => format!("i{}", offset.unwrap()),
+            Delivery::Channelstream { offset, .. } => format!("s{}", offset.unwrap()),
             Delivery::Control { offset, is_recalled, .. } => {
                 format!("{}c{}", if *is_recalled { "-" } else { "" }, offset.unwrap())
             }

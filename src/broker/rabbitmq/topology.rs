@@ -8,7 +8,7 @@ use lapin::{
     types::{AMQPValue, FieldTable},
 };
 
-use super::{CONTROL_KEY, INSTANCE_KEY, ROUTING_KEY, marker::MARKER_KEY};
+use super::{CHANNELSTREAM_KEY, CONTROL_KEY, INSTANCE_KEY, ROUTING_KEY, marker::MARKER_KEY};
 use crate::config::{self, AmqpLog};
 
 /// Codes of AMQP 0-9-1.
@@ -103,7 +103,7 @@ impl Topology {
     /// Has the exchange pass on to the stream what is published to it. Markers last: who finds them passed on can rely on the
     /// others.
     pub(super) async fn bind(&self, channel: &Channel) -> lapin::Result<()> {
-        for key in [ROUTING_KEY, CONTROL_KEY, INSTANCE_KEY, MARKER_KEY] {
+        for key in [ROUTING_KEY, CONTROL_KEY, INSTANCE_KEY, CHANNELSTREAM_KEY, MARKER_KEY] {
             let (queue, exchange) = (self.queue.as_str().into(), self.exchange.as_str().into());
             channel.queue_bind(queue, exchange, key.into(), QueueBindOptions::default(), FieldTable::default()).await?;
         }

@@ -8,7 +8,7 @@ use bytes::Bytes;
 
 use crate::{
     hub::{Content, Encoder},
-    protocol::{CloseCode, Version},
+    protocol::{CloseCode, Dialect},
 };
 
 const CONTINUATION: u8 = 0x0;
@@ -212,8 +212,8 @@ fn unmask(payload: &mut [u8], key: [u8; 4]) {
 }
 
 /// How many bytes [`encode`] gives for `content`.
-pub fn encoded_len(content: Content<'_>, version: Version) -> usize {
-    let payload = content.payload_len(version);
+pub fn encoded_len(content: Content<'_>, dialect: impl Into<Dialect>) -> usize {
+    let payload = content.payload_len(dialect);
     payload
         + match payload {
             0..=125 => 2,
@@ -222,15 +222,16 @@ pub fn encoded_len(content: Content<'_>, version: Version) -> usize {
         }
 }
 
-/// Writes `content` as a server sends it to a client that speaks `version`: one frame, unmasked.
-pub fn encode<'a>(content: Content<'a>, version: Version, out: &mut Encoder<'a, '_>) {
+/// Writes `content` as a server sends it in `dialect`: one frame, unmasked.
+pub fn encode<'a>(content: Content<'a>, dialect: impl Into<Dialect>, out: &mut Encoder<'a, '_>) {
     let opcode = match content {
         Content::Text(_) | Content::Publication(..) => TEXT,
         Content::Ping => PING,
         Content::Pong(_) => PONG,
         Content::Close(..) => CLOSE,
     };
-    let len = content.payload_len(version);
+    let dialect = dialect.into();
+    let len = content.payload_len(dialect);
     match (u8::try_from(len), u16::try_from(len)) {
         (Ok(len @ 0..=125), _) => out.put_copy(&[FIN | opcode, len]),
         (_, Ok(len)) => {
@@ -242,7 +243,7 @@ pub fn encode<'a>(content: Content<'a>, version: Version, out: &mut Encoder<'a, 
             out.put_copy(&(len as u64).to_be_bytes());
         }
     }
-    content.put_payload(version, out);
+    content.put_payload(dialect, out);
 }
 
 #[cfg(test)]

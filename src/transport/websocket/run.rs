@@ -1,17 +1,18 @@
 //! One client's task: it authenticates, then reads, and writes only what others could not.
 
-use std::{borrow::Cow, io, sync::Arc, time::Duration};
+use std::{borrow::Cow, sync::Arc, time::Duration};
 
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use tokio::{
     io::Interest,
-    time::{Instant, interval, sleep_until, timeout, timeout_at},
+    time::{Instant, interval, sleep_until, timeout_at},
 };
 use tracing::debug;
 
 use super::{
     Socket, WebSocket,
+    finish::{Goodbye, WRITE_DEADLINE, finish, receive, wait_for_end},
     frame::{Event, Reader, Violation},
 };
 use crate::{
@@ -24,20 +25,12 @@ use crate::{
     },
 };
 
-/// How long a client may take nothing of what waits for it.
-const WRITE_DEADLINE: Duration = Duration::from_secs(30);
-/// How long the last frames may take to go out.
-const FLUSH_DEADLINE: Duration = Duration::from_secs(5);
-/// How long the client may take to close its side after that.
-const GOODBYE_DEADLINE: Duration = Duration::from_secs(2);
 /// Messages of one client that are handled before others have their turn.
 const MESSAGES_AT_ONCE: usize = 64;
 /// When to look again whether a position is known by now.
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
 /// How long a client that has a ticket may take to show it.
 const FIRST_MESSAGE_DEADLINE: Duration = Duration::from_secs(5);
-/// What is read ahead of a client that is not authorised yet.
-const EARLY_BYTES: usize = 64 * 1024;
 
 /// A client whose handshake is being answered.
 #[derive(Debug)]
@@ -62,7 +55,7 @@ pub async fn serve(upgrade: OnUpgrade, arrival: Arrival, connections: Arc<Connec
     let Ok(parts) = parts else { return };
     let reader = Reader::new(connections.config.message_limit_bytes, &parts.read_buf);
     let Arrival { version, has_ticket, identity, place } = arrival;
-    let socket = WebSocket { socket: parts.io.into_inner(), version };
+    let socket = WebSocket { socket: parts.io.into_inner(), dialect: version.into() };
     let (socket, link) = connections.register(socket, version, identity, place);
     drop((parts.read_buf, connections));
     let mut client = Client { socket, reader, connection: None, link };
@@ -85,9 +78,6 @@ enum Progress {
     /// Nothing more of the client counts.
     Ended(Goodbye),
 }
-
-/// How to answer a client that has ended the conversation; `None` when it has not.
-type Goodbye = Option<(CloseCode, Cow<'static, str>)>;
 
 /// One client. What only its beginning and its end need is boxed: the rest is there as long as the client is.
 struct Client {
@@ -274,36 +264,15 @@ impl Client {
 
     /// Reads what has arrived. Whether the client is still there.
     fn receive(&mut self) -> bool {
-        match self.socket.wire().socket.try_read(self.reader.buffer()) {
-            Ok(count) => count > 0,
-            Err(error) => matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted),
-        }
+        receive(&self.socket.wire().socket, &mut self.reader)
     }
 
-    /// Leaves the rooms, sends what is left, says goodbye, and waits a little for the client to do the same.
+    /// Leaves the rooms, and says goodbye.
     async fn finish(mut self, goodbye: Goodbye) {
         if let Some(connection) = self.connection.take() {
             connection.leave().await; // out of the books before the answer is sent
         }
-        let outbox = self.outbox();
-        if let Some((code, reason)) = goodbye {
-            outbox.close(code, reason);
-        }
-        let flush = async {
-            while !outbox.is_empty() {
-                if self.socket().ready(Interest::WRITABLE).await.is_err() {
-                    outbox.abandon();
-                }
-                outbox.resume();
-            }
-        };
-        let is_flushed = timeout(FLUSH_DEADLINE, flush).await.is_ok();
-        self.socket().shutdown_write();
-        if is_flushed {
-            // A socket closed with something unread is reset, and may take our last frames with it.
-            let mut unread = Reader::new(0, &[]);
-            let _ = timeout(GOODBYE_DEADLINE, discard(self.socket(), &mut unread)).await;
-        }
+        finish(&self.socket, self.outbox(), goodbye).await;
     }
 }
 
@@ -325,28 +294,4 @@ fn on_clock(keepalive: &mut Keepalive, version: Version, outbox: &Outbox) -> Due
         }
     }
     due
-}
-
-/// Keeps what the client sends early, and returns when it is gone.
-async fn wait_for_end(socket: &Socket, reader: &mut Reader) {
-    while reader.unread() < EARLY_BYTES {
-        match socket.ready(Interest::READABLE).await.and_then(|_| socket.try_read(reader.buffer())) {
-            Ok(1..) => {}
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            Ok(0) | Err(_) => return,
-        }
-    }
-    std::future::pending().await
-}
-
-/// Reads to the client's end of the stream.
-async fn discard(socket: &Socket, reader: &mut Reader) {
-    loop {
-        let outcome = socket.ready(Interest::READABLE).await.and_then(|_| socket.try_read(reader.buffer()));
-        match outcome {
-            Ok(1..) => reader.buffer().clear(),
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            Ok(0) | Err(_) => return,
-        }
-    }
 }

@@ -11,6 +11,7 @@ use tokio_tungstenite::{
         client::IntoClientRequest,
         handshake::client::Response,
         http::{HeaderName, HeaderValue},
+        protocol::CloseFrame,
     },
 };
 
@@ -173,6 +174,26 @@ impl Client {
     pub async fn close(mut self) -> End {
         self.socket.close(None).await.unwrap();
         self.end().await.1
+    }
+
+    /// Says goodbye with a code, or without one, if the server has not; the text frames on the way, and the end.
+    pub async fn leave(mut self, code: Option<u16>) -> (Vec<String>, End) {
+        let frame = code.map(|code| CloseFrame { code: code.into(), reason: "".into() });
+        let _ = self.socket.close(frame).await;
+        self.end().await
+    }
+
+    /// Sends a ping and waits for its pong; text frames on the way are passed over.
+    pub async fn ping(&mut self, payload: &'static [u8]) {
+        self.send_message(Message::Ping(payload.into())).await;
+        let answered = async {
+            loop {
+                if let Message::Pong(answer) = self.socket.next().await.unwrap().unwrap() {
+                    return assert_eq!(&answer[..], payload);
+                }
+            }
+        };
+        timeout(PATIENCE, answered).await.expect("a pong in time");
     }
 
     /// The raw stream, past the framing.

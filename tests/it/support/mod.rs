@@ -1,6 +1,7 @@
 //! What the tests stand on.
 
 pub mod backend;
+pub mod channelstream;
 pub mod client;
 pub mod http;
 pub mod process;

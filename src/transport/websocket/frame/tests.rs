@@ -5,6 +5,7 @@ use proptest::prelude::*;
 use uuid::Uuid;
 
 use super::*;
+use crate::protocol::Version;
 use crate::{
     hub::{Frame, Outbox, Pace, Publication, Published, Wire},
     metrics::Metrics,

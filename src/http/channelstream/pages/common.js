@@ -1,0 +1,24 @@
+// What both pages need. Text enters the page as text only.
+
+export function element(name, attributes, ...children) {
+  const made = document.createElement(name);
+  for (const [key, value] of Object.entries(attributes ?? {})) {
+    if (key === "class") made.className = value;
+    else made[key] = value;
+  }
+  made.append(...children.filter((child) => child !== null).map((child) => child instanceof Node ? child : String(child)));
+  return made;
+}
+
+export const byId = (id) => document.getElementById(id);
+
+// The JSON at `path`; who is not signed in any more is sent to do so.
+export async function load(path) {
+  const response = await fetch(path, { redirect: "manual", cache: "no-store" });
+  if (response.type === "opaqueredirect" || response.status === 401 || response.status === 403) {
+    location.assign("admin/sign_in");
+    throw new Error("not signed in any more");
+  }
+  if (!response.ok) throw new Error(`the server answered ${response.status}`);
+  return response.json();
+}

@@ -1,0 +1,140 @@
+//! A socket that only listens: what comes for a connection of Channelstream's is written to it, and what it says is of no
+//! interest but as a sign of life.
+
+use std::{borrow::Cow, sync::Arc, time::Duration};
+
+use hyper::upgrade::OnUpgrade;
+use hyper_util::rt::TokioIo;
+use tokio::{
+    io::Interest,
+    time::{Instant, MissedTickBehavior, interval_at},
+};
+use tracing::debug;
+use uuid::Uuid;
+
+use super::{
+    Socket, WebSocket,
+    finish::{Goodbye, WRITE_DEADLINE, finish, receive, wait_for_end},
+    frame::{Event, Reader, Violation},
+};
+use crate::{
+    backend::Identity,
+    channelstream::{Attached, By, Channelstream, Listening},
+    connection::{Connections, Link, Place},
+    hub::{Frame, Outbox},
+    protocol::{CloseCode, Dialect, Version},
+};
+
+/// How often a client is sent an empty list, so that it sees that the connection is alive.
+const HEARTBEAT: Duration = Duration::from_secs(5);
+/// Messages of one client that are handled before others have their turn.
+const MESSAGES_AT_ONCE: usize = 64;
+
+/// Serves a socket that listens for `connection`, from the moment its handshake has been answered until it is gone. `since` is the
+/// last frame that there was before.
+pub async fn listen(
+    upgrade: OnUpgrade,
+    connection: Uuid,
+    since: u64,
+    place: Place,
+    channelstream: Arc<Channelstream>,
+    connections: Arc<Connections>,
+) {
+    let parts = match upgrade.await {
+        Ok(upgraded) => upgraded.downcast::<TokioIo<Socket>>(),
+        Err(error) => return debug!(%error, "the handshake was not finished"),
+    };
+    let Ok(parts) = parts else { return };
+    let reader = Reader::new(connections.config.message_limit_bytes, &parts.read_buf);
+    let socket = WebSocket { socket: parts.io.into_inner(), dialect: Dialect::Channelstream };
+    let (socket, link) = connections.register(socket, Version::V3, Identity::nobody(), place);
+    drop((parts.read_buf, connections));
+    let mut client = Client { socket, reader, link };
+    let listening = client.attach(connection, since, &channelstream).await;
+    drop(channelstream);
+    let goodbye = match &listening {
+        Some(listening) => client.converse(listening).await,
+        None => None,
+    };
+    drop(listening); // the connection is over, whatever becomes of the last frames
+    Box::pin(finish(&client.socket, client.link.outbox(), goodbye)).await;
+}
+
+struct Client {
+    /// The outbox of `link`, of which the task needs the socket.
+    socket: Arc<Outbox<WebSocket>>,
+    reader: Reader,
+    link: Link,
+}
+
+impl Client {
+    /// Has what comes for the connection put into the outbox, which is closing if that cannot be.
+    async fn attach(&mut self, connection: Uuid, since: u64, channelstream: &Arc<Channelstream>) -> Option<Listening> {
+        let outbox = self.link.outbox();
+        tokio::select! {
+            attached = channelstream.attach(connection, By::Socket, outbox.clone(), since) => match attached {
+                Ok(Attached::Listening(listening)) => return Some(listening),
+                Ok(Attached::Unknown | Attached::Occupied) => outbox.close(CloseCode::Normal, ""),
+                Err(_) => outbox.close(CloseCode::TryLater, ""),
+            },
+            () = wait_for_end(&self.socket.wire().socket, &mut self.reader) => outbox.abandon(),
+        }
+        None
+    }
+
+    /// Serves the client until it says goodbye or the outbox is closing.
+    async fn converse(&mut self, listening: &Listening) -> Goodbye {
+        let mut beats = interval_at(Instant::now() + HEARTBEAT, HEARTBEAT);
+        beats.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let (socket, outbox) = (&self.socket.wire().socket, self.link.outbox());
+        loop {
+            let mut handled = 0;
+            while !outbox.is_closing() {
+                handled += 1;
+                if handled % MESSAGES_AT_ONCE == 0 {
+                    tokio::task::yield_now().await;
+                }
+                match self.reader.next_event() {
+                    Ok(None) => break,
+                    Ok(Some(Event::Ping(payload))) => {
+                        let _ = outbox.push(Frame::Pong(payload)); // over the limit it has closed itself
+                        outbox.flush();
+                    }
+                    Ok(Some(Event::Text(_) | Event::Binary)) => {
+                        self.link.connections().metrics.client_messages.inc();
+                    }
+                    Ok(Some(Event::Pong)) => {}
+                    Ok(Some(Event::Close(code, reason))) => return Some((code, reason)),
+                    Err(Violation(code)) => return Some((code, Cow::Borrowed(""))),
+                }
+            }
+            if outbox.is_closing() {
+                return None;
+            }
+            let is_blocked = outbox.blocked_for().is_some();
+            let interest = if is_blocked { Interest::READABLE | Interest::WRITABLE } else { Interest::READABLE };
+            tokio::select! {
+                biased;
+                () = outbox.needs_task() => {}
+                () = listening.ended() => outbox.close(CloseCode::Normal, ""),
+                ready = socket.ready(interest) => {
+                    if is_blocked && ready.as_ref().is_ok_and(|ready| ready.is_writable()) {
+                        outbox.resume();
+                    }
+                    if ready.is_err() || ready.is_ok_and(|ready| ready.is_readable() && !receive(socket, &mut self.reader)) {
+                        outbox.abandon();
+                    }
+                }
+                _ = beats.tick() => {
+                    if outbox.blocked_for().is_some_and(|blocked| blocked >= WRITE_DEADLINE) {
+                        outbox.close(CloseCode::TooSlow, "too slow");
+                    } else {
+                        let _ = outbox.push(Frame::Fixed("[]"));
+                        outbox.flush();
+                    }
+                }
+            }
+            tokio::task::consume_budget().await;
+        }
+    }
+}
