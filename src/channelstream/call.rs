@@ -2,13 +2,13 @@
 
 use std::collections::BTreeMap;
 
+use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::command::{Looked, Order};
 use crate::protocol::channelstream::{Invalid, requests};
 
 /// What a caller wants.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub enum Call {
     /// `POST /connect`.
     Connect(requests::Connect),
@@ -41,22 +41,4 @@ pub enum Answer {
     Done(String),
     /// 422.
     Invalid(Invalid),
-}
-
-impl From<Call> for Order {
-    fn from(call: Call) -> Self {
-        match call {
-            Call::Connect(request) => Self::Connect(request),
-            Call::Subscribe(request) => Self::Subscribe(request),
-            Call::Unsubscribe(request) => Self::Unsubscribe(request),
-            Call::UserState(request) => Self::UserState(request),
-            Call::Message(items) => Self::Message(items),
-            Call::Edit(items) => Self::Edit(items),
-            Call::Delete(items) => Self::Delete(items),
-            Call::ChannelConfig(configs) => Self::ChannelConfig(configs),
-            Call::Info(config) => Self::Look(Looked::Info(config)),
-            Call::Disconnect(connection) => Self::Disconnect(connection),
-            Call::Statistics => Self::Look(Looked::Statistics),
-        }
-    }
 }

@@ -1,14 +1,12 @@
 //! What instances tell each other about Channelstream, as it stands in the log: a list of commands, which each of them
 //! carries out in the log's order and to the same effect.
 
-use std::collections::BTreeMap;
-
 use ring::digest::{SHA256, digest};
 use serde::{Deserialize, Serialize};
 use uuid::{Builder, Uuid};
 
-use super::state::Era;
-use crate::protocol::channelstream::{Timestamp, requests};
+use super::{Call, state::Era};
+use crate::protocol::channelstream::Timestamp;
 
 /// One message in the log.
 #[derive(Debug, Deserialize)]
@@ -31,17 +29,10 @@ pub(super) struct Command {
 /// What is to be done.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) enum Order {
-    Connect(requests::Connect),
-    Subscribe(requests::Subscribe),
-    Unsubscribe(requests::Subscribe),
-    UserState(requests::UserState),
-    Message(Vec<requests::Message>),
-    Edit(Vec<requests::Edit>),
-    Delete(Vec<requests::Delete>),
-    ChannelConfig(BTreeMap<String, requests::ChannelConfig>),
-    Disconnect(Uuid),
-    /// Nothing: who gave it wants to know what is so at this place in the log.
-    Look(Looked),
+    /// What a caller wants.
+    Call(Call),
+    /// Nothing: who gave it wants to be where the log is.
+    Look,
     /// A client listens for what comes for `connection`, by `link`, at the instance that says so.
     Attach {
         connection: Uuid,
@@ -70,13 +61,9 @@ pub(super) enum Order {
         signs: u64,
     },
     /// Who says so is there, and knows all of this era.
-    Beat {
-        era: Option<Era>,
-    },
+    Beat { era: Option<Era> },
     /// An instance has died or stopped.
-    Gone {
-        instance: Uuid,
-    },
+    Gone { instance: Uuid },
     /// From here on, with what the snapshot of this name holds, all is known.
     Mark {
         snapshot: Uuid,
@@ -94,15 +81,6 @@ pub enum By {
     Socket,
     /// A request, which is answered with what comes.
     Poll,
-}
-
-/// What is looked at.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub(super) enum Looked {
-    /// Only how far the log is.
-    Nothing,
-    Info(requests::InfoConfig),
-    Statistics,
 }
 
 /// Who makes a snapshot.
@@ -126,8 +104,16 @@ pub(super) struct Piece {
 
 impl Message {
     /// The text of a message with these commands, which are JSON already.
-    pub(super) fn text(instance: Uuid, commands: &[String]) -> String {
-        format!(r#"{{"instance":"{instance}","commands":[{}]}}"#, commands.join(","))
+    pub(super) fn text<'c>(instance: Uuid, commands: impl Iterator<Item = &'c str>) -> String {
+        let mut text = format!(r#"{{"instance":"{instance}","commands":["#);
+        for (number, command) in commands.enumerate() {
+            if number > 0 {
+                text.push(',');
+            }
+            text.push_str(command);
+        }
+        text.push_str("]}");
+        text
     }
 }
 

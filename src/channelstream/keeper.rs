@@ -25,7 +25,7 @@ const BEAT: u32 = 5;
 /// Every how many sweeps users are looked at.
 const USERS: u32 = 60;
 /// Nobody has listened for a connection for so long: it is taken out.
-const SILENT: Duration = Duration::from_secs(15);
+const UNHEARD: Duration = Duration::from_secs(15);
 /// When others do that, should the instance be gone that had to.
 const OTHERS_LATER: Duration = Duration::from_secs(2);
 /// A user that nobody has seen for so long is forgotten.
@@ -54,7 +54,7 @@ impl Channelstream {
         }
         let (sender, published) = oneshot::channel();
         let command = Command::new(Order::Gone { instance: self.me });
-        let _ = self.orders.send(Ordered { command, published: Some(sender) });
+        let _ = self.orders.send(Ordered { published: Some(sender), ..Ordered::new(command) });
         let _ = timeout(GOODBYE, published).await; // the others notice by themselves, if later
     }
 
@@ -66,7 +66,7 @@ impl Channelstream {
         for count in 0_u32.. {
             looks.tick().await;
             // A machine that has slept has not heard anybody either.
-            let has_slept = std::mem::replace(&mut last, Instant::now()).elapsed() > SILENT;
+            let has_slept = std::mem::replace(&mut last, Instant::now()).elapsed() > UNHEARD;
             was_deaf |= has_slept || *self.state.borrow() != State::Current;
             if *self.state.borrow() != State::Current {
                 continue;
@@ -95,7 +95,7 @@ impl Channelstream {
             orders.push(replica.beat());
         }
         let collect = |(connection, signs)| Order::Collect { connection, signs };
-        orders.extend(state.silent(self.me, SILENT, OTHERS_LATER).into_iter().map(collect));
+        orders.extend(state.silent(self.me, UNHEARD, OTHERS_LATER).into_iter().map(collect));
         // That such a client has gone may not have come to the log.
         let lost = state.links(self.me).into_iter().filter(|(_, link)| !self.links.contains(*link));
         orders.extend(lost.map(|(connection, link)| Order::Detach { connection, link, has_got: false }));

@@ -66,13 +66,12 @@ impl Links {
     pub(super) fn attach(&self, id: Uuid, frames: Vec<bytes::Bytes>, rooms: Vec<Room>) {
         let mut all = self.all.lock();
         let Some(link) = all.get_mut(&id) else { return };
-        for frame in frames {
-            let text = [b"[", &frame[..], b"]"].concat();
-            if link.outbox.push(Frame::Text(text.into())).is_err() {
-                break; // it has closed itself, which its task notices
-            }
+        if !frames.is_empty() {
+            // All in one: however much it is, that is no sign of a slow client.
+            let text = [b"[", &frames.join(&b","[..])[..], b"]"].concat();
+            let _ = link.outbox.push(Frame::Text(text.into())); // an outbox that closes is noticed by its task
+            link.outbox.flush();
         }
-        link.outbox.flush();
         rooms.into_iter().for_each(|room| self.seat(link, room));
     }
 

@@ -29,6 +29,11 @@ pub struct Listening {
 }
 
 impl Listening {
+    /// Whether the connection that is listened for is still there.
+    pub fn is_for_somebody(&self) -> bool {
+        self.channelstream.replica.lock().state().is_some_and(|state| state.has_connection(self.connection))
+    }
+
     /// Waits until the outbox gets nothing any more: the connection is gone, or another client listens for it.
     pub async fn ended(&self) {
         self.ended.cancelled().await;
@@ -38,18 +43,12 @@ impl Listening {
     /// `false` when another client has taken over, which is given all of it.
     ///
     /// # Errors
-    /// As [`Channelstream::call`]; what is in the outbox may come again then.
+    /// As [`Channelstream::call`]; it is not known then whether what is in the outbox comes again.
     pub async fn detach(mut self) -> Result<bool, Unavailable> {
         let order = Order::Detach { connection: self.connection, link: self.link, has_got: true };
         self.is_attached = false; // what becomes of the order is not known if it fails, and it comes to the same in the end
         let carried = self.channelstream.carry(order).await?;
         Ok(matches!(carried.outcome, Ok(Done::Was(true))))
-    }
-
-    /// Does not listen any more, for a client that is given what came until now. Does not wait.
-    pub fn give_up(mut self) {
-        self.is_attached = false;
-        self.channelstream.order([Order::Detach { connection: self.connection, link: self.link, has_got: true }]);
     }
 }
 

@@ -13,9 +13,18 @@ mod replica;
 #[cfg(test)]
 mod simulation;
 mod state;
+#[cfg(test)]
+mod tests;
 mod writer;
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use parking_lot::Mutex;
 use tokio::{
@@ -27,7 +36,7 @@ use tracing::warn;
 use uuid::Uuid;
 
 use self::{
-    command::{Command, Looked, Message, Order},
+    command::{Command, Message, Order},
     links::Links,
     replica::Replica,
     state::{Done, Effect, State},
@@ -65,16 +74,25 @@ pub struct Channelstream {
     waiting: Mutex<HashMap<Uuid, oneshot::Sender<Carried>>>,
     orders: mpsc::UnboundedSender<Ordered>,
     /// When it was last looked for a connection that is not known here.
-    looked: tokio::sync::Mutex<Instant>,
+    looked: tokio::sync::Mutex<Looked>,
     /// What is ordered is published by this.
     writer: Mutex<Option<Writer>>,
     is_known: watch::Sender<bool>,
+    /// What comes from the broker stands in no log.
+    has_no_log: AtomicBool,
     /// Ends what waits.
     stop: CancellationToken,
     /// How far the consumer is.
     state: watch::Receiver<BrokerState>,
     /// How often a snapshot stands in the log; `None` where nobody would ever read it.
     snapshots_every: Option<Duration>,
+}
+
+/// A look at how far the log is.
+#[derive(Debug)]
+struct Looked {
+    at: Instant,
+    has_succeeded: bool,
 }
 
 /// A command that has been carried out.
@@ -114,7 +132,7 @@ impl Channelstream {
         stop: CancellationToken,
     ) -> Arc<Self> {
         let me = Uuid::new_v4();
-        let (orders, ordered) = mpsc::unbounded_channel(); // bounded by those who wait for what they have ordered
+        let (orders, ordered) = mpsc::unbounded_channel(); // bounded: nothing stays for longer than somebody waits for it
         Arc::new(Self {
             me,
             links: Links::new(hub),
@@ -122,9 +140,10 @@ impl Channelstream {
             replica: Mutex::new(Replica::new(me)),
             waiting: Mutex::default(),
             orders,
-            looked: tokio::sync::Mutex::new(Instant::now()),
+            looked: tokio::sync::Mutex::new(Looked { at: Instant::now(), has_succeeded: true }),
             writer: Mutex::new(Some(Writer::new(me, ordered))),
             is_known: watch::Sender::new(false),
+            has_no_log: AtomicBool::new(false),
             stop,
             state,
             snapshots_every,
@@ -141,7 +160,7 @@ impl Channelstream {
         {
             return Ok(Answer::Done(false.to_string()));
         }
-        let Carried { outcome, text } = self.carry(call.into()).await?;
+        let Carried { outcome, text } = self.carry(Order::Call(call)).await?;
         Ok(match outcome {
             Ok(_) => Answer::Done(text),
             Err(invalid) => Answer::Invalid(invalid),
@@ -156,12 +175,15 @@ impl Channelstream {
         if is_known() {
             return Ok(true);
         }
-        let mut looked = self.looked.lock().await;
-        if *looked <= asked {
-            sleep_until(*looked + LOOK_EVERY).await;
-            let now = Instant::now();
-            self.carry(Order::Look(Looked::Nothing)).await?;
-            *looked = now;
+        let mut looked = timeout(DEADLINE, self.looked.lock()).await.map_err(|_| Unavailable)?;
+        if looked.at <= asked {
+            sleep_until(looked.at + LOOK_EVERY).await;
+            looked.at = Instant::now();
+            looked.has_succeeded = false; // whoever gives up waiting leaves it so
+            looked.has_succeeded = self.carry(Order::Look).await.is_ok();
+        }
+        if !looked.has_succeeded {
+            return Err(Unavailable);
         }
         drop(looked);
         Ok(is_known())
@@ -211,13 +233,16 @@ impl Channelstream {
     }
 
     async fn carry(&self, order: Order) -> Result<Carried, Unavailable> {
+        if self.has_no_log.load(Ordering::Relaxed) {
+            return Err(Unavailable);
+        }
         let carrying = async {
             self.is_known.subscribe().wait_for(|is_known| *is_known).await.map_err(|_| Unavailable)?;
             let (sender, carried) = oneshot::channel();
             let command = Command::new(order);
             let forgotten = Forgotten { channelstream: self, id: command.id };
             self.waiting.lock().insert(command.id, sender);
-            self.orders.send(Ordered { command, published: None }).map_err(|_| Unavailable)?;
+            self.orders.send(Ordered::new(command)).map_err(|_| Unavailable)?;
             let outcome = carried.await.map_err(|_| Unavailable);
             drop(forgotten);
             outcome
@@ -233,8 +258,7 @@ impl Channelstream {
             return; // the log is over, and nobody else is there
         }
         for order in orders {
-            let (command, published) = (Command::new(order), None);
-            let _ = self.orders.send(Ordered { command, published }); // when this is over, so is everything
+            let _ = self.orders.send(Ordered::new(Command::new(order))); // when this is over, so is everything
         }
     }
 
@@ -248,9 +272,12 @@ impl Channelstream {
             }
         };
         if !has_log {
-            warn!("Channelstream needs a log, and RabbitMQ has none: see AMQP_LOG");
+            if !self.has_no_log.swap(true, Ordering::Relaxed) {
+                warn!("Channelstream needs a log, and RabbitMQ has none: all calls are answered with 503");
+            }
             return Vec::new();
         }
+        self.has_no_log.store(false, Ordering::Relaxed);
         let (mut deeds, mut effects, mut orders) = (Vec::new(), Vec::new(), Vec::new());
         self.metrics.channelstream_commands.inc_by(message.commands.len() as u64);
         let mut replica = self.replica.lock();
@@ -267,13 +294,15 @@ impl Channelstream {
                 self.is_known.send_replace(is_known);
             }
             if is_recalled {
-                effects.clear();
+                effects.retain(|effect| !matches!(effect, Effect::Publish { .. }));
             }
             deeds.extend(effects.drain(..).map(Deed::of));
-            if let (Some(waiting), Some((_, outcome)), Some(order), Some(state)) =
-                (waiting, outcome, order, replica.state())
+            if let (Some(waiting), Some(outcome), Some(order), Some(state)) = (waiting, outcome, order, replica.state())
             {
-                let text = outcome.as_ref().map_or_else(|_| String::new(), |done| state.answer(&order, done));
+                let text = match (&order, &outcome) {
+                    (Order::Call(call), Ok(done)) => state.answer(call, done),
+                    _ => String::new(), // of no interest
+                };
                 deeds.push(Deed::Perform(Performed(Inner::Answer(waiting, Carried { outcome, text }))));
             }
         }

@@ -28,8 +28,8 @@ const MOST_COMMANDS: usize = 1 << 20;
 const ALONE: Duration = Duration::from_millis(500);
 /// The same where somebody is, before it asks the next one.
 const PATIENCE: Duration = Duration::from_millis(1500);
-/// How many it asks.
-const ASKED: usize = 3;
+/// How long it waits for its own snapshot to come back, with which everything begins.
+const BEGINNING: Duration = Duration::from_secs(10);
 /// How long one may be silent before it counts as dead.
 const SILENT: Duration = Duration::from_secs(15);
 
@@ -59,15 +59,19 @@ enum Phase {
     Live(Box<State>),
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Blank {
     /// What was known before something was missed.
     stale: Option<Box<State>>,
     /// Since the first mark.
     commands: Vec<(Uuid, Command)>,
     marks: HashMap<Uuid, Mark>,
-    /// The mark that was asked for last, when, and the how manieth that was.
-    asked: Option<(Uuid, Instant, usize)>,
+    /// The mark that was asked for last, and the how manieth that was.
+    asked: Option<(Uuid, usize)>,
+    /// When that was, or when a piece of a snapshot last came.
+    heard: Instant,
+    /// Its own snapshot is on its way.
+    has_begun: bool,
 }
 
 /// Where a snapshot belongs.
@@ -85,13 +89,15 @@ struct Other {
     heard: Instant,
     /// It has a copy.
     knows: bool,
+    /// It counts as dead.
+    is_gone: bool,
 }
 
 impl Replica {
     pub(super) fn new(me: Uuid) -> Self {
         Self {
             me,
-            phase: Phase::Blank(Blank::default()),
+            phase: Phase::Blank(Blank::new(None)),
             others: HashMap::new(),
             marked: Instant::now(),
             heard: Instant::now(),
@@ -108,12 +114,12 @@ impl Replica {
 
     /// Something may have been missed in the log: what is known does not count any more.
     pub(super) fn lose(&mut self) {
-        let before = std::mem::replace(&mut self.phase, Phase::Blank(Blank::default()));
+        let before = std::mem::replace(&mut self.phase, Phase::Blank(Blank::new(None)));
         let stale = match before {
             Phase::Live(state) => Some(state),
             Phase::Blank(blank) => blank.stale,
         };
-        self.phase = Phase::Blank(Blank { stale, ..Blank::default() });
+        self.phase = Phase::Blank(Blank::new(stale));
     }
 
     /// Takes the next command of the log. What it came to, if it was carried out; what is to be done outside is added to
@@ -124,7 +130,7 @@ impl Replica {
         command: Command,
         effects: &mut Vec<Effect>,
         orders: &mut Vec<Order>,
-    ) -> Option<(Uuid, Outcome)> {
+    ) -> Option<Outcome> {
         self.hear(instance, &command.order);
         match &mut self.phase {
             Phase::Live(state) => match &command.order {
@@ -143,7 +149,7 @@ impl Replica {
                     None
                 }
                 Order::Beat { .. } | Order::Piece(_) => None,
-                _ => Some((command.id, state.apply(instance, &command, self.me, effects))),
+                _ => Some(state.apply(instance, &command, self.me, effects)),
             },
             Phase::Blank(blank) => {
                 match command.order {
@@ -171,7 +177,7 @@ impl Replica {
 
     fn hear(&mut self, instance: Uuid, order: &Order) {
         if let Order::Gone { instance } = order {
-            self.others.remove(instance);
+            self.others.entry(*instance).and_modify(|other| other.is_gone = true);
             return;
         }
         if instance == self.me {
@@ -183,7 +189,7 @@ impl Replica {
             Order::Mark { from, .. } => *from == Maker::Myself,
             _ => self.others.get(&instance).is_none_or(|other| other.knows),
         };
-        self.others.insert(instance, Other { heard: Instant::now(), knows });
+        self.others.insert(instance, Other { heard: Instant::now(), knows, is_gone: false });
     }
 
     /// Whether it is for this instance to make a snapshot that `instance` has marked.
@@ -200,7 +206,8 @@ impl Replica {
     /// Those that have a copy, this one included if it has.
     fn able(&self, are_asked: impl Fn(Uuid) -> bool) -> Vec<Uuid> {
         let me = self.state().map(|_| self.me);
-        let others = self.others.iter().filter(|(_, other)| other.knows).map(|(id, _)| *id);
+        let is_able = |other: &Other| other.knows && !other.is_gone && other.heard.elapsed() <= SILENT;
+        let others = self.others.iter().filter(|(_, other)| is_able(other)).map(|(id, _)| *id);
         let mut able: Vec<_> = others.chain(me).filter(|id| are_asked(*id)).collect();
         able.sort();
         able
@@ -226,33 +233,28 @@ impl Replica {
     pub(super) fn begin(&mut self, is_alone: bool) -> Vec<Order> {
         let able = self.able(|_| true).len();
         let Phase::Blank(blank) = &mut self.phase else { return Vec::new() };
-        let attempt = match blank.asked {
-            None => 0,
-            Some((_, _, attempt)) if attempt + 1 < ASKED && able > 0 => attempt + 1,
-            Some((_, _, attempt)) => attempt,
+        let patience = match able {
+            _ if blank.has_begun => BEGINNING,
+            0 if is_alone => Duration::ZERO,
+            0 => ALONE,
+            _ => PATIENCE,
         };
-        if let Some((snapshot, since, asked)) = blank.asked {
-            let patience = match (is_alone, able) {
-                (true, _) => Duration::ZERO,
-                (_, 0) => ALONE,
-                _ => PATIENCE,
-            };
-            if since.elapsed() < patience {
+        let mut attempt = 0;
+        if let Some((snapshot, asked)) = blank.asked {
+            if blank.heard.elapsed() < patience {
                 return Vec::new();
             }
-            if attempt == asked {
-                // Nobody knows anything. What is said here counts for all of those, as soon as the mark has come back.
-                if !blank.marks.contains_key(&snapshot) {
-                    return Vec::new();
-                }
-                blank.asked = Some((snapshot, Instant::now(), asked));
-                let state =
-                    blank.stale.as_deref().map_or_else(|| State::new(Era::new()), |stale| stale.anew(Era::new()));
+            // Nobody knows anything: what is said here counts for all of those, as soon as the mark has come back.
+            if able == 0 && !blank.has_begun && blank.marks.contains_key(&snapshot) {
+                (blank.has_begun, blank.heard) = (true, Instant::now());
+                let stale = blank.stale.as_deref();
+                let state = stale.map_or_else(|| State::new(Era::new()), |stale| stale.anew(Era::new()));
                 return pieces(snapshot, &state);
             }
+            attempt = asked + 1;
         }
         let snapshot = Uuid::new_v4();
-        blank.asked = Some((snapshot, Instant::now(), attempt));
+        (blank.asked, blank.has_begun, blank.heard) = (Some((snapshot, attempt)), false, Instant::now());
         vec![Order::Mark { snapshot, from: Maker::Other(attempt) }]
     }
 
@@ -269,14 +271,17 @@ impl Replica {
     /// The instances that have not been heard for too long.
     pub(super) fn dead(&mut self) -> Vec<Uuid> {
         let Phase::Live(state) = &self.phase else { return Vec::new() };
-        for instance in state.instances() {
+        let listened_at = state.instances();
+        for instance in &listened_at {
+            let instance = *instance;
             if let Entry::Vacant(entry) = self.others.entry(instance)
                 && instance != self.me
             {
-                entry.insert(Other { heard: Instant::now(), knows: false });
+                entry.insert(Other { heard: Instant::now(), knows: false, is_gone: false });
             }
         }
-        let dead = self.others.iter().filter(|(_, other)| other.heard.elapsed() > SILENT);
+        self.others.retain(|id, other| !other.is_gone || listened_at.contains(id));
+        let dead = self.others.iter().filter(|(_, other)| other.is_gone || other.heard.elapsed() > SILENT);
         dead.map(|(id, _)| *id).collect()
     }
 
@@ -295,9 +300,15 @@ impl Replica {
 }
 
 impl Blank {
+    fn new(stale: Option<Box<State>>) -> Self {
+        let (commands, marks) = Default::default();
+        Self { stale, commands, marks, asked: None, heard: Instant::now(), has_begun: false }
+    }
+
     /// Adds a piece of a snapshot that `maker` has made. The state, if it is known by that.
     fn add(&mut self, maker: Uuid, piece: Piece, me: Uuid) -> Option<State> {
         let mark = self.marks.get_mut(&piece.snapshot)?;
+        self.heard = Instant::now();
         if piece.of == 0 || piece.of > MOST_COMMANDS {
             return None;
         }

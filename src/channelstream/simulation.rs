@@ -128,7 +128,7 @@ impl World {
                 }
                 Effect::Ended { link } => {
                     let ended = instance.polls.remove(&link);
-                    if let (Some(poll), Some((_, Ok(Done::Was(true))))) = (ended, &outcome)
+                    if let (Some(poll), Some(Ok(Done::Was(true)))) = (ended, &outcome)
                         && poll.detaching == Some(id)
                     {
                         self.answered += 1;
@@ -148,7 +148,7 @@ impl World {
     }
 
     async fn until_known(&mut self) {
-        for _ in 0..100 {
+        for _ in 0..400 {
             self.read_all();
             if self.instances.iter().all(|instance| instance.replica.state().is_some()) {
                 return;
@@ -210,20 +210,20 @@ impl World {
                 self.connections.push(id);
                 let configs = json!({channel: {"store_history": true, "notify_presence": true}});
                 let body = json!({"username": user, "conn_id": id, "channels": [channel], "channel_configs": configs});
-                Order::Connect(parse(Connect::parse, &body))
+                Order::Call(Call::Connect(parse(Connect::parse, &body)))
             }
             (2, Some(id)) => {
                 let body = json!({"conn_id": id, "channels": [channel]});
-                Order::Subscribe(parse(|body| Subscribe::parse(body, None), &body))
+                Order::Call(Call::Subscribe(parse(|body| Subscribe::parse(body, None), &body)))
             }
             (3, Some(id)) => {
                 let body = json!({"conn_id": id, "channels": [channel]});
-                Order::Unsubscribe(parse(|body| Subscribe::parse(body, None), &body))
+                Order::Call(Call::Unsubscribe(parse(|body| Subscribe::parse(body, None), &body)))
             }
             (4, _) => {
                 let number: u8 = self.rng.random();
                 let body = json!({"user": user, "user_state": {"n": number}, "state_public_keys": ["n"]});
-                Order::UserState(parse(UserState::parse, &body))
+                Order::Call(Call::UserState(parse(UserState::parse, &body)))
             }
             (5..11, _) => {
                 let body = match self.rng.random_range(0..4) {
@@ -231,20 +231,20 @@ impl World {
                     1 => json!([{"user": user, "channel": channel, "exclude_users": [user], "message": {}}]),
                     _ => json!([{"user": user, "channel": channel, "message": {}}]),
                 };
-                Order::Message(parse(Item::parse_all, &body))
+                Order::Call(Call::Message(parse(Item::parse_all, &body)))
             }
             (11, _) => {
                 let uuid = self.log.iter().rev().find_map(|(_, command)| match &command.order {
-                    Order::Message(items) => Some(items[0].uuid),
+                    Order::Call(Call::Message(items)) => Some(items[0].uuid),
                     _ => None,
                 });
                 let Some(uuid) = uuid else { return };
                 let body = json!([{"uuid": uuid, "channel": channel, "message": {"edited": true}}]);
-                Order::Edit(parse(Edit::parse_all, &body))
+                Order::Call(Call::Edit(parse(Edit::parse_all, &body)))
             }
             (12, _) => {
                 let body = json!([{"uuid": Uuid::new_v4(), "channel": channel}]);
-                Order::Delete(parse(Delete::parse_all, &body))
+                Order::Call(Call::Delete(parse(Delete::parse_all, &body)))
             }
             (13..17, Some(connection)) => {
                 let link = Uuid::new_v4();
@@ -306,19 +306,19 @@ fn expected(log: &[(Uuid, Command)]) -> BTreeMap<Uuid, Vec<Uuid>> {
     let mut due: BTreeMap<Uuid, Vec<Uuid>> = BTreeMap::new();
     for (_, command) in log {
         match &command.order {
-            Order::Connect(request) => {
+            Order::Call(Call::Connect(request)) => {
                 users.insert(request.conn_id, &request.username);
                 let names = request.channels.iter().map(String::as_str);
                 channels.extend(names.clone());
                 members.entry(request.conn_id).or_default().extend(names);
             }
-            Order::Subscribe(request) => {
+            Order::Call(Call::Subscribe(request)) => {
                 if let Some(member) = members.get_mut(&request.conn_id) {
                     channels.extend(request.channels.iter().map(String::as_str));
                     member.extend(request.channels.iter().map(String::as_str));
                 }
             }
-            Order::Message(items) => {
+            Order::Call(Call::Message(items)) => {
                 for item in items {
                     for (id, user) in &users {
                         let is_member = |name: &String| members[id].contains(name.as_str());
@@ -383,7 +383,7 @@ async fn who_polls_gets_everything_once() {
                 let before = world.log.len();
                 world.act(at);
                 let is_leaving = |(_, command): &(Uuid, Command)| {
-                    matches!(command.order, Order::Subscribe(_) | Order::Unsubscribe(_))
+                    matches!(command.order, Order::Call(Call::Subscribe(_)) | Order::Call(Call::Unsubscribe(_)))
                 };
                 if world.log[before..].iter().any(is_leaving) {
                     world.log.truncate(before);

@@ -22,8 +22,8 @@ pub struct Publication {
     pub rooms: Vec<RoomKey>,
     /// The data, any JSON, as the publisher wrote it.
     pub data: Bytes,
-    /// Connections that do not get it.
-    pub exclude: Vec<Uuid>,
+    /// Connections that do not get it, in order.
+    exclude: Vec<Uuid>,
     /// The only ones that do, in order, if there is such a list.
     only: Option<Box<[Uuid]>>,
     /// The how manieth of this process, counted from 1; 0 before the hub has recorded it.
@@ -36,7 +36,8 @@ pub struct Publication {
 
 impl Publication {
     /// One of `data` to `rooms`, not recorded yet.
-    pub fn new(rooms: Vec<RoomKey>, data: Bytes, exclude: Vec<Uuid>) -> Self {
+    pub fn new(rooms: Vec<RoomKey>, data: Bytes, mut exclude: Vec<Uuid>) -> Self {
+        exclude.sort_unstable();
         Self { rooms, data, exclude, ..Self::default() }
     }
 
@@ -57,7 +58,7 @@ impl Publication {
     /// Whether a member that wants what comes from `first` on, and belongs to `connection`, gets it.
     pub(super) fn is_for(&self, connection: Uuid, first: u64) -> bool {
         self.number >= first
-            && (self.exclude.is_empty() || !self.exclude.contains(&connection))
+            && (self.exclude.is_empty() || self.exclude.binary_search(&connection).is_err())
             && self.only.as_ref().is_none_or(|only| only.binary_search(&connection).is_ok())
     }
 

@@ -4,21 +4,24 @@
 
 use std::{
     io::{self, IoSlice},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
 use parking_lot::Mutex;
 use tokio::{
     sync::Notify,
-    time::{Instant, sleep, timeout_at},
+    time::{Instant, sleep_until, timeout_at},
 };
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use crate::{
     backend::Identity,
-    channelstream::{Attached, By, Channelstream, Listening},
+    channelstream::{Attached, By, Channelstream},
     connection::{Connections, Place},
     hub::{Content, Encoder, Outbox, Wire},
     protocol::Version,
@@ -35,8 +38,8 @@ const ENOUGH_BYTES: usize = 64 << 10;
 /// How long a client waits before it asks again whose connection cannot be looked up at present.
 const UNAVAILABLE: Duration = Duration::from_secs(1);
 
-/// Polls for `connection`: the frames that have come, as a JSON list. Waits up to 7 seconds. `None` when there is no such
-/// connection. Whoever drops this has not got them, and gets them by the next poll.
+/// Polls for `connection`: the frames that have come, as a JSON list. Waits up to 7 seconds, and for the log. `None` when
+/// there is no such connection. Whoever drops this before it is ready has not got them, and gets them by the next poll.
 pub async fn poll(
     connection: Uuid,
     place: Place,
@@ -44,35 +47,41 @@ pub async fn poll(
     connections: &Arc<Connections>,
     stop: &CancellationToken,
 ) -> Option<String> {
-    let answer =
-        Answer { text: Mutex::default(), written: Notify::new(), limit_bytes: connections.config.outbox_limit_bytes };
+    let begun = Instant::now();
+    let answer = Answer::new(connections.config.outbox_limit_bytes);
     let (outbox, link) = connections.register(answer, Version::V3, Identity::nobody(), place);
     let since = channelstream.sequence();
+    let nothing = async |until: Instant| {
+        stop.run_until_cancelled(sleep_until(until)).await;
+        Some("[]".to_owned())
+    };
     let listening = match channelstream.attach(connection, By::Poll, link.outbox().clone(), since).await {
         Ok(Attached::Listening(listening)) => listening,
         Ok(Attached::Unknown) => return None,
-        Ok(Attached::Occupied) => {
-            stop.run_until_cancelled(sleep(PATIENCE)).await;
-            return Some("[]".to_owned());
-        }
-        Err(_) => {
-            // A client that is told of an error would not come again.
-            stop.run_until_cancelled(sleep(UNAVAILABLE)).await;
-            return Some("[]".to_owned());
-        }
+        Ok(Attached::Occupied) => return nothing(begun + PATIENCE).await,
+        // A client that is told of an error would not come again.
+        Err(_) => return nothing(Instant::now() + UNAVAILABLE).await,
     };
-    let is_its_turn = tokio::select! {
+    tokio::select! {
         biased;
-        () = listening.ended() => false, // another one is answered, or the connection is gone
-        () = stop.cancelled() => true,
-        () = collect(&outbox) => true,
-    };
-    // What did not fit is there for the next poll, together with what did.
-    let has_overflowed = link.outbox().is_closing() && !stop.is_cancelled();
-    if !is_its_turn || has_overflowed || !leave(listening, stop).await {
-        return Some("[]".to_owned());
+        () = listening.ended() => {
+            // Whoever has taken over is answered; were this one at once, the two would chase each other.
+            let until = if listening.is_for_somebody() { begun + PATIENCE } else { begun };
+            return nothing(until).await;
+        }
+        // What has come is there for the next poll, at another instance.
+        () = stop.cancelled() => return nothing(begun).await,
+        () = collect(&outbox) => {}
     }
-    Some(outbox.wire().take())
+    // From here on everything that comes is for this poll, however much it is until that is known everywhere.
+    outbox.wire().is_last.store(true, Ordering::Relaxed);
+    link.outbox().resume();
+    if link.outbox().is_closing() {
+        return nothing(begun).await; // too much came at once; all of it is there for the next poll
+    }
+    let is_for_this_one = listening.detach().await.unwrap_or(true); // better twice than never
+    link.outbox().flush(); // what was put there lately, and is to be written by somebody who has not come to it yet
+    Some(if is_for_this_one { outbox.wire().take() } else { "[]".to_owned() })
 }
 
 /// Waits until enough has come.
@@ -86,25 +95,21 @@ async fn collect(outbox: &Outbox<Answer>) {
     }
 }
 
-/// Does not listen any more, but for what comes until that is known everywhere. Whether what has come is for this poll.
-async fn leave(listening: Listening, stop: &CancellationToken) -> bool {
-    if stop.is_cancelled() {
-        listening.give_up();
-        return true;
-    }
-    // If that fails, what is answered now comes again: better twice than never.
-    listening.detach().await.unwrap_or(true)
-}
-
 /// The wire of a poll: what is to be answered, each frame with a comma behind it.
 #[derive(Debug)]
 struct Answer {
     text: Mutex<Vec<u8>>,
     written: Notify,
     limit_bytes: usize,
+    /// The answer is about to be given: everything has to fit.
+    is_last: AtomicBool,
 }
 
 impl Answer {
+    fn new(limit_bytes: usize) -> Self {
+        Self { text: Mutex::default(), written: Notify::new(), limit_bytes, is_last: AtomicBool::new(false) }
+    }
+
     /// The list of what has come.
     fn take(&self) -> String {
         let mut text = std::mem::take(&mut *self.text.lock());
@@ -128,7 +133,7 @@ impl Wire for Answer {
 
     fn try_write(&self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
         let mut text = self.text.lock();
-        if text.len() >= self.limit_bytes {
+        if text.len() >= self.limit_bytes && !self.is_last.load(Ordering::Relaxed) {
             return Err(io::ErrorKind::WouldBlock.into());
         }
         slices.iter().for_each(|slice| text.extend_from_slice(slice));

@@ -56,7 +56,8 @@ impl Kept {
     }
 
     fn weight(&self) -> usize {
-        self.body.weight() + 256
+        let users: usize = self.pm_users.iter().chain(&self.exclude_users).map(String::len).sum();
+        self.body.weight() + users + 256
     }
 }
 

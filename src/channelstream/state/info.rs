@@ -12,10 +12,7 @@ use uuid::Uuid;
 
 use super::{Channel, Done, State, User};
 use crate::{
-    channelstream::{
-        command::{Looked, Order},
-        object::Object,
-    },
+    channelstream::{Call, object::Object},
     protocol::channelstream::{
         Scalar, Timestamp,
         requests::{ChannelConfig, InfoConfig},
@@ -60,10 +57,10 @@ struct Listener<'s> {
 }
 
 impl State {
-    /// What the caller of `order` is told after it has been `done`; JSON.
-    pub(in crate::channelstream) fn answer(&self, order: &Order, done: &Done) -> String {
-        match (order, done) {
-            (Order::Connect(request), _) => {
+    /// What who has made `call` is told after it has been `done`; JSON.
+    pub(in crate::channelstream) fn answer(&self, call: &Call, done: &Done) -> String {
+        match (call, done) {
+            (Call::Connect(request), _) => {
                 let Some(user) = self.users.get(request.username.as_str()) else { return null() };
                 let names = request.channels.iter().map(String::as_str);
                 Object::new()
@@ -75,13 +72,13 @@ impl State {
                     .with("channels_info", &self.info(names, &request.info))
                     .close()
             }
-            (Order::Subscribe(request), Done::Channels(joined)) => {
+            (Call::Subscribe(request), Done::Channels(joined)) => {
                 self.membership(request.conn_id, &request.info, "subscribed_to", joined)
             }
-            (Order::Unsubscribe(request), Done::Channels(left)) => {
+            (Call::Unsubscribe(request), Done::Channels(left)) => {
                 self.membership(request.conn_id, &request.info, "unsubscribed_from", left)
             }
-            (Order::UserState(request), Done::State(changed)) => {
+            (Call::UserState(request), Done::State(changed)) => {
                 let Some(user) = self.users.get(request.user.as_str()) else { return null() };
                 Object::new()
                     .with("user_state", &user.state)
@@ -89,20 +86,20 @@ impl State {
                     .with("public_keys", &user.public_keys)
                     .close()
             }
-            (Order::Message(items), _) => {
+            (Call::Message(items), _) => {
                 list(items.iter().filter(|item| item.to.is_somebody()).map(|item| item.reply_json()))
             }
-            (Order::Edit(items), _) => list(items.iter().map(|item| item.reply_json())),
-            (Order::Delete(items), _) => list(items.iter().map(|item| item.reply_json())),
-            (Order::ChannelConfig(configs), _) => {
+            (Call::Edit(items), _) => list(items.iter().map(|item| item.reply_json())),
+            (Call::Delete(items), _) => list(items.iter().map(|item| item.reply_json())),
+            (Call::ChannelConfig(configs), _) => {
                 let nobody = InfoConfig { include_history: false, include_users: false, ..InfoConfig::default() };
                 text(&self.info(configs.keys().map(String::as_str), &nobody))
             }
-            (Order::Look(Looked::Info(config)), _) => match &config.channels {
+            (Call::Info(config), _) => match &config.channels {
                 Some(names) => text(&self.info(names.iter().map(String::as_str), config)),
                 None => text(&self.info(self.channels.keys().map(|name| &**name), config)),
             },
-            (Order::Look(Looked::Statistics), _) => self.statistics(),
+            (Call::Statistics, _) => self.statistics(),
             (_, Done::Was(was)) => was.to_string(),
             _ => null(),
         }

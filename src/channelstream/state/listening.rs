@@ -10,6 +10,9 @@ use super::{
 };
 use crate::channelstream::command::By;
 
+/// Connections that one order takes out: each may be told to all members of large channels.
+const BURIED_AT_ONCE: usize = 500;
+
 impl State {
     pub(super) fn attach(&mut self, id: Uuid, link: Link, since: u64, context: &mut Context<'_>) -> Done {
         let Some(connection) = self.connections.get_mut(&id) else { return Done::Was(false) };
@@ -18,7 +21,7 @@ impl State {
             Some(present) => {
                 context.effects.push(Effect::Ended { link: present.id });
                 if present.by == By::Socket {
-                    connection.seen = since.min(self.sequence); // that one has been sent all there was
+                    connection.seen = connection.seen.max(since.min(self.sequence)); // that one has been sent all there was
                 }
             }
             None => {}
@@ -96,6 +99,7 @@ impl State {
         let mut orphans: Vec<_> =
             self.connections.iter().filter(|(_, connection)| is_there(connection)).map(|(id, _)| *id).collect();
         orphans.sort(); // the same everywhere
+        orphans.truncate(BURIED_AT_ONCE); // the rest by the next order
         for id in orphans {
             self.drop_connection(id, context);
         }

@@ -2,8 +2,6 @@
 
 use std::sync::Arc;
 
-use uuid::Uuid;
-
 use super::{
     Context, Done, Effect, Room, State,
     frames::{Body, Kept, Posted},
@@ -114,8 +112,8 @@ impl State {
             let (pm_users, exclude_users) = (Vec::new(), Vec::new());
             user.frames.keep(Kept { sequence: self.sequence, pm_users, exclude_users, body: body.clone() });
             receivers += user.connections.len();
-            let (only, exclude): (_, Vec<Uuid>) = (None, Vec::new());
-            context.effects.push(Effect::Publish { room: Room::User(key), text: body.live(), only, exclude });
+            let (text, exclude) = (body.live(), Vec::new());
+            context.effects.push(Effect::Publish { room: Room::User(key), text, only: None, exclude });
         }
         receivers
     }

@@ -32,6 +32,7 @@ use frames::{Body, Kept};
 use user::{Changed, Connection, Link, User};
 
 use super::{
+    Call,
     command::{Command, Ids, Order},
     object::Object,
 };
@@ -171,15 +172,15 @@ impl State {
     ) -> Result<Done, Invalid> {
         let context = &mut Context { command, instance, me, ids: Ids::of(command), effects };
         Ok(match &command.order {
-            Order::Connect(request) => return self.connect(request, context),
-            Order::Subscribe(request) => return self.subscribe(request, context),
-            Order::Unsubscribe(request) => return self.unsubscribe(request, context),
-            Order::UserState(request) => return self.change_state(request, context),
-            Order::Message(items) => self.post(items, context),
-            Order::Edit(items) => self.edit(items, context),
-            Order::Delete(items) => self.delete(items, context),
-            Order::ChannelConfig(configs) => self.configure(configs, context),
-            Order::Disconnect(id) => Done::Was(self.drop_connection(*id, context)),
+            Order::Call(Call::Connect(request)) => return self.connect(request, context),
+            Order::Call(Call::Subscribe(request)) => return self.subscribe(request, context),
+            Order::Call(Call::Unsubscribe(request)) => return self.unsubscribe(request, context),
+            Order::Call(Call::UserState(request)) => return self.change_state(request, context),
+            Order::Call(Call::Message(items)) => self.post(items, context),
+            Order::Call(Call::Edit(items)) => self.edit(items, context),
+            Order::Call(Call::Delete(items)) => self.delete(items, context),
+            Order::Call(Call::ChannelConfig(configs)) => self.configure(configs, context),
+            Order::Call(Call::Disconnect(id)) => Done::Was(self.drop_connection(*id, context)),
             Order::Attach { connection, link, by, since } => {
                 let link = Link { id: *link, by: *by, instance };
                 self.attach(*connection, link, *since, context)
@@ -198,7 +199,11 @@ impl State {
                 Done::Nothing
             }
             Order::Gone { instance } => self.bury(*instance, context),
-            Order::Look(_) | Order::Beat { .. } | Order::Mark { .. } | Order::Piece(_) => Done::Nothing,
+            Order::Call(Call::Info(_) | Call::Statistics)
+            | Order::Look
+            | Order::Beat { .. }
+            | Order::Mark { .. }
+            | Order::Piece(_) => Done::Nothing,
         })
     }
 
@@ -225,10 +230,11 @@ impl State {
             users.dedup();
             users.into_iter().flat_map(|user| channel.members.of(user)).copied().collect()
         };
-        let excluded = count(exclude_users);
+        let mut excluded = count(exclude_users);
+        excluded.sort_unstable();
         let mut wanted = (!pm_users.is_empty()).then(|| count(pm_users));
         if let Some(wanted) = &mut wanted {
-            wanted.retain(|id| !excluded.contains(id));
+            wanted.retain(|id| excluded.binary_search(id).is_err());
         }
         let receivers = wanted.as_ref().map_or(channel.members.connections() - excluded.len(), |wanted| wanted.len());
         let links = |ids: &[Uuid]| -> Vec<Uuid> {

@@ -22,11 +22,11 @@ fn parse<T>(parse: impl Fn(&[u8]) -> Result<T, Bad>, body: &Value) -> T {
 }
 
 fn connect(body: &Value) -> Order {
-    Order::Connect(parse(Connect::parse, body))
+    Order::Call(Call::Connect(parse(Connect::parse, body)))
 }
 
 fn post(body: &Value) -> Order {
-    Order::Message(parse(Message::parse_all, body))
+    Order::Call(Call::Message(parse(Message::parse_all, body)))
 }
 
 impl Log {
@@ -72,8 +72,8 @@ fn what_is_refused_changes_nothing() {
     assert!(log.order(connect(&other)).is_err());
     let unknown = json!({"conn_id": Uuid::new_v4(), "channels": ["b"]});
     let subscribe = parse(|body| Subscribe::parse(body, None), &unknown);
-    assert!(log.order(Order::Subscribe(subscribe.clone())).is_err());
-    assert!(log.order(Order::Unsubscribe(subscribe)).is_err());
+    assert!(log.order(Order::Call(Call::Subscribe(subscribe.clone()))).is_err());
+    assert!(log.order(Order::Call(Call::Unsubscribe(subscribe))).is_err());
     assert_eq!(log.text(), before);
     assert!(log.effects.is_empty());
 }
@@ -136,7 +136,7 @@ fn an_edit_changes_what_is_kept_everywhere_and_adds_nothing() {
     let uuid = Uuid::new_v4();
     log.order(post(&json!([{"uuid": uuid, "user": "alice", "channel": "a", "message": {"text": "hi"}}]))).unwrap();
     let edit = json!([{"uuid": uuid, "channel": "a", "message": {"text": "ho"}}]);
-    log.order(Order::Edit(parse(Edit::parse_all, &edit))).unwrap();
+    log.order(Order::Call(Call::Edit(parse(Edit::parse_all, &edit)))).unwrap();
     let (frame, ..) = log.published().remove(0);
     assert_eq!((&frame["type"], frame.get("catchup")), (&json!("message:edit"), None));
     let channel = &log.state.channels["a"];

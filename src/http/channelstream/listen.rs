@@ -1,6 +1,6 @@
 //! `GET /listen?conn_id=…`, a long poll, and `GET /ws?conn_id=…`, a socket: what comes for a connection.
 
-use http::{HeaderMap, HeaderValue, StatusCode, header};
+use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use hyper::upgrade::OnUpgrade;
 use serde_json::json;
 use uuid::Uuid;
@@ -29,6 +29,9 @@ pub(super) async fn answer(api: &Api, asked: &Asked) -> Result<Response, Refusal
     let Some(connection) = connection else {
         return Ok(reply::json(StatusCode::UNPROCESSABLE_ENTITY, &json!(["Wrong UUID format"])));
     };
+    if asked.method == Method::HEAD {
+        return Ok(response(String::new(), None)); // the frames would be lost
+    }
     let connections = &api.connections;
     let place = match connections.place(asked.peer, &asked.headers) {
         Ok(place) => place,

@@ -138,6 +138,7 @@ everywhere! {
             a_poll_beside_a_socket_brings_nothing,
             a_poll_ends_when_its_connection_does,
             a_chat_over_polls_loses_nothing,
+            many_polls_lose_nothing_of_a_busy_channel,
         ],
         expiry: [
             who_never_attaches_is_collected,

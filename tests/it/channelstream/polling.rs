@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use futures::future::join_all;
 use rand::{Rng, SeedableRng, rngs::StdRng};
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
@@ -181,6 +182,24 @@ pub async fn a_chat_over_polls_loses_nothing(site: &Site) {
     };
     let (first, second, ()) = tokio::join!(site.polls(&id, MESSAGES), site.polls(&other, MESSAGES), talk);
     for frames in [first, second] {
+        let numbers: Vec<_> = frames.iter().map(|frame| frame["message"]["text"].as_u64().unwrap()).collect();
+        assert_eq!(numbers, (0..MESSAGES as u64).collect::<Vec<_>>());
+    }
+}
+
+pub async fn many_polls_lose_nothing_of_a_busy_channel(site: &Site) {
+    const POLLS: usize = 300;
+    const MESSAGES: usize = 60;
+    let names: Vec<_> = (0..POLLS).map(|number| format!("busy-{number}")).collect();
+    let ids = join_all(names.iter().map(|name| site.connect(name, &["busy"]))).await;
+    let talk = async {
+        for number in 0..MESSAGES {
+            site.say(say("busy", number)).await;
+            sleep(Duration::from_millis(if number % 20 == 0 { 400 } else { 15 })).await;
+        }
+    };
+    let (all, ()) = tokio::join!(join_all(ids.iter().map(|id| site.polls(id, MESSAGES))), talk);
+    for frames in all {
         let numbers: Vec<_> = frames.iter().map(|frame| frame["message"]["text"].as_u64().unwrap()).collect();
         assert_eq!(numbers, (0..MESSAGES as u64).collect::<Vec<_>>());
     }
