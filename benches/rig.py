@@ -20,9 +20,9 @@ class Failed(Exception):
     """A measurement that cannot be used; says why."""
 
 
-def build():
-    """Builds both programs; the folder they are in."""
-    subprocess.run(["cargo", "build", "--locked", "--release", "--bin", "high-templar", "--example", "limit"],
+def build(example="limit"):
+    """Builds the server and an example; the folder they are in."""
+    subprocess.run(["cargo", "build", "--locked", "--release", "--bin", "high-templar", "--example", example],
                    cwd=ROOT, check=True)
     metadata = subprocess.run(["cargo", "metadata", "--format-version", "1", "--no-deps"],
                               cwd=ROOT, check=True, capture_output=True, text=True).stdout

@@ -14,6 +14,7 @@ mod api;
 mod crowd;
 mod healthy;
 mod report;
+#[path = "../support/server.rs"]
 mod server;
 mod socket;
 
@@ -27,7 +28,6 @@ use std::{
 };
 
 use clap::Parser;
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::{
     signal::unix::{SignalKind, signal},
     time::{interval_at, sleep},
@@ -37,7 +37,7 @@ use api::Api;
 use crowd::Crowd;
 use healthy::Healthy;
 use report::{Report, Row};
-use server::{Server, Usage};
+use server::{Server, Usage, raise_file_limit};
 
 type Outcome<T> = Result<T, Box<dyn Error>>;
 
@@ -116,12 +116,21 @@ async fn run(arguments: &Arguments) -> Outcome<()> {
     if arguments.clients == 0 || arguments.workers == 0 || arguments.rate <= 0.0 {
         return Err("there is nothing to measure without clients, workers or a rate".into());
     }
-    raise_file_limit((arguments.clients + arguments.healthy + arguments.connections) as u64 + 256);
+    let needed = (arguments.clients + arguments.healthy + arguments.connections) as u64 + 256;
+    if let Some(limit) = raise_file_limit(needed) {
+        tell(&format!("only {limit} files may be open, of {needed}"))?;
+    }
     let api = Api::start(arguments.rate, arguments.workers, arguments.connections)?;
-    let server = Server::start(arguments, api.address).await?;
+    let mut variables =
+        vec![("API_URL", format!("http://{}/", api.address)), ("API_CONCURRENCY", arguments.concurrency.to_string())];
+    for variable in &arguments.env {
+        let (name, value) = variable.split_once('=').ok_or("--env wants NAME=VALUE")?;
+        variables.push((name, value.to_owned()));
+    }
+    let server = Server::start(&arguments.binary, !arguments.unpinned, &variables).await?;
     let measured = measure(arguments, &api, &server).await;
     for line in server.complaints() {
-        writeln!(io::stderr(), "{line}")?;
+        tell(&line)?;
     }
     measured
 }
@@ -182,19 +191,4 @@ async fn watch_storm(
 
 fn tell(text: &str) -> io::Result<()> {
     writeln!(io::stderr(), "storm: {text}")
-}
-
-/// To `needed` if that is allowed, else as far as it is.
-fn raise_file_limit(needed: u64) {
-    let limit = getrlimit(Resource::Nofile);
-    let is_enough = |limit: Option<u64>| limit.is_none_or(|limit| limit >= needed);
-    if is_enough(limit.current) && is_enough(limit.maximum) {
-        return;
-    }
-    let wanted = if is_enough(limit.maximum) { limit.maximum } else { Some(needed) };
-    let raised = setrlimit(Resource::Nofile, Rlimit { current: wanted, maximum: wanted });
-    if raised.is_err() {
-        let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
-        let _ = tell(&format!("only {} files may be open, of {needed}", limit.maximum.unwrap_or(0)));
-    }
 }

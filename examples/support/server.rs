@@ -1,4 +1,4 @@
-//! The server, as a process, and what it uses.
+//! The server, as a process, and what it uses; for the examples that measure one.
 
 use std::{
     fs::File,
@@ -8,10 +8,11 @@ use std::{
     time::Duration,
 };
 
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tempfile::TempDir;
 use tokio::{net::TcpStream, time::sleep};
 
-use crate::{Arguments, Outcome};
+use crate::Outcome;
 
 /// Lines of its log that are shown at the end.
 const COMPLAINTS: usize = 5;
@@ -25,30 +26,23 @@ pub(crate) struct Server {
 }
 
 impl Server {
-    pub(crate) async fn start(arguments: &Arguments, api: SocketAddr) -> Outcome<Self> {
+    /// Starts it with these variables. `is_pinned`: it has the first core for itself, and all of this process the second.
+    pub(crate) async fn start(binary: &str, is_pinned: bool, variables: &[(&str, String)]) -> Outcome<Self> {
         let (public, internal) = (free_address()?, free_address()?);
         let directory = tempfile::tempdir()?;
-        let mut command = match arguments.unpinned {
-            true => Command::new(&arguments.binary),
-            false => Command::new("taskset"),
-        };
-        if !arguments.unpinned {
-            command.args(["-c", "0", &arguments.binary]);
+        let mut command = Command::new(if is_pinned { "taskset" } else { binary });
+        if is_pinned {
+            command.args(["-c", "0", binary]);
         }
         command
-            .env("API_URL", format!("http://{api}/"))
-            .env("API_CONCURRENCY", arguments.concurrency.to_string())
             .env("LISTEN", public.to_string())
             .env("INTERNAL_LISTEN", internal.to_string())
-            .env("LOG", "info");
-        for variable in &arguments.env {
-            let (name, value) = variable.split_once('=').ok_or("--env wants NAME=VALUE")?;
-            command.env(name, value);
-        }
+            .env("LOG", "info")
+            .envs(variables.iter().map(|(name, value)| (name, value)));
         let log = File::create(directory.path().join("log"))?;
         let child = command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).spawn()?;
         let mut server = Self { child, public, internal, directory };
-        if !arguments.unpinned {
+        if is_pinned {
             let itself = std::process::id().to_string();
             Command::new("taskset").args(["-a", "-c", "-p", "1", &itself]).stdout(Stdio::null()).status()?;
         }
@@ -79,7 +73,7 @@ impl Server {
         let all: Vec<&str> = log.lines().filter(|line| line.contains("WARN") || line.contains("ERROR")).collect();
         let mut told = Vec::new();
         if !all.is_empty() {
-            told.push(format!("storm: {} warnings in the server's log, of which the first:", all.len()));
+            told.push(format!("{} warnings in the server's log, of which the first:", all.len()));
         }
         told.extend(all.iter().take(COMPLAINTS).map(|line| format!("    {line}")));
         told
@@ -125,4 +119,20 @@ impl Usage {
 fn kib(text: &str, name: &str) -> Outcome<u64> {
     let line = text.lines().find_map(|line| line.strip_prefix(name)).ok_or("a number is missing in /proc")?;
     Ok(line.trim().trim_end_matches(" kB").parse()?)
+}
+
+/// Lets this process and the server have as many descriptors as are `needed`, or as is allowed; how many, if that is too few.
+pub(crate) fn raise_file_limit(needed: u64) -> Option<u64> {
+    let limit = getrlimit(Resource::Nofile);
+    let is_enough = |limit: Option<u64>| limit.is_none_or(|limit| limit >= needed);
+    if is_enough(limit.current) && is_enough(limit.maximum) {
+        return None;
+    }
+    let wanted = if is_enough(limit.maximum) { limit.maximum } else { Some(needed) };
+    let raised = setrlimit(Resource::Nofile, Rlimit { current: wanted, maximum: wanted });
+    if raised.is_ok() {
+        return None;
+    }
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
+    limit.maximum
 }
