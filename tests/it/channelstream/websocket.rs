@@ -8,8 +8,9 @@ use tokio_tungstenite::tungstenite::{Error, Message};
 use uuid::Uuid;
 
 use crate::support::{
-    Client,
-    channelstream::{SOON, Site, Socket},
+    Client, StubBackend, TestServer,
+    backend::{Answer, Asked},
+    channelstream::{Place, SECRET, SOON, Site, Socket},
     client::End,
     http,
 };
@@ -275,4 +276,34 @@ pub async fn own_sockets_are_beside_it(site: &Site) {
     site.connect("beside-ann", &["message"]).await;
     site.say(say("message", "none of its business")).await;
     client.expect_silence().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_channel_is_a_room_like_others() {
+    let rooms = json!([{"channelstream": ["lobby"]}, {"channelstream_user": ["ann"]}]);
+    let says = rooms.to_string();
+    let backend =
+        StubBackend::answering(move |_: &Asked| Answer::Reply(200, format!(r#"{{"allowed_rooms":{says}}}"#))).await;
+    let server = TestServer::before(backend, &[("CHANNELSTREAM_SECRET", SECRET)]).await;
+    let site = Site::at(vec![Place::from(&server)]).without_public_calls();
+    let mut own = Client::connect(&server.public, "/ws/", &[]).await;
+    assert_eq!(own.next().await["is_authorized"], json!(true));
+    for (name, room) in ["channel", "user"].iter().zip(rooms.as_array().unwrap()) {
+        own.subscribe(name, room.clone()).await;
+    }
+    let (_, mut ann) = site.join("ann", &["lobby", "*"]).await;
+    site.say(json!({"user": "x", "channel": "lobby", "message": {"n": 1}})).await;
+    let frame = own.next().await;
+    assert_eq!((&frame["requestId"], &frame["data"]["message"]), (&json!("channel"), &json!({"n": 1})));
+    assert_eq!(ann.next().await, frame["data"]);
+    // What is for some of a channel only is not for the room.
+    site.say(json!({"user": "x", "channel": "lobby", "pm_users": ["ann"], "message": {"n": 2}})).await;
+    site.say(json!({"user": "x", "pm_users": ["ann"], "message": {"n": 3}})).await;
+    let frame = own.next().await;
+    assert_eq!((&frame["requestId"], &frame["data"]["message"]), (&json!("user"), &json!({"n": 3})));
+    assert_eq!([ann.next().await["message"]["n"].take(), ann.next().await["message"]["n"].take()], [2, 3]);
+    // A channel's name is no wildcard, and a trigger reaches who listens.
+    server.trigger(json!({"rooms": [{"channelstream": ["lobby"]}], "data": {"type": "message", "n": 4}})).await;
+    assert_eq!(ann.next().await, json!({"type": "message", "n": 4}));
+    ann.expect_silence(&site, "ann").await;
 }
