@@ -32,6 +32,9 @@ use super::{
     rabbitmq,
 };
 
+/// For what takes many polls.
+const LONG: Duration = Duration::from_secs(60);
+
 pub const SECRET: &str = "cs-test-secret";
 pub const ADMIN: (&str, &str) = ("admin", "admin-secret");
 pub const VARS: [(&str, &str); 5] = [
@@ -283,7 +286,7 @@ impl Site {
 
     /// Polls until `count` frames have come; not more than that.
     pub async fn polls(&self, id: &str, count: usize) -> Vec<Value> {
-        let (mut frames, deadline) = (Vec::new(), Instant::now() + PATIENCE);
+        let (mut frames, deadline) = (Vec::new(), Instant::now() + LONG);
         while frames.len() < count {
             assert!(Instant::now() < deadline, "{} of {count} frames: {frames:?}", frames.len());
             frames.extend(self.poll(id).await);
