@@ -47,6 +47,8 @@ pub(super) struct Follower {
     is_recalling: bool,
     /// This session's own marker has come.
     is_current: bool,
+    /// What comes next may have been handed over before.
+    reads_again: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -70,6 +72,7 @@ impl Follower {
             stage: Stage::Following,
             is_recalling: true,
             is_current: false,
+            reads_again: false,
         }
     }
 
@@ -82,7 +85,8 @@ impl Follower {
                 Start::At(offset)
             }
             None => {
-                // Nothing that was handed over can be found again.
+                // Nothing that was handed over can be found again, and some of it is read once more.
+                self.reads_again |= self.last.is_some();
                 (self.stage, self.last, self.is_recalling) = (Stage::Following, None, true);
                 Start::ReadBack
             }
@@ -140,6 +144,9 @@ impl Follower {
                     deliveries.push(Delivery::Missed);
                 }
             }
+        }
+        if std::mem::take(&mut self.reads_again) {
+            deliveries.push(Delivery::Restart);
         }
         self.stage = Stage::Following;
         self.last = Some(offset);
@@ -315,6 +322,7 @@ mod tests {
         log.0.begin(1);
         assert_eq!(log.trigger(3), Ok(vec!["-3".to_owned()]));
         assert_eq!(log.0.begin(2), Start::ReadBack);
-        assert_eq!(log.trigger(3), Ok(vec!["-3".to_owned()]));
+        assert_eq!(log.trigger(3), Ok(vec!["restart".to_owned(), "-3".to_owned()]), "what it came to does not count");
+        assert_eq!(log.trigger(4), Ok(vec!["-4".to_owned()]));
     }
 }
