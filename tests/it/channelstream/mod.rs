@@ -10,6 +10,7 @@ mod connections;
 mod expiry;
 mod instances;
 mod messages;
+mod outage;
 mod polling;
 mod presence;
 mod settings;
