@@ -103,7 +103,9 @@ impl Dispatch {
                 Err(error) => break Err(error),
             };
             let more = (!stop.is_cancelled()).then_some(&mut consumer);
+            self.metrics.dispatch_busy_seconds.begin(batch.deliveries.len());
             ready = self.fan_out(&batch.deliveries, more).await;
+            self.metrics.dispatch_busy_seconds.end();
             consumer.acknowledge(batch).await;
             // A broker that always has more ready must not keep this worker from its other tasks.
             tokio::task::consume_budget().await;

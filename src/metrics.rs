@@ -2,68 +2,25 @@
 //!
 //! Any part of the program may count here; only the internal listener reads.
 
-use std::time::SystemTime;
+mod by_word;
+mod work;
+
+use std::time::{Duration, SystemTime};
 
 use jiff::Timestamp;
 use prometheus_client::{
-    encoding::{EncodeLabelSet, EncodeLabelValue, text::encode},
-    metrics::{counter::Counter, family::Family, gauge::Gauge},
+    encoding::text::encode,
+    metrics::{counter::Counter, gauge::Gauge},
     registry::{Registry, Unit},
 };
 
-/// What happened to a request to the backend.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue)]
-pub enum Outcome {
-    /// Answered as hoped.
-    Ok,
-    /// Answered with another status than hoped.
-    Refused,
-    /// No answer in time.
-    TimedOut,
-    /// No connection, or one that broke.
-    Unreachable,
-    /// An answer that could not be read.
-    Malformed,
-    /// Not sent: too many were waiting.
-    Dropped,
-}
-
-/// Label of counters that are split by [`Outcome`].
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub struct ByOutcome {
-    outcome: Outcome,
-}
-
-/// Label of counters that are split by a word from a fixed list.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub struct ByReason {
-    reason: &'static str,
-}
-
-/// A counter that is split by a word from a fixed list.
-#[derive(Debug, Clone, Default)]
-pub struct ByWord(Family<ByReason, Counter>);
-
-impl ByWord {
-    /// Adds one under `reason`.
-    pub fn inc(&self, reason: &'static str) {
-        self.0.get_or_create(&ByReason { reason }).inc();
-    }
-}
-
-/// A counter that is split by [`Outcome`].
-#[derive(Debug, Clone, Default)]
-pub struct ByResult(Family<ByOutcome, Counter>);
-
-impl ByResult {
-    /// Adds one under `outcome`.
-    pub fn inc(&self, outcome: Outcome) {
-        self.0.get_or_create(&ByOutcome { outcome }).inc();
-    }
-}
+pub use self::{
+    by_word::{ByResult, ByWord, Counts, Outcome},
+    work::{Progress, Work},
+};
 
 macro_rules! metrics {
-    ($($(#[doc = $help:literal])+ $name:ident: $kind:ty $(as $as:tt)?,)+) => {
+    ($($(#[doc = $help:literal])+ $name:ident: $kind:ty,)+) => {
         /// Every number the process keeps about itself.
         #[derive(Debug)]
         pub struct Metrics {
@@ -78,15 +35,13 @@ macro_rules! metrics {
                 $(
                     let $name = <$kind>::default();
                     let help = concat!($($help),+).trim().trim_end_matches('.');
-                    registry.register(stringify!($name), help, metrics!(@inner $name $($as)?));
+                    registry.register(stringify!($name), help, $name.clone());
                 )+
                 let metrics = Self { registry, started: SystemTime::now(), $($name,)+ };
                 metrics.register_start()
             }
         }
     };
-    (@inner $name:ident) => { $name.clone() };
-    (@inner $name:ident family) => { $name.0.clone() };
 }
 
 metrics! {
@@ -95,9 +50,9 @@ metrics! {
     /// Connections that were authorised.
     connections_opened: Counter,
     /// Connections that ended with a close frame, by reason; `client` for those that the client closed.
-    connections_closed: ByWord as family,
+    connections_closed: ByWord,
     /// Handshakes that were not authorised, by reason.
-    connections_refused: ByWord as family,
+    connections_refused: ByWord,
     /// Data frames received from clients.
     client_messages: Counter,
     /// Times that clients were told that triggers may have been missed.
@@ -107,7 +62,7 @@ metrics! {
     /// Publications given to clients that came back, of those queued.
     publications_replayed: Counter,
     /// Subscriptions from a position on, by what became of them.
-    recoveries: ByWord as family,
+    recoveries: ByWord,
     /// Rooms with at least one subscription.
     rooms: Gauge,
     /// Subscriptions now.
@@ -115,13 +70,15 @@ metrics! {
     /// Triggers taken from the broker, malformed ones included.
     triggers: Counter,
     /// Triggers taken from the broker and dropped, by reason.
-    triggers_dropped: ByWord as family,
+    triggers_dropped: ByWord,
     /// Triggers not delivered because one with their id had been.
     triggers_repeated: Counter,
     /// Triggers posted over HTTP, by what was answered.
-    trigger_requests: ByWord as family,
+    trigger_requests: ByWord,
     /// Requests to Channelstream's API, by what was answered.
-    channelstream_requests: ByWord as family,
+    channelstream_requests: ByWord,
+    /// Time spent on fanning out what the broker handed over.
+    dispatch_busy_seconds: Work,
     /// Publications put into a client's outbox.
     publications_queued: Counter,
     /// Publications written to clients.
@@ -129,7 +86,7 @@ metrics! {
     /// Publications that could not be written: the client was too slow or gone.
     publications_failed: Counter,
     /// Requests to the backend for a client's bootstrap, by outcome.
-    bootstraps: ByResult as family,
+    bootstraps: ByResult,
     /// Bootstraps that were answered together with another one under way.
     bootstraps_shared: Counter,
     /// Bootstraps that were answered from memory.
@@ -143,7 +100,7 @@ metrics! {
     /// Times that it was left alone.
     api_pauses: Counter,
     /// Hooks posted to the backend, by outcome.
-    hooks: ByResult as family,
+    hooks: ByResult,
     /// Hooks that the backend never took.
     hooks_given_up: Counter,
     /// Messages for the other instances that the broker has taken.
@@ -151,13 +108,13 @@ metrics! {
     /// Connections of instances that died, reported as gone by this one.
     connections_adopted: Counter,
     /// Control messages that were applied, by action.
-    controls: ByWord as family,
+    controls: ByWord,
     /// Checks of connected clients' permissions, by what became of them.
-    rechecks: ByWord as family,
+    rechecks: ByWord,
     /// Resume tickets that clients came back with, by what became of them.
-    tickets: ByWord as family,
+    tickets: ByWord,
     /// What was refused because of a limit, by limit.
-    limited: ByWord as family,
+    limited: ByWord,
     /// Commands of Channelstream's taken from the log.
     channelstream_commands: Counter,
     /// Users that Channelstream remembers, on all instances.
@@ -195,6 +152,11 @@ impl Metrics {
     pub fn publications_waiting(&self) -> u64 {
         let done = self.publications_sent.get() + self.publications_failed.get();
         self.publications_queued.get().saturating_sub(done)
+    }
+
+    /// For how long the process has been running.
+    pub fn uptime(&self) -> Duration {
+        self.started.elapsed().unwrap_or_default()
     }
 
     /// When the process started: local time, ISO 8601 with microseconds and without offset.

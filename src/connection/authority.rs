@@ -2,6 +2,7 @@
 //! again.
 
 use std::{
+    cmp::Reverse,
     collections::HashSet,
     sync::Arc,
     time::{Duration, SystemTime},
@@ -64,6 +65,26 @@ pub struct Seen {
     allowed_rooms: usize,
     /// Unsent bytes.
     waiting: usize,
+}
+
+/// Which connections are listed.
+#[derive(Debug, Clone, Copy)]
+pub enum Whose<'a> {
+    /// All.
+    Anybody,
+    /// Those of this user.
+    User(&'a str),
+    /// The one with this id.
+    Connection(Uuid),
+}
+
+/// Which of them come first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Order {
+    /// Those that have been there for longest.
+    Oldest,
+    /// Those with the most unsent bytes, and then as above.
+    Slowest,
 }
 
 impl Connections {
@@ -323,15 +344,26 @@ impl Connections {
         }))
     }
 
-    /// The authorised connections, of `user` if one is named, the oldest first; `limit` of them, and how many there are.
-    pub fn list(&self, user: Option<&str>, limit: usize) -> (Vec<Seen>, usize) {
-        let mut clients = match user {
-            Some(user) => self.clients.of(user),
-            None => self.clients.authorized(|_| true),
+    /// The authorised connections of `whose`: `limit` of them, and how many there are. Looks at each one for a moment, and
+    /// sorts no more of them than are wanted.
+    pub fn list(&self, whose: Whose<'_>, order: Order, limit: usize) -> (Vec<Seen>, usize) {
+        let clients = match whose {
+            Whose::Anybody => self.clients.authorized(|_| true),
+            Whose::User(user) => self.clients.of(user),
+            Whose::Connection(id) => self.clients.authorized_one(id).into_iter().collect(),
         };
         let count = clients.len();
-        clients.sort_unstable_by_key(|client| (client.opened, client.id()));
-        (clients.iter().take(limit).filter_map(|client| seen(client)).collect(), count)
+        let waiting = |client: &Client| if order == Order::Slowest { client.outbox.waiting_bytes() } else { 0 };
+        let mut ranked: Vec<_> = clients
+            .into_iter()
+            .map(|client| ((Reverse(waiting(&client)), client.opened, client.id()), client))
+            .collect();
+        if limit < count {
+            ranked.select_nth_unstable_by_key(limit, |(rank, _)| *rank);
+            ranked.truncate(limit);
+        }
+        ranked.sort_unstable_by_key(|(rank, _)| *rank);
+        (ranked.iter().filter_map(|(_, client)| seen(client)).collect(), count)
     }
 }
 

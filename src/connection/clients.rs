@@ -122,6 +122,11 @@ impl Clients {
         self.0.lock().users.get(user).into_iter().flatten().cloned().collect()
     }
 
+    /// The authorised one with this id.
+    pub(super) fn authorized_one(&self, id: Uuid) -> Option<Arc<Client>> {
+        self.get(id).filter(|client| client.session().is_some())
+    }
+
     /// The authorised ones that `are_wanted`, those included that are being told so.
     pub(super) fn authorized(&self, are_wanted: impl Fn(&Client) -> bool) -> Vec<Arc<Client>> {
         let mut clients: Vec<_> = self.0.lock().all.values().filter(|client| are_wanted(client)).cloned().collect();

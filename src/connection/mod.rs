@@ -37,7 +37,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::info;
 use uuid::Uuid;
 
-pub use authority::{Explanation, Seen};
+pub use authority::{Explanation, Order, Seen, Whose};
 pub use keepalive::{Due, Keepalive};
 pub use link::{Connection, Link};
 pub use places::{Place, TooMany};

@@ -11,7 +11,7 @@ use tokio::sync::watch;
 use warp::{Filter, Rejection, Reply, reply::Response};
 
 use super::reply;
-use crate::{broker::State, metrics::Metrics, protocol::server::Status};
+use crate::{broker::State, metrics::Metrics};
 
 /// The paths of the internal listener, for machines.
 const OPENAPI: &str = include_str!("openapi.json");
@@ -42,15 +42,21 @@ impl Readiness {
         &self.metrics
     }
 
-    fn is_consuming(&self) -> bool {
-        *self.state.borrow() == State::Current
+    /// `rabbitmq` or `embedded`.
+    pub(super) fn broker(&self) -> &'static str {
+        self.broker
+    }
+
+    /// How far the consumer is.
+    pub(super) fn state(&self) -> State {
+        *self.state.borrow()
     }
 
     /// Why this instance should not be sent clients.
-    fn obstacle(&self) -> Option<&'static str> {
+    pub(super) fn obstacle(&self) -> Option<&'static str> {
         if self.is_stopping.load(Relaxed) {
             Some("stopping")
-        } else if !self.is_consuming() {
+        } else if self.state() != State::Current {
             Some("broker-away")
         } else {
             None
@@ -69,30 +75,14 @@ pub(super) fn health(readiness: Readiness) -> impl Filter<Extract = (Response,),
     alive.or(ready).unify()
 }
 
-/// `/status`, `/metrics` and `/openapi.json`.
-pub(super) fn routes(readiness: Readiness) -> impl Filter<Extract = (Response,), Error = Rejection> + Clone {
-    let metrics = readiness.metrics.clone();
-    let status = warp::path!("status").and(warp::get()).map(move || status(&readiness));
+/// `/metrics` and `/openapi.json`.
+pub(super) fn routes(metrics: Arc<Metrics>) -> impl Filter<Extract = (Response,), Error = Rejection> + Clone {
     let metrics = warp::path!("metrics").and(warp::get()).map(move || match metrics.text() {
         Ok(text) => typed(text, "application/openmetrics-text; version=1.0.0; charset=utf-8"),
         Err(_) => reply::error(StatusCode::INTERNAL_SERVER_ERROR, "no-metrics", "the numbers could not be written"),
     });
     let openapi = warp::path!("openapi.json").and(warp::get()).map(|| typed(OPENAPI, "application/json"));
-    status.or(metrics).unify().or(openapi).unify()
-}
-
-fn status(readiness: &Readiness) -> Response {
-    let metrics = &readiness.metrics;
-    reply::json(
-        StatusCode::OK,
-        &json!({
-            "version": env!("CARGO_PKG_VERSION"),
-            "ready": readiness.obstacle().is_none(),
-            "broker": {"kind": readiness.broker, "consuming": readiness.is_consuming()},
-            "subscriptions": metrics.subscriptions.get(),
-            "clients": Status::now(metrics),
-        }),
-    )
+    metrics.or(openapi).unify()
 }
 
 /// `body` of this type.
@@ -113,12 +103,14 @@ mod tests {
         let document: Value = serde_json::from_str(OPENAPI).unwrap();
         let paths: Vec<_> = document["paths"].as_object().unwrap().keys().map(String::as_str).collect();
         let routes = [
+            "/",
             "/connections",
             "/control/",
             "/explain",
             "/healthz",
             "/metrics",
             "/openapi.json",
+            "/page/{file}",
             "/position",
             "/readyz",
             "/rooms",
@@ -126,8 +118,8 @@ mod tests {
             "/trigger/",
         ];
         assert_eq!(paths, routes);
-        let own: Vec<_> = super::super::OWN_PATHS.to_vec();
-        assert_eq!(paths.iter().map(|path| path.trim_matches('/')).collect::<Vec<_>>(), own);
+        assert!(paths.iter().all(|path| super::super::is_own(path.trim_matches('/'))), "{paths:?}");
+        assert_eq!(super::super::OWN_PATHS.len() + 1, paths.len()); // and the page's files
         assert_eq!(document["info"]["version"], env!("CARGO_PKG_VERSION"));
     }
 }

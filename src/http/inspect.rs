@@ -4,11 +4,12 @@ use std::{collections::HashMap, sync::Arc};
 
 use http::StatusCode;
 use serde_json::{json, value::RawValue};
+use uuid::Uuid;
 use warp::{Filter, Rejection, reply::Response};
 
 use super::reply;
 use crate::{
-    connection::Connections,
+    connection::{Connections, Order, Whose},
     room::{Numbers, RoomKey},
 };
 
@@ -39,9 +40,20 @@ pub(super) fn routes(connections: Arc<Connections>) -> impl Filter<Extract = (Re
     listed.or(rooms).unify().or(explained).unify()
 }
 
-/// `/connections?user=17&limit=100`.
+/// `/connections?user=17&sort=waiting&limit=100`.
 fn list(connections: &Connections, query: &Query) -> Result<Response, Refusal> {
-    let (seen, count) = connections.list(query.get("user").map(String::as_str), limit(query)?);
+    let whose = match (query.get("connection"), query.get("user")) {
+        (Some(_), Some(_)) => return Err(malformed("connection", "ask for a connection or for a user, not for both")),
+        (Some(id), None) => Whose::Connection(connection(id)?),
+        (None, Some(user)) => Whose::User(user),
+        (None, None) => Whose::Anybody,
+    };
+    let order = match query.get("sort").map(String::as_str) {
+        None | Some("age") => Order::Oldest,
+        Some("waiting") => Order::Slowest,
+        Some(_) => return Err(malformed("sort", "sort must be age or waiting")),
+    };
+    let (seen, count) = connections.list(whose, order, limit(query)?);
     Ok(reply::json(StatusCode::OK, &json!({"count": count, "connections": seen})))
 }
 
@@ -59,8 +71,7 @@ fn rooms(connections: &Connections, query: &Query) -> Result<Response, Refusal> 
 
 /// `/explain?connection=<uuid>&room={…}`.
 fn explain(connections: &Connections, query: &Query) -> Result<Response, Refusal> {
-    let id = query.get("connection").and_then(|id| id.parse().ok());
-    let id = id.ok_or_else(|| malformed("connection", "connection must be the id of a connection"))?;
+    let id = connection(query.get("connection").map_or("", String::as_str))?;
     let room = query.get("room").ok_or_else(|| malformed("room", "room must be a JSON object"))?;
     let json = RawValue::from_string(room.clone()).map_err(|_| malformed("room", "room must be a JSON object"))?;
     let explained = connections.explain(id, &json).map_err(|error| malformed("room", &error.to_string()))?;
@@ -72,6 +83,10 @@ fn explain(connections: &Connections, query: &Query) -> Result<Response, Refusal
             "no authorised connection of this instance has that id; it may be another instance's",
         ),
     })
+}
+
+fn connection(text: &str) -> Result<Uuid, Refusal> {
+    text.parse().map_err(|_| malformed("connection", "connection must be the id of a connection"))
 }
 
 fn limit(query: &Query) -> Result<usize, Refusal> {

@@ -7,8 +7,10 @@ pub mod channelstream;
 mod control;
 mod inspect;
 pub mod listener;
+mod page;
 mod position;
 mod reply;
+mod status;
 mod trigger;
 
 use std::{net::SocketAddr, sync::Arc};
@@ -39,7 +41,8 @@ pub struct Origination {
 }
 
 /// What high-templar itself serves on the internal listener, with or without a slash at the end.
-const OWN_PATHS: [&str; 11] = [
+const OWN_PATHS: [&str; 12] = [
+    "",
     "connections",
     "control",
     "explain",
@@ -52,6 +55,11 @@ const OWN_PATHS: [&str; 11] = [
     "status",
     "trigger",
 ];
+
+/// Whether `name`, a path without its slashes at both ends, is high-templar's own on the internal listener.
+fn is_own(name: &str) -> bool {
+    OWN_PATHS.contains(&name) || name.starts_with(page::FOLDER)
+}
 
 /// The routes of the public listener: `/ws/`, with or without the slash, what browsers ask of Channelstream, if that is
 /// spoken, and nothing else.
@@ -147,13 +155,21 @@ pub fn internal(
     let private = trigger::route(publisher.clone(), config.body_limit_bytes, readiness.metrics().clone())
         .or(control::route(publisher, numbers))
         .unify()
-        .or(admin::routes(readiness))
+        .or(admin::routes(readiness.metrics().clone()))
+        .unify()
+        .or(status::route(readiness, connections.clone(), channelstream.is_some()))
         .unify()
         .or(position::route(connections.hub.clone()))
         .unify()
         .or(inspect::routes(connections))
         .unify();
+    // A browser shows no token when it opens a page: what has one to check is the page's own requests.
+    let page = match &config.token {
+        Some(_) => page::routes().boxed(),
+        None => reply::guard(None).and(page::routes()).boxed(),
+    };
     let guarded = reply::guard(config.token.clone()).and(private);
-    let routes = with_channelstream(channelstream, Side::Internal, health.or(guarded).unify().boxed());
+    let own = health.or(page).unify().or(guarded).unify().boxed();
+    let routes = with_channelstream(channelstream, Side::Internal, own);
     routes.recover(reply::rejected).unify().boxed()
 }

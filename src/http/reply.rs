@@ -2,7 +2,7 @@
 
 use std::{convert::Infallible, net::IpAddr, sync::Arc};
 
-use http::{HeaderMap, HeaderValue, StatusCode, header};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use rand::Rng;
 use serde::Serialize;
 use serde_json::json;
@@ -28,6 +28,14 @@ pub(super) fn error(status: StatusCode, message: &str, detail: &str) -> Response
 /// `body` as JSON.
 pub(super) fn json(status: StatusCode, body: &impl Serialize) -> Response {
     warp::reply::with_status(warp::reply::json(body), status).into_response()
+}
+
+/// `response` with these headers.
+pub(super) fn with_headers(mut response: Response, headers: &[(HeaderName, &'static str)]) -> Response {
+    for (name, value) in headers {
+        response.headers_mut().insert(name, HeaderValue::from_static(value));
+    }
+    response
 }
 
 /// When a caller should try again after the broker was away, in seconds.

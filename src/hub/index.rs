@@ -64,10 +64,17 @@ impl Hub {
         let mut count = 0;
         let mut add = |room: &Arc<Room>| {
             count += 1;
-            largest.push(Reverse((room.len(), Reverse(room.key().as_str().to_owned()))));
-            if largest.len() > limit {
+            let (members, text) = (room.len(), room.key().as_str());
+            if largest.len() == limit {
+                let is_smaller = |Reverse((least, Reverse(last))): &Reverse<(usize, Reverse<String>)>| {
+                    (members, Reverse(text)) < (*least, Reverse(last.as_str()))
+                };
+                if largest.peek().is_none_or(is_smaller) {
+                    return; // without a copy of its text: there may be a million of them
+                }
                 largest.pop();
             }
+            largest.push(Reverse((members, Reverse(text.to_owned()))));
         };
         match room {
             Some(room) => self.find(std::slice::from_ref(room)).iter().for_each(&mut add),

@@ -77,8 +77,8 @@ async fn connections_are_found_by_their_user_and_no_more_are_listed_than_asked_f
         let list = answer["connections"].as_array().unwrap();
         assert_eq!((&answer["count"], list.len()), (&json!(count), listed), "{query}");
     }
-    // The oldest first.
-    let ages: Vec<_> = server.get("/connections").await.json()["connections"].as_array().unwrap().clone();
+    // The oldest first, also when they are asked for as such.
+    let ages: Vec<_> = server.get("/connections?sort=age").await.json()["connections"].as_array().unwrap().clone();
     assert!(ages.is_sorted_by_key(|seen| std::cmp::Reverse(seen["age"].as_u64())), "{ages:?}");
     let first = server.get("/connections?limit=1").await.json()["connections"][0]["connection"].clone();
     clients.remove(0).close().await;
@@ -88,6 +88,20 @@ async fn connections_are_found_by_their_user_and_no_more_are_listed_than_asked_f
     server.backend.answer(|_| Answer::Silence);
     let _waiting = server.dial("bob").await;
     assert_eq!(server.get("/connections").await.json()["count"], json!(104));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_connection_is_found_by_its_id() {
+    let server = TestServer::before(Users::default().backend().await, &[]).await;
+    let (client, id) = server.member_v4("alice", &[("1", message())]).await;
+    let _other = server.member_v4("alice", &[]).await;
+    let path = format!("/connections?connection={id}");
+    let answer = server.get(&path).await.json();
+    assert_eq!((&answer["count"], &answer["connections"][0]["connection"]), (&json!(1), &json!(id)), "{answer}");
+    assert_eq!((&answer["connections"][0]["user"], &answer["connections"][1]), (&json!("alice"), &Value::Null));
+    client.close().await;
+    server.until_number("open_connections", 1).await;
+    assert_eq!(server.get(&path).await.json(), json!({"count": 0, "connections": []}));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -168,6 +182,12 @@ async fn questions_that_make_no_sense_are_answered_with_what_is_wrong() {
         for path in ["connections", "rooms"] {
             is_refused(&server.get(&format!("/{path}?limit={limit}")).await, 400, "malformed-limit");
         }
+    }
+    for sort in ["", "x", "WAITING", "age,waiting"] {
+        is_refused(&server.get(&format!("/connections?sort={sort}")).await, 400, "malformed-sort");
+    }
+    for wrong in ["connection=", "connection=17", &format!("connection={id}&user=17")] {
+        is_refused(&server.get(&format!("/connections?{wrong}")).await, 400, "malformed-connection");
     }
     for wrong in ["", "x", "%5B%5D", "7", "%7B", "null", "%7B%22a%22%3A1%7D%20x"] {
         is_refused(&server.get(&format!("/rooms?room={wrong}")).await, 400, "malformed-room");

@@ -26,6 +26,7 @@ mod protection;
 mod rechecks;
 mod recovery;
 mod slow_clients;
+mod status;
 mod stopping;
 mod support;
 mod tickets;

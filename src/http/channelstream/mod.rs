@@ -28,7 +28,7 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use warp::{Filter, Rejection, path::FullPath, reply::Response};
 
-use super::{OWN_PATHS, Origination};
+use super::{Origination, is_own};
 use crate::{
     channelstream::Channelstream,
     config::{self, Networks},
@@ -121,7 +121,7 @@ impl Api {
         match side {
             // The document is Channelstream's for who comes as its caller, and high-templar's for all others.
             Side::Internal if path == "/openapi.json" => self.standing(asked) != Ok(Standing::Nobody),
-            Side::Internal => !OWN_PATHS.contains(&name),
+            Side::Internal => !is_own(name),
             Side::Public if self.config.is_public => name != "ws",
             Side::Public => matches!(asked.path.as_str(), "/disconnect" | "/listen"),
         }

@@ -1,10 +1,13 @@
 //! The pages of the admin and the files they are made of, all of them in the program.
 
-use http::{HeaderMap, HeaderName, HeaderValue, header};
+use http::{HeaderName, header};
 use serde_json::{Map, Value};
 use warp::reply::Response;
 
-use super::{super::admin::typed, route::STATIC};
+use super::{
+    super::{admin::typed, reply},
+    route::STATIC,
+};
 
 /// The page with the numbers, channels and users.
 pub(super) const ADMIN: &str = include_str!("pages/admin.html");
@@ -14,11 +17,12 @@ pub(super) const EXPLORER: &str = include_str!("pages/explorer.html");
 pub(super) const SWAGGER: &str = include_str!("swagger.json");
 
 /// Name, content type and content of what is under `/static/`.
-const FILES: [(&str, &str, &str); 4] = [
+const FILES: [(&str, &str, &str); 5] = [
     ("admin.js", "text/javascript; charset=utf-8", include_str!("pages/admin.js")),
     ("common.js", "text/javascript; charset=utf-8", include_str!("pages/common.js")),
+    ("dom.js", "text/javascript; charset=utf-8", include_str!("../page/dom.js")),
     ("explorer.js", "text/javascript; charset=utf-8", include_str!("pages/explorer.js")),
-    ("style.css", "text/css; charset=utf-8", include_str!("pages/style.css")),
+    ("style.css", "text/css; charset=utf-8", include_str!("../page/style.css")),
 ];
 
 /// Pages load nothing but what is here, run no script that stands in them, and stand in no other page.
@@ -34,15 +38,7 @@ const POLICY: [(HeaderName, &str); 4] = [
 
 /// A page.
 pub(super) fn page(html: String) -> Response {
-    let mut response = typed(html, "text/html; charset=utf-8");
-    protect(response.headers_mut());
-    response
-}
-
-fn protect(headers: &mut HeaderMap) {
-    for (name, value) in POLICY {
-        headers.insert(name, HeaderValue::from_static(value));
-    }
+    reply::with_headers(typed(html, "text/html; charset=utf-8"), &POLICY)
 }
 
 /// What `/admin/debug` says. The original prints the server's internals here, which is nobody's business.
@@ -55,10 +51,8 @@ pub(super) fn debug() -> Response {
 pub(super) fn file(path: &str) -> Option<Response> {
     let name = path.strip_prefix(STATIC)?;
     let (_, content_type, content) = FILES.iter().find(|(known, ..)| *known == name)?;
-    let mut response = typed(*content, content_type);
-    response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
-    response.headers_mut().insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-    Some(response)
+    let headers = [(header::CACHE_CONTROL, "no-cache"), (header::X_CONTENT_TYPE_OPTIONS, "nosniff")];
+    Some(reply::with_headers(typed(*content, content_type), &headers))
 }
 
 /// The document of the API, whose paths have `script` before them.

@@ -1,6 +1,7 @@
 // Asks for the numbers every few seconds, and shows them.
 
-import { byId, element, load } from "./common.js";
+import { load } from "./common.js";
+import { byId, element } from "./dom.js";
 
 const EVERY_MS = 3000;
 // More would only make the page slow; the filter finds the rest.

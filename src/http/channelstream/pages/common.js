@@ -1,17 +1,3 @@
-// What both pages need. Text enters the page as text only.
-
-export function element(name, attributes, ...children) {
-  const made = document.createElement(name);
-  for (const [key, value] of Object.entries(attributes ?? {})) {
-    if (key === "class") made.className = value;
-    else made[key] = value;
-  }
-  made.append(...children.filter((child) => child !== null).map((child) => child instanceof Node ? child : String(child)));
-  return made;
-}
-
-export const byId = (id) => document.getElementById(id);
-
 // The JSON at `path`; who is not signed in any more is sent to do so.
 export async function load(path) {
   const response = await fetch(path, { redirect: "manual", cache: "no-store" });

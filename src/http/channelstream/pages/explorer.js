@@ -1,6 +1,7 @@
 // Lists the calls of the Swagger document, sends them, and shows the answers.
 
-import { byId, element, load } from "./common.js";
+import { load } from "./common.js";
+import { byId, element } from "./dom.js";
 
 // A reference within the document, looked up.
 function resolve(api, schema) {
