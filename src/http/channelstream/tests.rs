@@ -103,7 +103,6 @@ async fn the_first_thing_that_is_wrong_is_the_one_that_is_told() {
         (HERE, "POST /connect", &[], "{", 403),
         (HERE, "GET /connect", &[], "", 404),
         (HERE, "GET /nowhere", &[], "", 404),
-        (HERE, "GET /", &[], "", 404),
         (HERE, "GET /nowhere", &[BAD], "", 401),
         (HERE, "OPTIONS /nowhere", &[BAD], "", 401),
         (HERE, "GET /static/style.css", &[BAD], "", 401),
@@ -209,8 +208,16 @@ async fn pages_of_other_hosts_may_read_answers_and_refusals_but_not_the_explorer
 async fn the_internal_listener_keeps_its_own_paths_whatever_a_request_claims() {
     let listener = Listener::internal();
     let script = |script| [SIGNED, ("x-script-name", script)];
-    for line in ["POST /trigger/", "POST /trigger", "GET /metrics", "OPTIONS /control/", "GET /healthz", "GET /rooms/"]
-    {
+    for line in [
+        "POST /trigger/",
+        "POST /trigger",
+        "GET /metrics",
+        "OPTIONS /control/",
+        "GET /healthz",
+        "GET /rooms/",
+        "GET /",
+        "GET /page/main.js",
+    ] {
         for headers in [&[][..], &[SIGNED], &[BAD], &script("/metrics"), &script("/trigger")] {
             assert_eq!(listener.status(HERE, line, headers, "").await, 418, "{line} {headers:?}");
         }

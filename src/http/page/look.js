@@ -16,11 +16,9 @@ let shown = [];
 let shownUser = null;
 
 async function find(text) {
-  if (UUID.test(text)) {
-    const found = await ask(query("connections", { connection: text }));
-    if (found.count > 0) return { ...found, user: null };
-  }
-  return { ...await ask(query("connections", { user: text, limit: SHOWN })), user: text };
+  const ofUser = { ...await ask(query("connections", { user: text, limit: SHOWN })), user: text };
+  if (ofUser.count > 0 || !UUID.test(text)) return ofUser;
+  return { ...await ask(query("connections", { connection: text })), user: null };
 }
 
 const short = (id) => `connection ${id.slice(0, 8)}`;
