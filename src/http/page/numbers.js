@@ -10,8 +10,8 @@ const OLD_SECONDS = 1;
 
 const WRITTEN = { bytes, count, duration, text: (text) => text, word };
 const BROKER = {
-  current: "current: consuming, and all before has been read",
-  behind: "behind: reading what is in the log",
+  current: "consuming",
+  behind: "behind: reading the log",
   away: "away: trying again",
 };
 
@@ -44,7 +44,7 @@ export function showNumbers(status, busy) {
   write(byId("busy"), busy === null ? "–" : share(busy), busy > BUSY);
   write(byId("last-delivery"), dispatch.since_last === null ? "none yet" : `${duration(dispatch.since_last)} ago`);
   write(byId("broker-state"), BROKER[broker.state], broker.state !== "current");
-  write(byId("api-state"), api.paused ? "paused: it fails, or asks for it" : "in use", api.paused);
+  write(byId("api-state"), api.paused ? "paused: fails, or asks for it" : "in use", api.paused);
   write(byId("too-slow"), several(connections.closed["too-slow"] ?? 0, "connection"));
   byId("channelstream").hidden = status.channelstream === null;
 }
