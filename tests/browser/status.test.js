@@ -371,10 +371,11 @@ async function picture(t, world) {
   const names = ["alice", "bob", "carol", "dave", "erin", "frank", "grace", "heidi", "ivan", "judy"];
   const clients = [];
   for (let number = 0; number < 48; number += 1) {
-    const client = await world.client(names[number % names.length], `198.51.100.${10 + number % names.length}`);
+    const user = names[number % names.length];
+    const client = await world.client(user, `198.51.100.${10 + number % names.length}`);
     await client.subscribes("news", { target: "news" });
     await client.subscribes("project", { project: 7 + number % 4 });
-    if (number % 3 === 0) await client.subscribes("board", { project: 7, board: "*" });
+    if (number % 3 === 0) await client.subscribes("own", { user });
     clients.push(client);
   }
   const page = await open(t, world, { width: 1200, height: 1200 });
