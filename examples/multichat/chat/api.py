@@ -81,8 +81,8 @@ def join(request: HttpRequest, slug: str):
 
 @transaction.atomic
 def leave(request: HttpRequest, slug: str):
-    presence.leave(request.user, _room(request, slug))
-    publish({"user": request.user.pk}, event="left", slug=slug)
+    if presence.leave(request.user, _room(request, slug)):
+        publish({"user": request.user.pk}, event="left", slug=slug)  # the user's other pages follow
     return 200, {}
 
 

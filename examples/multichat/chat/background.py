@@ -4,6 +4,7 @@ import logging
 import random
 import threading
 import time
+from typing import NoReturn
 
 from django.conf import settings
 from django.db import connection
@@ -21,12 +22,12 @@ SHORTEST_WAIT, LONGEST_WAIT = 0.2, 5.0  # seconds until the next attempt, after 
 
 
 def start() -> None:
-    threading.Thread(target=_run, name="background", daemon=True).start()
-
-
-def _run() -> None:
-    # This thread alone holds the connection to the broker.
+    # Used by this thread alone.
     transport = AmqpTransport(settings.AMQP_URL, settings.AMQP_EXCHANGE) if settings.AMQP_URL else HttpTransport()
+    threading.Thread(target=run, args=[transport], name="background", daemon=True).start()
+
+
+def run(transport: Transport) -> NoReturn:
     delay = SHORTEST_WAIT
     while True:
         try:

@@ -59,7 +59,7 @@ def remove_the_silent() -> None:
     Presence.objects.filter(Q(seen__lt=now - SILENCE) | Q(connections=0, seen__lt=now - GRACE)).delete()  # `ended` follows
     # Who joined and has never been connected.
     for user in get_user_model().objects.filter(presences=None, memberships__since__lt=now - SILENCE).distinct():
-        _leave_all(user)
+        leave_all(user)
 
 
 @transaction.atomic
@@ -67,7 +67,7 @@ def ended(user) -> None:
     """One of the user's browsers is gone."""
     _lock(user)
     if not Presence.objects.filter(user=user).exists():
-        _leave_all(user)
+        leave_all(user)
         publish(LIST, event="offline", user=person(user))
 
 
@@ -80,11 +80,18 @@ def join(user, room: Room) -> None:
 
 
 @transaction.atomic
-def leave(user, room: Room, reason: str = "left") -> None:
-    """`reason`: `left` by choice, `gone` with the last connection, or `closed` to the user."""
+def leave(user, room: Room, reason: str = "left") -> bool:
+    """Whether the user was in it. `reason`: `left` by choice, `gone` with the last connection, or `closed` to the user."""
     deleted, _ = Membership.objects.filter(user=user, room=room).delete()
     if deleted:
         publish(room.address, event="leave", user=person(user), reason=reason)
+    return bool(deleted)
+
+
+@transaction.atomic
+def leave_all(user) -> None:
+    for membership in Membership.objects.filter(user=user).select_related("room"):
+        leave(user, membership.room, "gone")
 
 
 def members(room: Room) -> list[dict]:
@@ -107,8 +114,3 @@ def _seen(user, session_key: str) -> tuple[Presence, bool]:
     if is_first:
         publish(LIST, event="online", user=person(user))
     return presence, is_new
-
-
-def _leave_all(user) -> None:
-    for membership in Membership.objects.filter(user=user).select_related("room"):
-        leave(user, membership.room, "gone")

@@ -49,13 +49,14 @@ def user_saved(instance, **_) -> None:
     if instance.is_active:
         control("reauthorize", user=str(instance.pk))
     else:
-        end_connections(instance)
+        control("disconnect", user=str(instance.pk))
+        Presence.objects.filter(user=instance).delete()
 
 
 @receiver(pre_delete, sender=settings.AUTH_USER_MODEL)
-def end_connections(instance, **_) -> None:
+def user_about_to_be_deleted(instance, **_) -> None:
+    presence.leave_all(instance)  # the rest follows when the presence is deleted with the user
     control("disconnect", user=str(instance.pk))
-    Presence.objects.filter(user=instance).delete()
 
 
 @receiver(post_delete, sender=Session)

@@ -97,15 +97,17 @@ function showLists() {
 function entry(room) {
   const item = element("li", {}, element("span", { className: "name", textContent: room.name }));
   item.dataset.slug = room.slug;
-  if (room.staff_only) {
-    item.append(element("span", { className: "faint" }, element("span", { ariaHidden: "true", textContent: "🔒 " }), "staff only"));
-  }
+  if (room.staff_only) item.firstChild.append(element("span", { className: "lock faint", textContent: "staff only" }));
   if (joined.has(room.slug)) {
-    item.append(element("button", { type: "button", className: "quiet", textContent: "Show", ariaLabel: `Show ${room.name}`, onclick: () => show(room.slug) }));
+    item.append(button("Show", room, () => show(room.slug), "quiet"));
   } else if (!room.staff_only || me.is_staff) {
-    item.append(element("button", { type: "button", textContent: "Join", ariaLabel: `Join ${room.name}`, onclick: async () => { await enter(room.slug); show(room.slug); } }));
+    item.append(button("Join", room, async () => { await enter(room.slug); show(room.slug); }));
   }
   return item;
+}
+
+function button(text, room, onclick, className = "") {
+  return element("button", { type: "button", className, textContent: text, ariaLabel: `${text} ${room.name}`, onclick });
 }
 
 function show(slug) {
