@@ -72,7 +72,7 @@ pub fn public(
         .and(warp::ext::get::<Origination>());
     let (listeners, pages) = (connections.clone(), origins.clone());
     let events = warp::path("sse")
-        .and(request.clone())
+        .and(request)
         .then(move |headers, query, from| sse::answer(headers, query, from, listeners.clone(), pages.clone()));
     let route = warp::path("ws").and(request).and(warp::ext::optional::<OnUpgrade>()).map(
         move |headers: HeaderMap, query: String, from: Origination, upgrade: Option<OnUpgrade>| {
