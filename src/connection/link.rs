@@ -22,6 +22,7 @@ use crate::{
         client::{Message, Wanted},
         server::{v3, v4},
     },
+    room::RoomKey,
 };
 
 /// When a client may come back that could not be served, in seconds, where nothing better is known: at random, so that they
@@ -41,6 +42,32 @@ const SUBSCRIBED_AT_ONCE: usize = 128;
 pub struct Link {
     pub(super) client: Arc<Client>,
     pub(super) connections: Arc<Connections>,
+}
+
+/// Why a client is not let in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Refused {
+    /// The backend says no.
+    NotAuthorized,
+    /// The backend cannot be asked, or has too much to do.
+    TryLater {
+        /// When to come back.
+        retry_after: Duration,
+    },
+    /// The user has too many connections.
+    TooMany {
+        /// When to come back.
+        retry_after: Duration,
+    },
+    /// It may not join a room that it cannot do without.
+    Room {
+        /// Which one of those.
+        number: usize,
+        /// Why not, for people.
+        detail: String,
+    },
+    /// It is gone, or the server stops.
+    Gone,
 }
 
 /// Why somebody whom the backend knows is not let in.
@@ -70,17 +97,21 @@ impl Link {
         &self.connections
     }
 
-    /// Asks the backend who this is, or a ticket if it has one, and tells the client the outcome. Waits up to
-    /// `HANDSHAKE_TIMEOUT`. `None` when it is nobody, or gone: the outbox is closing then.
-    pub async fn authenticate(&self, ticket: Option<&str>) -> Option<Connection> {
+    /// Asks the backend who this is, or a ticket if it has one, and welcomes the client if it may join all of `rooms`. Waits up
+    /// to `HANDSHAKE_TIMEOUT`.
+    ///
+    /// # Errors
+    /// When it is not let in, which it has not been told then.
+    pub async fn authenticate(&self, ticket: Option<&str>, rooms: &[&RoomKey]) -> Result<Connection, Refused> {
         let (connections, client) = (&self.connections, &self.client);
         let deadline = Instant::now() + connections.config.handshake_timeout;
         connections.until_log_is_read().await;
         if let Some((admission, asked)) = ticket.and_then(|ticket| connections.redeem(client, ticket)) {
+            self.check_rooms(&admission, rooms)?;
             match self.admit(&admission, asked, true) {
-                Ok(connection) => return Some(connection),
+                Ok(connection) => return Ok(connection),
                 Err(NotAdmitted::Stale) => {}
-                Err(reason) => return self.turn_away(reason),
+                Err(reason) => return Err(self.not_admitted(reason)),
             }
         }
         loop {
@@ -90,25 +121,34 @@ impl Link {
                 Version::V4 => Patience::Short,
             };
             let asking = connections.backend.authenticate(&client.identity, patience);
-            let Ok(outcome) = timeout_at(deadline, asking).await else { return self.waited_too_long() };
+            let Ok(outcome) = timeout_at(deadline, asking).await else { return Err(self.waited_too_long()) };
             match outcome {
-                Ok(answer) => match self.admit(&answer.admission, answer.asked, false) {
-                    Ok(connection) => return Some(connection),
-                    Err(NotAdmitted::Stale) => {}
-                    Err(reason) => return self.turn_away(reason),
-                },
+                Ok(answer) => {
+                    self.check_rooms(&answer.admission, rooms)?;
+                    match self.admit(&answer.admission, answer.asked, false) {
+                        Ok(connection) => return Ok(connection),
+                        Err(NotAdmitted::Stale) => {}
+                        Err(reason) => return Err(self.not_admitted(reason)),
+                    }
+                }
                 Err(error) => {
                     match error.retry_after().filter(|_| client.version == Version::V3 && !error.is_final()) {
                         Some(later) => sleep_until(deadline.min(Instant::now() + later.max(SHORTEST_WAIT))).await,
-                        None => return self.refuse(&error),
+                        None => return Err(self.refusal(&error)),
                     }
                 }
             }
             if Instant::now() >= deadline {
-                return self.waited_too_long();
+                return Err(self.waited_too_long());
             }
             yield_now().await;
         }
+    }
+
+    fn check_rooms(&self, admission: &Admission, rooms: &[&RoomKey]) -> Result<(), Refused> {
+        let Some(number) = rooms.iter().position(|room| !admission.allowed.covers(room)) else { return Ok(()) };
+        self.connections.metrics.connections_refused.inc("room");
+        Err(Refused::Room { number, detail: admission.allowed.nearest(rooms[number]) })
     }
 
     /// Tells the client that it is welcome, and counts it from here on, unless the backend may say otherwise by now.
@@ -157,38 +197,54 @@ impl Link {
         Ok(connection)
     }
 
-    pub(super) fn turn_away<T>(&self, reason: NotAdmitted) -> Option<T> {
-        if reason == NotAdmitted::TooMany {
-            self.connections.metrics.limited.inc("connections-per-user");
-            self.connections.metrics.connections_refused.inc("limit");
-            let later = random_seconds(TOO_MANY_SECONDS);
-            self.end(v4::too_many_connections(later), CloseCode::TryLater, v4::retry_after(later).into());
+    /// What somebody is told whom the backend knows, and counts that.
+    pub(super) fn not_admitted(&self, reason: NotAdmitted) -> Refused {
+        if reason != NotAdmitted::TooMany {
+            return Refused::Gone;
         }
-        None
+        self.connections.metrics.limited.inc("connections-per-user");
+        self.connections.metrics.connections_refused.inc("limit");
+        Refused::TooMany { retry_after: random_seconds(TOO_MANY_SECONDS) }
     }
 
-    fn waited_too_long<T>(&self) -> Option<T> {
+    fn waited_too_long(&self) -> Refused {
         self.connections.metrics.limited.inc("handshake");
-        self.refuse(&backend::Error::TimedOut(self.connections.config.handshake_timeout))
+        self.refusal(&backend::Error::TimedOut(self.connections.config.handshake_timeout))
     }
 
-    /// Tells the client why it is not served, and ends the connection.
-    pub(super) fn refuse<T>(&self, error: &backend::Error) -> Option<T> {
+    /// What somebody is told whom the backend could not be asked about, or does not know, and counts that.
+    pub(super) fn refusal(&self, error: &backend::Error) -> Refused {
         self.connections.metrics.connections_refused.inc("backend");
         debug!(error = error as &dyn std::error::Error, "not authorised");
         if error.is_final() {
-            self.end(v4::NOT_AUTHORIZED.to_owned(), CloseCode::NotAuthorized, "not authorized".into());
-        } else {
-            let later = match error {
-                backend::Error::Busy { retry_after } => *retry_after, // spread already
-                error => match error.retry_after() {
-                    Some(asked) => asked + random_seconds(1.0..2.0 + asked.as_secs_f64() / 2.0),
-                    None => random_seconds(TRY_LATER_SECONDS),
-                },
-            };
-            self.end(v4::try_later(later), CloseCode::TryLater, v4::retry_after(later).into());
+            return Refused::NotAuthorized;
         }
-        None
+        let retry_after = match error {
+            backend::Error::Busy { retry_after } => *retry_after, // spread already
+            error => match error.retry_after() {
+                Some(asked) => asked + random_seconds(1.0..2.0 + asked.as_secs_f64() / 2.0),
+                None => random_seconds(TRY_LATER_SECONDS),
+            },
+        };
+        Refused::TryLater { retry_after }
+    }
+
+    /// Tells the client why it is not let in, and ends the connection.
+    pub fn turn_away(&self, refused: &Refused) {
+        match refused {
+            Refused::NotAuthorized => {
+                self.end(v4::NOT_AUTHORIZED.to_owned(), CloseCode::NotAuthorized, "not authorized".into());
+            }
+            Refused::TryLater { retry_after } => {
+                self.end(v4::try_later(*retry_after), CloseCode::TryLater, v4::retry_after(*retry_after).into());
+            }
+            Refused::TooMany { retry_after } => {
+                let frame = v4::too_many_connections(*retry_after);
+                self.end(frame, CloseCode::TryLater, v4::retry_after(*retry_after).into());
+            }
+            Refused::Room { .. } => self.outbox().abandon(), // who can say it otherwise does not come here
+            Refused::Gone => {}                              // its outbox is closing already
+        }
     }
 
     /// Says goodbye to a client that never was welcome, to one of 3.1's in its one way.
@@ -232,8 +288,8 @@ impl Connection {
     /// When the outbox takes no more; the connection is ending then.
     pub fn on_message(&mut self, message: Message<'_>) -> Result<(), Full> {
         self.connections.metrics.client_messages.inc();
-        if let (Message::Ping, Some(notifier)) = (&message, &self.notifier) {
-            notifier.notify(Event::Ping);
+        if let Message::Ping = message {
+            self.is_there();
         }
         self.with_session(|session, connections| {
             session.count(1, connections)?;
@@ -281,6 +337,13 @@ impl Connection {
         }
         let _turn = turns.acquire().await; // fails only when closed, which it never is
         self.with_session(Session::catch_up)
+    }
+
+    /// The client has given a sign of life that the backend is to be told of.
+    pub fn is_there(&self) {
+        if let Some(notifier) = &self.notifier {
+            notifier.notify(Event::Ping);
+        }
     }
 
     /// Gives the client another ticket, if the one that it has is not of much use any more.

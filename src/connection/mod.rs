@@ -39,7 +39,7 @@ use uuid::Uuid;
 
 pub use authority::{Explanation, Order, Seen, Whose};
 pub use keepalive::{Due, Keepalive};
-pub use link::{Connection, Link};
+pub use link::{Connection, Link, Refused};
 pub use places::{Place, TooMany};
 pub use session::CatchUp;
 

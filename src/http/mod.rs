@@ -10,6 +10,7 @@ pub mod listener;
 mod page;
 mod position;
 mod reply;
+mod sse;
 mod status;
 mod trigger;
 
@@ -61,8 +62,8 @@ fn is_own(name: &str) -> bool {
     OWN_PATHS.contains(&name) || name.starts_with(page::FOLDER)
 }
 
-/// The routes of the public listener: `/ws/`, with or without the slash, what browsers ask of Channelstream, if that is
-/// spoken, and nothing else.
+/// The routes of the public listener: `/ws/` and `/sse/`, with or without the slash, what browsers ask of Channelstream, if that
+/// is spoken, and nothing else.
 pub fn public(
     connections: Arc<Connections>,
     origins: Origins,
@@ -72,22 +73,26 @@ pub fn public(
     let query = warp::query::raw().or(warp::any().map(String::new)).unify();
     let within_limits = reply::limits(&connections.config.limits, connections.metrics.clone());
     let sockets = channelstream.clone();
-    let route = warp::path("ws")
-        .and(warp::path::end())
+    let request = warp::path::end()
         .and(warp::get())
         .and(warp::header::headers_cloned())
         .and(query)
-        .and(warp::ext::get::<Origination>())
-        .and(warp::ext::optional::<OnUpgrade>())
-        .map(move |headers: HeaderMap, query: String, from: Origination, upgrade: Option<OnUpgrade>| {
+        .and(warp::ext::get::<Origination>());
+    let (listeners, pages) = (connections.clone(), origins.clone());
+    let events = warp::path("sse")
+        .and(request)
+        .then(move |headers, query, from| sse::answer(headers, query, from, listeners.clone(), pages.clone()));
+    let route = warp::path("ws").and(request).and(warp::ext::optional::<OnUpgrade>()).map(
+        move |headers: HeaderMap, query: String, from: Origination, upgrade: Option<OnUpgrade>| {
             let id = url::form_urlencoded::parse(query.as_bytes()).find(|(name, _)| name == "conn_id");
             let opened = match (&sockets, id) {
                 (Some(api), Some((_, id))) => channelstream::open_socket(api, &headers, &id, from, upgrade),
                 _ => open_websocket(&headers, &query, from, upgrade, &connections, &origins),
             };
             opened.unwrap_or_else(|refusal| *refusal)
-        });
-    let route = with_channelstream(channelstream, Side::Public, route.boxed());
+        },
+    );
+    let route = with_channelstream(channelstream, Side::Public, route.or(events).unify().boxed());
     within_limits.and(route).recover(reply::rejected).unify().boxed()
 }
 

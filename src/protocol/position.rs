@@ -44,6 +44,27 @@ pub struct Position {
     pub offset: u64,
 }
 
+impl Position {
+    /// The length of [`to_bytes`](Self::to_bytes).
+    pub const BYTES: usize = 16;
+
+    /// A form for use within this process.
+    pub fn to_bytes(self) -> [u8; Self::BYTES] {
+        let mut bytes = [0; Self::BYTES];
+        let (epoch, offset) = bytes.split_at_mut(Self::BYTES / 2);
+        epoch.copy_from_slice(&self.epoch.0.to_le_bytes());
+        offset.copy_from_slice(&self.offset.to_le_bytes());
+        bytes
+    }
+
+    /// The position whose [`to_bytes`](Self::to_bytes) these are.
+    pub fn from_bytes(bytes: [u8; Self::BYTES]) -> Self {
+        let both = u128::from_le_bytes(bytes);
+        // The halves, as they were.
+        Self { epoch: Epoch(both as u64), offset: (both >> 64) as u64 }
+    }
+}
+
 /// The text is not one that was ever given out as a position.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("no position")]
@@ -96,6 +117,7 @@ mod tests {
         fn a_position_is_read_as_it_was_written(epoch in 0_u64..1 << 48, offset: u64) {
             let position = Position { epoch: Epoch(epoch), offset };
             prop_assert_eq!(position.to_string().parse(), Ok(position));
+            prop_assert_eq!(Position::from_bytes(position.to_bytes()), position);
         }
 
         #[test]

@@ -2,5 +2,7 @@
 //! outbox's frames into bytes.
 
 pub mod long_polling;
+pub mod origin;
 pub mod socket;
+pub mod sse;
 pub mod websocket;

@@ -182,12 +182,16 @@ async fn only_pages_of_the_same_host_may_connect_unless_configured_otherwise() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_public_listener_serves_websockets_and_nothing_else() {
+async fn the_public_listener_serves_clients_and_nothing_else() {
     let server = TestServer::start().await;
     for (method, path, status) in [
         ("GET", "/ws/", 426),
         ("GET", "/ws?x=1", 426),
         ("POST", "/ws/", 405),
+        ("GET", "/sse/", 400),
+        ("GET", "/sse", 400),
+        ("POST", "/sse/", 405),
+        ("GET", "/sse/x", 404),
         ("GET", "/WS/", 404),
         ("GET", "/ws/x", 404),
         ("GET", "/", 404),

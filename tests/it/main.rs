@@ -25,6 +25,7 @@ mod permissions;
 mod protection;
 mod rechecks;
 mod recovery;
+mod server_sent_events;
 mod slow_clients;
 mod status;
 mod stopping;

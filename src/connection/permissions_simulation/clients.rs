@@ -64,17 +64,17 @@ impl World {
                 Err(NotAdmitted::Stale) => assert!(!visit.is_current(rights, call.begun, &self.log), "stale"),
                 Err(NotAdmitted::TooMany) => {
                     assert!(!has_place, "too many");
-                    assert!(link.turn_away::<()>(NotAdmitted::TooMany).is_none());
+                    link.turn_away(&link.not_admitted(NotAdmitted::TooMany));
                     visit.close(later);
                 }
                 Err(NotAdmitted::Gone) => panic!("gone"),
             },
             (Says::Unknown, _) => {
-                assert!(link.refuse::<()>(&not_known(&call)).is_none());
+                link.turn_away(&link.refusal(&not_known(&call)));
                 visit.close(refused);
             }
             _ => {
-                assert!(link.refuse::<()>(&Error::TimedOut(LONG)).is_none());
+                link.turn_away(&link.refusal(&Error::TimedOut(LONG)));
                 visit.close(later);
             }
         }

@@ -104,14 +104,17 @@ impl Client {
         let ticket = first.as_deref().and_then(client::ticket);
         let mut pings = interval(self.link.connections().config.ping_interval);
         pings.reset();
-        let admission = self.link.authenticate(ticket);
+        let admission = self.link.authenticate(ticket, &[]);
         tokio::pin!(admission);
         loop {
             tokio::select! {
-                connection = &mut admission => {
-                    self.connection = connection;
-                    break;
-                }
+                admitted = &mut admission => match admitted {
+                    Ok(connection) => {
+                        self.connection = Some(connection);
+                        break;
+                    }
+                    Err(refused) => return self.link.turn_away(&refused),
+                },
                 () = self.link.outbox().needs_task() => {
                     if self.link.outbox().is_closing() {
                         return; // the server is stopping, or has been told to end it

@@ -3,7 +3,7 @@
 use headers::{HeaderMapExt, SecWebsocketAccept, SecWebsocketKey};
 use http::{HeaderMap, Response, StatusCode, header};
 
-use crate::{config::Origins, protocol::Version};
+use crate::{config::Origins, protocol::Version, transport::origin::may_connect};
 
 /// What a client asked for.
 #[derive(Debug)]
@@ -99,33 +99,6 @@ fn has_token(headers: &HeaderMap, name: &header::HeaderName, token: &str) -> boo
     values.flat_map(|value| value.split(',')).any(|found| found.trim().eq_ignore_ascii_case(token))
 }
 
-/// Whether a handshake's `Origin` is one that may connect. Without one it does not come from a page.
-fn may_connect(origins: &Origins, headers: &HeaderMap) -> bool {
-    let Some(origin) = headers.get(header::ORIGIN) else { return true };
-    let Ok(origin) = origin.to_str() else { return *origins == Origins::Any };
-    let origin = origin.to_ascii_lowercase();
-    match origins {
-        Origins::Any => true,
-        Origins::Listed(listed) => listed.contains(&origin),
-        Origins::SameHost => {
-            let host = headers.get(header::HOST).and_then(|host| host.to_str().ok());
-            host.is_some_and(|host| is_same_host(&origin, &host.to_ascii_lowercase()))
-        }
-    }
-}
-
-/// Whether `origin` (`https://app.example.org`) is a page of `host` (`app.example.org` or `app.example.org:443`).
-fn is_same_host(origin: &str, host: &str) -> bool {
-    let Some((scheme, authority)) = origin.split_once("://") else { return false };
-    let default_port = match scheme {
-        "http" => ":80",
-        "https" => ":443",
-        _ => return false,
-    };
-    let plain = |authority: &str| authority.strip_suffix(default_port).unwrap_or(authority).to_owned();
-    !host.is_empty() && plain(authority) == plain(host)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -196,29 +169,5 @@ mod tests {
         let headers = handshake(&[]);
         let old = Request { version: http::Version::HTTP_10, headers: &headers };
         assert_eq!(accept(&old, &any).err(), Some(Refused::NotAnUpgrade));
-    }
-
-    #[test]
-    fn by_default_only_pages_of_the_same_host_may_connect() {
-        let same = |origin: Option<&str>, host: &str| {
-            outcome(&handshake(&[("origin", origin), ("host", Some(host))]), &Origins::SameHost).is_none()
-        };
-        assert!(same(None, "app.example.org"));
-        assert!(same(Some("https://app.example.org"), "app.example.org"));
-        assert!(same(Some("https://APP.example.org"), "app.example.org:443"));
-        assert!(same(Some("http://localhost:8000"), "localhost:8000"));
-        for origin in
-            ["https://evil.example", "https://app.example.org.evil.example", "null", "https://app.example.org:8443", ""]
-        {
-            assert!(!same(Some(origin), "app.example.org"), "{origin}");
-        }
-    }
-
-    #[test]
-    fn a_list_admits_those_on_it_and_no_other() {
-        let listed = Origins::Listed(["https://other.example".to_owned()].into());
-        let may = |origin: &str| outcome(&handshake(&[("origin", Some(origin))]), &listed).is_none();
-        assert!(may("https://other.example"));
-        assert!(!may("https://app.example.org"));
     }
 }

@@ -3,6 +3,7 @@
 pub mod backend;
 pub mod channelstream;
 pub mod client;
+pub mod events;
 pub mod http;
 pub mod process;
 pub mod proxy;

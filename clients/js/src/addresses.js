@@ -1,0 +1,84 @@
+// URLs of the server. Pure, but for the page's own address.
+
+/** @typedef {import("./subscription.js").Subscription} Subscription */
+
+/** The page's address, where there is a page. @returns {string | undefined} */
+function page() {
+  return globalThis.location?.href;
+}
+
+/**
+ * The addresses of sockets that the application has named.
+ * @param {string | string[] | undefined} url
+ * @returns {string[]}
+ */
+export function socketAddresses(url) {
+  const named = url === undefined ? "/ws/" : url;
+  const list = Array.isArray(named) ? named : [named];
+  if (list.length === 0) throw new TypeError("url is an empty list");
+  return list.map((each) => {
+    if (typeof each !== "string") throw new TypeError("url is no text");
+    if (url === undefined && !page()) throw new TypeError("url is missing, and there is no page to take it from");
+    const address = new URL(each, page());
+    address.protocol = address.protocol.replace("http", "ws");
+    if (!/^wss?:$/.test(address.protocol)) throw new TypeError(`not the url of a WebSocket: ${each}`);
+    address.hash = "";
+    return address.href;
+  });
+}
+
+/**
+ * The address of the event stream beside a socket's, if it is known.
+ * @param {string} socketAddress
+ * @returns {string | null}
+ */
+export function streamAddress(socketAddress) {
+  const address = new URL(socketAddress);
+  address.protocol = address.protocol.replace("ws", "http");
+  const path = address.pathname.replace(/\/ws(\/?)$/, "/sse$1");
+  if (path === address.pathname) return null;
+  address.pathname = path;
+  return address.href;
+}
+
+/** The address of an event stream that the application has named. @param {string} url */
+export function namedStreamAddress(url) {
+  return new URL(url, page()).href;
+}
+
+/** Whether a page of this one's may read every answer from there. @param {string} address */
+export function isSameOrigin(address) {
+  const here = globalThis.location?.origin;
+  return here === undefined || new URL(address).origin === here;
+}
+
+/** @param {string} address @param {string[]} parameters */
+function withParameters(address, parameters) {
+  return parameters.length === 0 ? address : `${address}${address.includes("?") ? "&" : "?"}${parameters.join("&")}`;
+}
+
+/** @param {string | null | undefined} token */
+function tokenParameter(token) {
+  return token ? [`token=${encodeURIComponent(token)}`] : [];
+}
+
+/**
+ * @param {string} address
+ * @param {{ token?: string | null, resumes?: boolean }} options
+ */
+export function socketUrl(address, { token, resumes }) {
+  return withParameters(address, [...tokenParameter(token), ...(resumes ? ["resume"] : [])]);
+}
+
+/**
+ * @param {string} address
+ * @param {Subscription[]} subscriptions
+ * @param {string | null | undefined} token
+ */
+export function streamUrl(address, subscriptions, token) {
+  const parameters = subscriptions.map(({ room }) => `room=${encodeURIComponent(JSON.stringify(room))}`);
+  if (subscriptions.some(({ position }) => position !== undefined)) {
+    parameters.push(...subscriptions.map(({ position }) => `since=${encodeURIComponent(position ?? "")}`));
+  }
+  return withParameters(address, [...parameters, ...tokenParameter(token)]);
+}

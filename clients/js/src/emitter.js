@@ -1,0 +1,40 @@
+/**
+ * Calls a function of the application's. What it throws is reported, and disturbs nobody else.
+ * @template {any[]} A
+ * @param {((...values: A) => unknown) | null | undefined} callback
+ * @param {A} values
+ */
+export function callSafely(callback, ...values) {
+  if (typeof callback !== "function") return;
+  try {
+    callback(...values);
+  } catch (error) {
+    if (typeof globalThis.reportError === "function") globalThis.reportError(error);
+    else console.error(error);
+  }
+}
+
+/**
+ * Handlers by the name of their event.
+ * @template {Record<string, any>} Events
+ */
+export class Emitter {
+  /** @type {Map<keyof Events, ((value: any) => unknown)[]>} */
+  #handlers = new Map();
+
+  /** @template {keyof Events} K @param {K} event @param {(value: Events[K]) => unknown} handler */
+  on(event, handler) {
+    this.#handlers.set(event, [...(this.#handlers.get(event) ?? []), handler]);
+  }
+
+  /** @template {keyof Events} K @param {K} event @param {(value: Events[K]) => unknown} handler */
+  off(event, handler) {
+    const handlers = this.#handlers.get(event) ?? [];
+    this.#handlers.set(event, handlers.filter((each) => each !== handler));
+  }
+
+  /** @template {keyof Events} K @param {K} event @param {Events[K]} value */
+  emit(event, value) {
+    for (const handler of this.#handlers.get(event) ?? []) callSafely(handler, value);
+  }
+}

@@ -1,0 +1,2 @@
+export { Socket } from "./socket.js";
+export { Subscription } from "./subscription.js";

@@ -1,0 +1,150 @@
+//! `GET /sse/?room={…}&room={…}`: publications as server-sent events, for where no WebSocket gets through.
+
+use std::{sync::Arc, time::Duration};
+
+use http::{HeaderMap, HeaderValue, StatusCode, header};
+use serde_json::{json, value::RawValue};
+use warp::reply::Response;
+
+use super::{Origination, admin::typed, reply};
+use crate::{
+    backend::Handshake,
+    config::Origins,
+    connection::{Connections, Refused},
+    room::{Numbers, RoomKey},
+    transport::{
+        origin::may_connect,
+        sse::{self, Wanted},
+    },
+};
+
+/// What a native `EventSource` shows when it comes back.
+const LAST_EVENT_ID: &str = "last-event-id";
+
+/// What is answered to who is not served.
+type Refusal = Box<Response>;
+
+/// The events, or why there are none.
+pub(super) async fn answer(
+    headers: HeaderMap,
+    query: String,
+    from: Origination,
+    connections: Arc<Connections>,
+    origins: Arc<Origins>,
+) -> Response {
+    let may_connect = may_connect(&origins, &headers);
+    let mut response = if may_connect {
+        open(&headers, &query, from, &connections).await.unwrap_or_else(|refusal| *refusal)
+    } else {
+        connections.metrics.connections_refused.inc("origin");
+        let detail = "the page's Origin may not connect: see ALLOWED_ORIGINS";
+        reply::error(StatusCode::FORBIDDEN, "origin-not-allowed", detail)
+    };
+    response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store, no-transform"));
+    response.headers_mut().insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    response.headers_mut().insert(header::VARY, HeaderValue::from_static("Origin"));
+    if let Some(origin) = headers.get(header::ORIGIN).filter(|_| may_connect) {
+        let headers = response.headers_mut();
+        headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin.clone());
+        headers.insert(header::ACCESS_CONTROL_ALLOW_CREDENTIALS, HeaderValue::from_static("true"));
+        headers.insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, HeaderValue::from_static("Retry-After"));
+    }
+    response
+}
+
+async fn open(
+    headers: &HeaderMap,
+    query: &str,
+    from: Origination,
+    connections: &Arc<Connections>,
+) -> Result<Response, Refusal> {
+    let count = |reason: &'static str| connections.metrics.connections_refused.inc(reason);
+    let wanted = wanted(headers, query).inspect_err(|_| count("request"))?;
+    let most = connections.config.limits.subscriptions;
+    if wanted.len() > most {
+        connections.metrics.limited.inc("subscriptions");
+        let detail = format!("a connection may have {most} subscriptions");
+        return Err(refusal(StatusCode::BAD_REQUEST, "too-many-subscriptions", &detail));
+    }
+    let handshake = Handshake { headers, query, peer: from.peer };
+    let identity = connections.backend.identify(&handshake).map_err(|error| {
+        count("header");
+        refusal(StatusCode::BAD_REQUEST, "malformed-header", &error.to_string())
+    })?;
+    let place = connections.place(from.peer, headers).map_err(|limit| {
+        count("limit");
+        Box::new(reply::too_many(limit))
+    })?;
+    let events = sse::open(&wanted, identity, place, connections).await.map_err(|refused| refused_stream(&refused))?;
+    let mut response = typed(warp::reply::stream(events), "text/event-stream");
+    // A proxy that keeps the events until it has enough of them would keep them for ever.
+    response.headers_mut().insert("x-accel-buffering", HeaderValue::from_static("no"));
+    Ok(response)
+}
+
+/// The rooms of the query, each with the position from which on it is wanted.
+fn wanted(headers: &HeaderMap, query: &str) -> Result<Vec<Wanted>, Refusal> {
+    let parameters = || url::form_urlencoded::parse(query.as_bytes());
+    let all =
+        |wanted: &str| parameters().filter(|(name, _)| name == wanted).map(|(_, value)| value).collect::<Vec<_>>();
+    let (rooms, mut since) = (all("room"), all("since"));
+    if let Some(last) = headers.get(LAST_EVENT_ID).and_then(|last| last.to_str().ok()) {
+        since = vec![last.into()]; // the query is still that of the first time
+    }
+    if rooms.is_empty() {
+        return Err(refusal(StatusCode::BAD_REQUEST, "no-room", "name the rooms: /sse/?room={\"target\":\"message\"}"));
+    }
+    if since.len() > 1 && since.len() != rooms.len() {
+        let detail = "since stands there once for all rooms, or once for each room, in their order";
+        return Err(refusal(StatusCode::BAD_REQUEST, "malformed-since", detail));
+    }
+    let since_of = |number: usize| match since.as_slice() {
+        [all] => Some(sse::since(all, number)),
+        each => each.get(number).map(AsRef::as_ref),
+    };
+    let room = |(number, text): (usize, &std::borrow::Cow<'_, str>)| {
+        let room = RawValue::from_string(text.to_string()).map_err(|_| no_room(number, "a room is a JSON object"))?;
+        let key = RoomKey::new(&room, Numbers::ByValue).map_err(|error| no_room(number, &error.to_string()))?;
+        let since = since_of(number).filter(|since| !since.is_empty());
+        Ok(Wanted { room, key, since: since.map(str::to_owned) })
+    };
+    rooms.iter().enumerate().map(room).collect()
+}
+
+fn refused_stream(refused: &Refused) -> Refusal {
+    let later = |status, word, detail, retry_after: Duration| {
+        let mut response = refusal(status, word, detail);
+        let seconds = retry_after.as_secs_f64().ceil() as u64;
+        response.headers_mut().insert(header::RETRY_AFTER, seconds.max(1).into());
+        response
+    };
+    match refused {
+        Refused::NotAuthorized => {
+            refusal(StatusCode::UNAUTHORIZED, "not-authorized", "the API does not let this client in")
+        }
+        Refused::TryLater { retry_after } => {
+            let detail = "the API cannot be asked who this client is";
+            later(StatusCode::SERVICE_UNAVAILABLE, "try-later", detail, *retry_after)
+        }
+        Refused::TooMany { retry_after } => {
+            let detail = "the user has as many connections as it may have";
+            later(StatusCode::TOO_MANY_REQUESTS, "too-many-connections", detail, *retry_after)
+        }
+        Refused::Room { number, detail } => no_room(*number, detail),
+        Refused::Gone => {
+            let detail = "the server is stopping, or was told to end this";
+            later(StatusCode::SERVICE_UNAVAILABLE, "try-later", detail, Duration::from_secs(1))
+        }
+    }
+}
+
+/// Room `number` cannot be heard.
+fn no_room(number: usize, detail: &str) -> Refusal {
+    let word = "room-not-found";
+    let body = json!({"code": "error", "message": word, "detail": detail, "requestId": number.to_string()});
+    Box::new(reply::json(StatusCode::FORBIDDEN, &body))
+}
+
+fn refusal(status: StatusCode, word: &str, detail: &str) -> Refusal {
+    Box::new(reply::error(status, word, detail))
+}
