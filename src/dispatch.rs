@@ -106,6 +106,7 @@ impl Dispatch {
             self.metrics.dispatch_busy_seconds.begin(batch.deliveries.len());
             ready = self.fan_out(&batch.deliveries, more).await;
             self.metrics.dispatch_busy_seconds.end();
+            self.metrics.dispatch_batches.inc();
             consumer.acknowledge(batch).await;
             // A broker that always has more ready must not keep this worker from its other tasks.
             tokio::task::consume_budget().await;

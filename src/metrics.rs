@@ -77,6 +77,8 @@ metrics! {
     trigger_requests: ByWord,
     /// Requests to Channelstream's API, by what was answered.
     channelstream_requests: ByWord,
+    /// Batches of deliveries that were fanned out.
+    dispatch_batches: Counter,
     /// Time spent on fanning out what the broker handed over.
     dispatch_busy_seconds: Work,
     /// Publications put into a client's outbox.

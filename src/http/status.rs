@@ -64,6 +64,7 @@ fn dispatch(metrics: &Metrics) -> Value {
         "in_hand": progress.in_hand,
         "age": progress.age.as_secs_f64(),
         "since_last": progress.since_last.map(|since| since.as_secs_f64()),
+        "batches": metrics.dispatch_batches.get(),
         "busy_seconds": progress.busy.as_secs_f64(),
         "dropped": metrics.triggers_dropped.counts(),
         "repeated": metrics.triggers_repeated.get(),

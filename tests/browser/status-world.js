@@ -92,7 +92,7 @@ export class World {
   async startApi() {
     this.api = createServer((request, response) => {
       const user = decodeURIComponent((request.headers.authorization ?? "").replace("Token ", ""));
-      const allowed_rooms = this.rooms.get(user) ?? [{ project: "*" }, { target: "news" }, { user }];
+      const allowed_rooms = this.rooms.get(user) ?? [{ project: "*" }, { project: "*", board: "*" }, { target: "news" }];
       response.setHeader("Content-Type", "application/json").end(JSON.stringify({ allowed_rooms, user: { data: { id: user } } }));
     });
     this.api.listen(this.apiPort, "127.0.0.1");

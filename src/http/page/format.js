@@ -19,9 +19,9 @@ export function bytes(number) {
   return `${short.format(number / 1024 ** unit)} ${units[unit]}`;
 }
 
-/** 3 ms, 1.2 s, 5 min, 3 h 12 min, 4 d 2 h */
+/** 0.3 ms, 12 ms, 1.2 s, 5 min, 3 h 12 min, 4 d 2 h */
 export function duration(seconds) {
-  if (seconds < 1) return `${whole.format(seconds * 1000)} ms`;
+  if (seconds < 1) return `${rate(seconds * 1000)} ms`;
   if (seconds < 60) return `${seconds < 10 ? short.format(seconds) : whole.format(Math.floor(seconds))} s`;
   const minutes = Math.floor(seconds / 60), hours = Math.floor(minutes / 60), days = Math.floor(hours / 24);
   if (hours < 1) return `${minutes} min`;

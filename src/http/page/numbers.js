@@ -31,8 +31,8 @@ function writeWords(place, counts) {
   place.replaceChildren(element("ul", null, ...texts.map((text) => element("li", null, text))));
 }
 
-/** Shows `status`; the dispatch was busy for the part `busy` of the time lately, if that is known. */
-export function showNumbers(status, busy) {
+/** Shows `status`, and what the dispatch did of late, as far as that is known. */
+export function showNumbers(status, { busy, batch }) {
   for (const place of document.querySelectorAll("[data-number]")) {
     const value = at(status, place.dataset.number);
     write(place, value == null ? "–" : WRITTEN[place.dataset.as ?? "count"](value));
@@ -41,6 +41,7 @@ export function showNumbers(status, busy) {
   const { api, broker, connections, dispatch } = status;
   const inHand = dispatch.in_hand > 0 ? `${count(dispatch.in_hand)} for ${duration(dispatch.age)}` : "nothing";
   write(byId("in-hand"), inHand, dispatch.age > OLD_SECONDS);
+  write(byId("batch"), batch === null ? "–" : duration(batch), batch > OLD_SECONDS);
   write(byId("busy"), busy === null ? "–" : share(busy), busy > BUSY);
   write(byId("last-delivery"), dispatch.since_last === null ? "none yet" : `${duration(dispatch.since_last)} ago`);
   write(byId("broker-state"), BROKER[broker.state], broker.state !== "current");

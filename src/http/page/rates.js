@@ -42,20 +42,26 @@ function draw({ label, text, number, svg, line, points }, now) {
   svg.setAttribute("aria-label", `${label}: now ${text(values.at(-1))}, at most ${text(most)} within two minutes`);
 }
 
-/** Takes another look at the numbers into account. The part of its time that the dispatch was busy since the last one. */
+/**
+ * Takes another look at the numbers into account. Since the one before: for which part of its time the dispatch was busy, and
+ * for how many seconds with a batch, on average; each is null where that is not known.
+ */
 export function showRates(status) {
   charts ??= Object.entries(RATES).map(chart);
-  const isRestarted = last !== null && status.uptime < last.uptime;
-  if (isRestarted) for (const chart of charts) chart.points = [];
   const now = performance.now() / 1000;
-  const seen = { at: now, uptime: status.uptime, totals: charts.map(({ total }) => total(status)) };
-  const before = isRestarted ? null : last;
-  last = seen;
-  if (before === null || now <= before.at) return null;
-  charts.forEach((chart, index) => {
-    const value = Math.max(0, seen.totals[index] - before.totals[index]) / (now - before.at);
+  const before = last !== null && status.uptime >= last.status.uptime ? last : null; // else it was started again
+  last = { at: now, status };
+  if (before === null) for (const chart of charts) chart.points = [];
+  if (before === null || now <= before.at) return { busy: null, batch: null };
+  for (const chart of charts) {
+    const value = Math.max(0, chart.total(status) - chart.total(before.status)) / (now - before.at);
     chart.points = [...chart.points.filter(({ at }) => now - at <= SHOWN_SECONDS), { at: now, value }];
     draw(chart, now);
-  });
-  return Math.min(1, charts.at(-1).points.at(-1).value);
+  }
+  const [dispatch, earlier] = [status.dispatch, before.status.dispatch];
+  const batches = dispatch.batches - earlier.batches;
+  return {
+    busy: Math.min(1, charts.at(-1).points.at(-1).value),
+    batch: batches > 0 ? (dispatch.busy_seconds - earlier.busy_seconds) / batches : null,
+  };
 }
