@@ -197,7 +197,7 @@ describe("the status page", { concurrency: 3 }, () => {
     await page.getByText("2 connections of user ann on this instance.").waitFor();
     const cells = await rows(page, "connections").first().locator("td").allTextContents();
     assert.deepEqual(cells.slice(0, 3), [first.welcome.connection, "ann", "192.0.2.1"]);
-    assert.deepEqual(cells.slice(4, 8), ["high-templar.v4", "1", "2", "0 B"]);
+    assert.deepEqual(cells.slice(4, 8), ["websocket, high-templar.v4", "1", "2", "0 B"]);
 
     await explains(page, { project: 8, part: "door" });
     const explained = page.locator("#explained li");

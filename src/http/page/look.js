@@ -30,7 +30,7 @@ function row(seen) {
     seen.user ?? "–",
     seen.address ?? "–",
     duration(seen.age),
-    seen.protocol,
+    `${seen.transport}, ${seen.protocol}`,
     count(seen.subscriptions),
     count(seen.allowed_rooms),
     bytes(seen.waiting),
