@@ -4,7 +4,7 @@ import { randomBytes } from "node:crypto";
 import { once } from "node:events";
 import { createServer } from "node:http";
 import { connect } from "node:net";
-import { freePort, start, stop, until } from "./world.js";
+import { freePort, start, stop, until, untilReady } from "./processes.js";
 
 const OPCODE_TEXT = 1, OPCODE_CLOSE = 8;
 
@@ -113,11 +113,7 @@ export class World {
       OUTBOX_LIMIT: "16MiB",
       ...this.settings,
     });
-    await until("high-templar is ready", async () => {
-      if (this.server.exitCode !== null) throw new Error(`high-templar has ended:\n${this.server.log}`);
-      const answer = await fetch(new URL("readyz", this.page)).catch(() => null);
-      return answer?.status === 200;
-    });
+    await untilReady(this.server, this.internalPort);
   }
 
   killServer() { return stop(this.server, "SIGKILL"); }

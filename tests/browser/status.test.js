@@ -6,7 +6,7 @@ import { createRequire } from "node:module";
 import { after, before, describe, it } from "node:test";
 import { chromium } from "playwright-core";
 import { World } from "./status-world.js";
-import { stopAll, until } from "./world.js";
+import { stopAll, until } from "./processes.js";
 
 const AXE = readFileSync(createRequire(import.meta.url).resolve("axe-core/axe.min.js"), "utf8");
 const BINARY = process.argv[2];

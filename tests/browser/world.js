@@ -12,7 +12,7 @@ const running = new Set();
 process.on("exit", () => { for (const child of running) child.kill("SIGKILL"); });
 for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"]) process.on(signal, () => process.exit(130));
 
-export function start(command, args, environment) {
+function start(command, args, environment) {
   const child = spawn(command, args, { env: { PATH: process.env.PATH, ...environment }, stdio: ["ignore", "pipe", "pipe"] });
   running.add(child);
   child.log = "";
@@ -24,7 +24,7 @@ export function start(command, args, environment) {
   return child;
 }
 
-export async function stop(child, signal = "SIGTERM") {
+async function stop(child, signal = "SIGTERM") {
   child.kill(signal);
   await child.ended;
 }
@@ -35,7 +35,7 @@ export async function stopAll() {
 }
 
 // The kernel does not give it out again soon.
-export function freePort() {
+function freePort() {
   return new Promise((resolve, reject) => {
     const probe = createServer();
     probe.on("error", reject);
