@@ -22,6 +22,8 @@ import { subscribeMessages } from "./requests.js";
  * @property {number} connectTimeout
  */
 
+/** A WebSocket as browsers have it. @typedef {{ new (url: string, protocols?: string[]): any }} SocketClass */
+
 export const SUBPROTOCOL = "high-templar.v4";
 export const FIRST_FRAME_MS = 30_000;
 
@@ -51,7 +53,7 @@ export class WebSocketLink {
    * @param {string} options.url
    * @param {boolean} options.offersVersion4
    * @param {string | null} [options.ticket] What to come back with.
-   * @param {typeof WebSocket} options.WebSocket
+   * @param {SocketClass} options.WebSocket
    * @param {LinkSettings} options.settings Read anew whenever they are needed.
    * @param {LinkHandlers} handlers
    */
