@@ -59,6 +59,9 @@ async fn events_are_the_frames_that_a_socket_is_sent() {
     let trigger = "{\"rooms\":[{\"target\":\"message\"}],\"data\":[1,\n2,\r\n3]}";
     assert_eq!(server.post("/trigger/", trigger).await.status, 200);
     assert_eq!(publication(&mut events).await, ("0".to_owned(), json!([1, 2, 3])));
+    let seen = server.get("/connections").await.json()["connections"][0].clone();
+    let told = ["transport", "protocol", "subscriptions"].map(|name| seen[name].clone());
+    assert_eq!(told, [json!("sse"), json!("high-templar.v4"), json!(2)], "{seen}");
     for header in ["text/event-stream", "no-store", "x-accel-buffering: no"] {
         assert!(events.head.contains(header), "{}", events.head);
     }
@@ -148,6 +151,7 @@ async fn each_room_may_have_a_position_of_its_own() {
     let (mut socket, _) = server.connect_v4().await;
     let reply = socket.ask(json!({"type": "subscribe", "requestId": "1", "room": message()})).await;
     server.trigger(json!({"rooms": [message(), customer(7)], "data": 2})).await;
+    assert_eq!(socket.next().await["data"], json!(2), "it has been delivered to whoever was there");
     let [first, second] = [&welcome, &reply].map(|frame| frame["position"].as_str().unwrap());
     assert_ne!(first, second);
     let since = format!("&since={second}&since=&since={first}");
@@ -282,14 +286,13 @@ async fn who_does_not_read_costs_no_more_than_its_outbox_and_nobody_elses_time()
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_comment_is_sent_as_a_sign_of_life() {
-    let server = TestServer::with(&[("PING_INTERVAL", "1s"), ("IDLE_TIMEOUT", "1s")]).await;
+async fn a_stream_is_never_idle_and_its_client_is_told_so_and_the_api_too() {
+    let server = TestServer::with(&[("PING_INTERVAL", "1s"), ("IDLE_TIMEOUT", "1s"), ("HOOK_PING", "here/")]).await;
     let (mut events, ..) = open(&server, &[message()], "").await;
-    let trigger = async {
-        tokio::time::sleep(std::time::Duration::from_millis(2500)).await;
-        server.trigger(json!({"rooms": [message()], "data": 1})).await;
-    };
-    tokio::join!(trigger, async { assert_eq!(publication(&mut events).await.1, json!(1)) });
+    let hooks = || server.backend.lines().iter().filter(|line| *line == "POST /api/here/").count();
+    eventually("the API is told twice", async || hooks() >= 2).await;
+    server.trigger(json!({"rooms": [message()], "data": 1})).await;
+    assert_eq!(publication(&mut events).await.1, json!(1));
     assert!(events.comments >= 2, "{}", events.comments);
 }
 
