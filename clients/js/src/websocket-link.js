@@ -60,14 +60,17 @@ export class WebSocketLink {
   constructor({ url, offersVersion4, ticket, WebSocket, settings }, handlers) {
     this.#settings = settings;
     this.#handlers = handlers;
+    /** @type {WebSocket} */
+    let socket;
     try {
-      this.#socket = offersVersion4 ? new WebSocket(url, [SUBPROTOCOL]) : new WebSocket(url);
+      socket = offersVersion4 ? new WebSocket(url, [SUBPROTOCOL]) : new WebSocket(url);
     } catch (error) {
       // Such as an insecure address on a secure page.
       queueMicrotask(() => this.#break(String(error)));
       return;
     }
-    this.#socket.onopen = () => {
+    this.#socket = socket;
+    socket.onopen = () => {
       if (this.#hasEnded) return;
       this.#wasReached = true;
       this.#handlers.onReached?.();
@@ -75,9 +78,9 @@ export class WebSocketLink {
       this.#expect(FIRST_FRAME_MS, "no first frame");
       this.#pings = setInterval(() => this.#ping(), settings.pingInterval);
     };
-    this.#socket.onmessage = ({ data }) => this.#received(data);
-    this.#socket.onclose = ({ code, reason }) => this.#end({ code, reason });
-    this.#socket.onerror = () => {}; // a close event follows, which says more
+    socket.onmessage = ({ data }) => this.#received(data);
+    socket.onclose = ({ code, reason }) => this.#end({ code, reason });
+    socket.onerror = () => {}; // a close event follows, which says more
     this.#expect(settings.connectTimeout, "no answer to the handshake");
   }
 
