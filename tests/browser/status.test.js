@@ -10,8 +10,8 @@ import { stopAll, until } from "./processes.js";
 
 const AXE = readFileSync(createRequire(import.meta.url).resolve("axe-core/axe.min.js"), "utf8");
 const BINARY = process.argv[2];
-// The README's picture is written to this file, if it is set; 64 colours are enough for it:
-// python3 -c 'from PIL import Image; Image.open("FILE").convert("RGB").quantize(64, dither=0).save("docs/status.png", optimize=True)'
+// The README's picture is written to this file, if it is set; a palette makes it a third as large:
+// python3 -c 'from PIL import Image; Image.open("FILE").convert("RGB").quantize(256, dither=0).save("docs/status.png", optimize=True)'
 const SCREENSHOT = process.env.SCREENSHOT;
 
 let browser;
