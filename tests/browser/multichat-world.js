@@ -58,7 +58,7 @@ export class World {
   /** Whatever has been started, also in part. */
   async end() {
     this.balancer.stop();
-    await Promise.all([this.application, ...this.instances.map(({ server }) => server)].map((child) => child && stop(child)));
+    await Promise.all([this.application, ...this.instances.map(({ server }) => server)].map((child) => child && stop(child, "SIGKILL")));
     rmSync(this.scratch, { recursive: true, force: true });
   }
 

@@ -89,7 +89,7 @@ function close(slug, reason) {
 function showLists() {
   sessionStorage.setItem(JOINED, JSON.stringify([...joined.keys()]));
   $("hint").hidden = joined.size > 0;
-  const inOrder = [...rooms.values()].sort((one, other) => one.name.localeCompare(other.name));
+  const inOrder = [...rooms.values()].sort((one, other) => one.name.localeCompare(other.name, undefined, { numeric: true }));
   keepFocus($("rooms"), () => $("rooms").replaceChildren(...inOrder.map(entry)));
   $("online").replaceChildren(...[...online.values()].sort().map((name) => element("li", { textContent: name })));
 }
