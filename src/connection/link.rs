@@ -288,8 +288,8 @@ impl Connection {
     /// When the outbox takes no more; the connection is ending then.
     pub fn on_message(&mut self, message: Message<'_>) -> Result<(), Full> {
         self.connections.metrics.client_messages.inc();
-        if let (Message::Ping, Some(notifier)) = (&message, &self.notifier) {
-            notifier.notify(Event::Ping);
+        if let Message::Ping = message {
+            self.is_there();
         }
         self.with_session(|session, connections| {
             session.count(1, connections)?;
@@ -337,6 +337,13 @@ impl Connection {
         }
         let _turn = turns.acquire().await; // fails only when closed, which it never is
         self.with_session(Session::catch_up)
+    }
+
+    /// The client has given a sign of life that the backend is to be told of.
+    pub fn is_there(&self) {
+        if let Some(notifier) = &self.notifier {
+            notifier.notify(Event::Ping);
+        }
     }
 
     /// Gives the client another ticket, if the one that it has is not of much use any more.

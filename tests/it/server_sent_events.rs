@@ -282,14 +282,13 @@ async fn who_does_not_read_costs_no_more_than_its_outbox_and_nobody_elses_time()
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_comment_is_sent_as_a_sign_of_life() {
-    let server = TestServer::with(&[("PING_INTERVAL", "1s"), ("IDLE_TIMEOUT", "1s")]).await;
+async fn a_stream_is_never_idle_and_its_client_is_told_so_and_the_api_too() {
+    let server = TestServer::with(&[("PING_INTERVAL", "1s"), ("IDLE_TIMEOUT", "1s"), ("HOOK_PING", "here/")]).await;
     let (mut events, ..) = open(&server, &[message()], "").await;
-    let trigger = async {
-        tokio::time::sleep(std::time::Duration::from_millis(2500)).await;
-        server.trigger(json!({"rooms": [message()], "data": 1})).await;
-    };
-    tokio::join!(trigger, async { assert_eq!(publication(&mut events).await.1, json!(1)) });
+    let hooks = || server.backend.lines().iter().filter(|line| *line == "POST /api/here/").count();
+    eventually("the API is told twice", async || hooks() >= 2).await;
+    server.trigger(json!({"rooms": [message()], "data": 1})).await;
+    assert_eq!(publication(&mut events).await.1, json!(1));
     assert!(events.comments >= 2, "{}", events.comments);
 }
 

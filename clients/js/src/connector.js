@@ -13,7 +13,7 @@ import { WebSocketLink } from "./websocket-link.js";
 
 /**
  * @typedef {object} Owner Whom the connector tells.
- * @property {(state: State) => void} onState
+ * @property {(state: State) => void} onState Of all but `open`.
  * @property {(link: Link, welcome: Record<string, any>) => void} onOpen
  * @property {(kind: string, frame: Record<string, any>, requestId: unknown) => void} onFrame
  * @property {(refusal: import("./endings.js").Refusal) => void} onRefused
@@ -74,8 +74,10 @@ export class Connector {
     this.settings = settings;
     this.subscriptions = subscriptions;
     this.owner = owner;
-    const hasStream = places.fetch !== undefined && places.sockets.some((socket) => places.stream(socket) !== null);
-    this.route = new Route({ hasSocket: places.WebSocket !== undefined, hasStream });
+    const hasSocket = places.WebSocket !== undefined;
+    const hasStream = places.fetch !== undefined && places.sockets.every((socket) => places.stream(socket) !== null);
+    if (!hasSocket && !hasStream) throw new TypeError("there is neither WebSocket nor a way to event streams");
+    this.route = new Route({ hasSocket, hasStream });
   }
 
   /** The link, once it is open. */
@@ -167,8 +169,8 @@ export class Connector {
       return;
     }
     this.#ticket = welcome.ticket ?? this.#ticket;
-    this.#openedAt = this.state === "open" ? this.#openedAt : Date.now();
-    this.#setState("open");
+    if (this.state !== "open") this.#openedAt = Date.now();
+    this.state = "open";
     this.owner.onOpen(link, welcome);
   }
 
@@ -178,8 +180,9 @@ export class Connector {
     if (!link) return;
     const isNew = this.state === "connecting";
     if (link.transport === "sse" && ending.refusal && refuse(link, ending.refusal, this.subscriptions)) {
+      if (this.#link !== link) return; // somebody who was told so has closed it
       if (this.subscriptions.size === 0) this.#rest();
-      else if (this.#link === link) this.#attempt("sse", link.isReopened);
+      else this.#attempt("sse", link.isReopened);
       return;
     }
     if (isNew && !isServersWord(ending)) {
@@ -224,9 +227,8 @@ export class Connector {
     if (willReconnect && this.state === state) this.owner.onWaiting(delay);
   }
 
-  /** @param {State} state */
+  /** @param {Exclude<State, "open">} state */
   #setState(state) {
-    if (this.state === state) return;
     this.state = state;
     this.owner.onState(state);
   }

@@ -4,8 +4,8 @@
 
 /** So often in a row the way that has worked last is tried alone. */
 const FAITHFUL = 3;
-/** Where event streams work, sockets are tried again after this time: a stuck one costs seconds, each time. */
-const SOCKETS_AGAIN_MS = 5 * 60_000;
+/** Where event streams work, sockets are not tried again before this time is over: a stuck one costs seconds, each time. */
+const SOCKETS_AGAIN_MS = 60_000;
 
 /**
  * The ways to the server. A round tries one after the other, until one works; between rounds there is a pause.

@@ -56,7 +56,6 @@ export class Socket {
   #subscriptions = new Subscriptions();
   #connector;
   #lastId = 0;
-  #wasOpen = false;
   /** @type {{ message: Message | null, resolve: () => void, reject: (error: Error) => void }[]} What waits for a connection. */
   #queue = [];
 
@@ -69,7 +68,6 @@ export class Socket {
       const value = settings[name];
       if (value !== undefined) this[name] = value;
     }
-    if (!WebSocket && (!fetch || sseUrl === null)) throw new TypeError("there is no WebSocket here");
     const named = typeof sseUrl === "string" ? namedStreamAddress(sseUrl) : null;
     const stream = sseUrl === undefined ? streamAddress : () => named;
     const places = { sockets: socketAddresses(url), stream, WebSocket, fetch };
@@ -174,7 +172,7 @@ export class Socket {
   #subscribe(options, requestId) {
     const subscription = new Subscription(options, requestId);
     const link = this.#connector.link;
-    this.#subscriptions.add(subscription, this.#wasOpen && !link);
+    this.#subscriptions.add(subscription);
     if (link?.transport === "websocket") this.#request(link, [subscription]);
     else this.#connector.refresh();
     return subscription;
@@ -204,12 +202,15 @@ export class Socket {
   #opened(link, welcome) {
     const isReopened = link.transport === "sse" && link.isReopened;
     const hadRooms = JSON.stringify(this.allowedRooms);
-    this.#wasOpen = true;
+    this.#subscriptions.find();
     this.connection = welcome.connection ?? null;
     this.allowedRooms = welcome.allowed_rooms ?? [];
     // Before anybody is told, who might subscribe to more.
     if (link.transport === "websocket") this.#request(link, this.#subscriptions.list());
-    if (!isReopened) this.#events.emit("open", undefined);
+    if (!isReopened) {
+      this.#events.emit("state", "open");
+      this.#events.emit("open", undefined);
+    }
     this.#events.emit("message", welcome);
     if (!isReopened || JSON.stringify(this.allowedRooms) !== hadRooms) {
       this.#events.emit("allowed_rooms", this.allowedRooms ?? []);

@@ -16,6 +16,8 @@ export class Subscriptions {
   #entries = new Map();
   /** @type {Map<unknown, Subscription>} */
   #byId = new Map();
+  /** A connection was lost, and there is no other one yet. */
+  #isLost = false;
 
   get size() {
     return this.#entries.size;
@@ -31,9 +33,9 @@ export class Subscriptions {
     return this.#byId.get(requestId);
   }
 
-  /** @param {Subscription} subscription @param {boolean} mustTell */
-  add(subscription, mustTell) {
-    this.#entries.set(subscription, { isLive: false, mustTell: mustTell || subscription.position !== undefined });
+  /** @param {Subscription} subscription */
+  add(subscription) {
+    this.#entries.set(subscription, { isLive: false, mustTell: this.#isLost || subscription.position !== undefined });
     this.#byId.set(subscription.requestId, subscription);
   }
 
@@ -52,7 +54,13 @@ export class Subscriptions {
 
   /** The connection was lost. */
   lose() {
+    this.#isLost = true;
     for (const entry of this.#entries.values()) entry.mustTell = true;
+  }
+
+  /** There is a connection again. */
+  find() {
+    this.#isLost = false;
   }
 
   /** The server cannot read the positions. */

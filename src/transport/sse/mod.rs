@@ -107,16 +107,18 @@ async fn serve(events: Arc<Outbox<Events>>, mut connection: Connection, link: Li
         }
         tokio::select! {
             () = outbox.needs_task() => {}
-            () = events.wire().taken.notified(), if outbox.blocked_for().is_some() => {}
+            () = events.wire().taken.notified(), if !is_level => {}
             () = sleep(look_again.unwrap_or_default()), if look_again.is_some() => {}
-            _ = pings.tick() => {
-                if outbox.blocked_for().is_some_and(|blocked| blocked >= WRITE_DEADLINE) {
-                    outbox.close(CloseCode::TooSlow, "too slow");
+            _ = pings.tick() => match outbox.blocked_for() {
+                None => {
+                    let _ = outbox.push(Frame::Ping); // as above
+                    outbox.flush();
+                    connection.is_there();
+                    connection.renew_ticket();
                 }
-                let _ = outbox.push(Frame::Ping); // as above
-                outbox.flush();
-                connection.renew_ticket();
-            }
+                Some(blocked) if blocked >= WRITE_DEADLINE => outbox.close(CloseCode::TooSlow, "too slow"),
+                Some(_) => {}
+            },
         }
     }
     connection.leave().await;
