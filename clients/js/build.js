@@ -12,5 +12,5 @@ const common = { entryPoints: ["src/index.js"], bundle: true, target: "es2020", 
 await build({ ...common, format: "esm", outfile: "dist/high-templar.mjs" });
 await build({ ...common, format: "iife", globalName: "HighTemplar", outfile: "dist/high-templar.js", minify: true });
 
-const { status } = spawnSync("npx", ["--no-install", "tsc"], { stdio: "inherit" });
+const { status } = spawnSync(process.execPath, ["node_modules/typescript/bin/tsc"], { stdio: "inherit" });
 process.exit(status ?? 1);

@@ -165,7 +165,8 @@ export class Connector {
       return;
     }
     if (!welcome.is_authorized) {
-      this.#finish(endingOfRefusal(welcome), true);
+      this.owner.onFrame("welcome", welcome, undefined);
+      if (this.#link === link) this.#finish(endingOfRefusal(welcome), true);
       return;
     }
     this.#ticket = welcome.ticket ?? this.#ticket;

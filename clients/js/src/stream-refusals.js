@@ -19,10 +19,6 @@ export function refuse({ url, subscriptions: wanted }, refusal, subscriptions) {
     subscriptions.fail(refused, refusal);
     return refused !== undefined;
   }
-  if (message === "malformed-since" && wanted.some(({ position }) => position !== undefined)) {
-    subscriptions.forgetPositions();
-    return true;
-  }
   if (message === "too-many-subscriptions") {
     subscriptions.fail(wanted[wanted.length - 1], refusal);
     return true;

@@ -63,12 +63,6 @@ export class Subscriptions {
     this.#isLost = false;
   }
 
-  /** The server cannot read the positions. */
-  forgetPositions() {
-    this.lose();
-    for (const subscription of this.#entries.keys()) subscription.position = undefined;
-  }
-
   /** @param {unknown} requestId @param {Frame} frame */
   published(requestId, frame) {
     const subscription = this.#byId.get(requestId);

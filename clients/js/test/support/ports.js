@@ -8,12 +8,16 @@ export function listen(server, port = 0) {
   });
 }
 
-/** The kernel does not give it out again soon. */
+/** A free port below those that the kernel gives to outgoing connections, so that a server can be started on it again. */
 export async function freePort() {
-  const probe = createServer();
-  const port = await listen(probe);
-  await new Promise((resolve) => { probe.close(resolve); });
-  return port;
+  for (;;) {
+    const port = 12_000 + Math.floor(Math.random() * 20_000);
+    const probe = createServer();
+    const isFree = await listen(probe, port).then(() => true, () => false);
+    if (!isFree) continue;
+    await new Promise((resolve) => { probe.close(resolve); });
+    return port;
+  }
 }
 
 /** Waits for `condition` to give something. */

@@ -80,4 +80,5 @@ export class Server {
 
   async position() { return (await (await this.#call("position")).json()).position; }
   async connections() { return (await (await this.#call("connections")).json()).count; }
+  async rooms() { return (await (await this.#call("rooms")).json()).count; }
 }

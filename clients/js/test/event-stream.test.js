@@ -1,0 +1,286 @@
+// By event stream, where sockets are blocked, against the server.
+
+import assert from "node:assert/strict";
+import { createServer } from "node:http";
+import { describe, it } from "node:test";
+import { EventStreamLink } from "../src/event-stream-link.js";
+import { connect, isConfirmed, isOpen, logs, subscribe } from "./support/client.js";
+import { listen, until } from "./support/ports.js";
+import { Proxy } from "./support/proxy.js";
+import { Server } from "./support/server.js";
+
+const room = { target: "message" };
+
+/** A server behind a proxy that lets no sockets through. */
+async function blocked(t, { settings, sockets = "refuse" } = {}) {
+  const server = await Server.start(t, settings);
+  const proxy = await Proxy.start(t, server.port);
+  proxy.sockets = sockets;
+  return { server, proxy };
+}
+
+describe("where sockets are blocked", { concurrency: 4 }, () => {
+  for (const sockets of ["refuse", "hang", "absent"]) {
+    it(`publications come by event stream (${sockets})`, async (t) => {
+      const { server, proxy } = await blocked(t, { sockets });
+      const socket = connect(t, proxy, { connectTimeout: 200 });
+      const subscription = subscribe(socket, room);
+      await isConfirmed(subscription);
+      assert.deepEqual([socket.state, socket.transport, socket.protocol], ["open", "sse", "high-templar.v4"]);
+      assert.match(socket.connection, /^[0-9a-f-]{36}$/);
+      await server.trigger(room, "many\nlines");
+      await server.trigger(room, { text: "é\r\n" });
+      assert.deepEqual(await logs(subscription, 1, 2), ["many\nlines", { text: "é\r\n" }]);
+      assert.deepEqual(proxy.asked, ["v4", "sse"]);
+      assert.deepEqual(socket.told("close"), []);
+      assert.deepEqual(server.backend.asked, ["alice"]);
+    });
+  }
+
+  it("frames carry the requestIds of their subscriptions", async (t) => {
+    const { server, proxy } = await blocked(t);
+    const socket = connect(t, proxy);
+    const frames = [];
+    socket.on("message", (frame) => frames.push(frame));
+    const subscriptions = [1, 2, 3].map((target) => subscribe(socket, { target }));
+    await isConfirmed(subscriptions[2]);
+    await server.trigger({ target: 2 }, "x");
+    await logs(subscriptions[1], "x");
+    const ids = subscriptions.map(({ requestId }) => requestId);
+    assert.deepEqual(frames.map(({ type, requestId }) => [type, requestId]), [
+      ["welcome", undefined], ["reply", ids[0]], ["reply", ids[1]], ["reply", ids[2]], ["publish", ids[1]],
+    ]);
+  });
+
+  it("what was missed comes once and in order after kills, stops and cuts", async (t) => {
+    const { server, proxy } = await blocked(t);
+    const socket = connect(t, proxy);
+    const [first, second] = [subscribe(socket, room), subscribe(socket, { target: "second" })];
+    await isConfirmed(second);
+    let last = 0;
+    for (const how of ["kill", "stop", "kill"]) {
+      for (let i = 0; i < 10; i += 1) await server.trigger(room, last += 1);
+      await server[how]();
+      await until("the loss is noticed", () => socket.state !== "open");
+      await server.launch();
+      for (let i = 0; i < 10; i += 1) await server.trigger(room, last += 1);
+      await isOpen(socket);
+      proxy.cut();
+    }
+    await until("the last one", () => first.log.includes(last));
+    assert.deepEqual(first.log.filter((entry) => entry !== "recovered"), Array.from({ length: 60 }, (_, i) => i + 1));
+    assert.ok(first.log.includes("recovered") && second.log.every((entry) => entry === "recovered"));
+    assert.ok(socket.told("close").some(({ code, reason }) => code === 1001 && reason.startsWith("retry_after=")));
+    assert.ok(proxy.asked.filter((way) => way === "v4").length <= 2, `${proxy.asked}`);
+  });
+
+  it("rooms come and go while publications go on", async (t) => {
+    const { server, proxy } = await blocked(t);
+    const socket = connect(t, proxy);
+    const kept = subscribe(socket, room);
+    await isConfirmed(kept);
+    const others = [];
+    let last = 0;
+    for (let round = 0; round < 5; round += 1) {
+      const triggers = (async () => { for (let i = 0; i < 10; i += 1) await server.trigger(room, last += 1); })();
+      const [left, right] = [subscribe(socket, { target: "a" }), subscribe(socket, { target: round })];
+      await socket.unsubscribe(left);
+      others.push(right);
+      await isConfirmed(right);
+      await triggers;
+    }
+    await server.trigger({ target: 0 }, "to the first");
+    await server.trigger(room, "end");
+    await until("the end", () => kept.log.includes("end"));
+    assert.deepEqual(kept.log, [...Array.from({ length: 50 }, (_, i) => i + 1), "end"]);
+    assert.deepEqual(others[0].log, ["to the first"]);
+    assert.deepEqual(proxy.asked, ["v4", ...Array(6).fill("sse")]);
+    assert.deepEqual([socket.told("open").length, socket.told("close").length], [1, 0]);
+  });
+
+  it("publications between two streams are told as missed where the server cannot know them", async (t) => {
+    const { proxy } = await blocked(t);
+    const socket = connect(t, proxy);
+    const kept = subscribe(socket, room);
+    await isConfirmed(kept);
+    const asked = proxy.asked.length;
+    kept.position = "000000000000:1"; // of another log
+    const added = subscribe(socket, { target: "added" });
+    assert.deepEqual(await logs(kept, "reconnect"), ["reconnect"]);
+    await isConfirmed(added);
+    assert.deepEqual([added.log, proxy.asked.length], [[], asked + 1]);
+  });
+
+  it("a room that is refused ends alone", async (t) => {
+    const { server, proxy } = await blocked(t);
+    server.backend.clients.set("alice", [room, { target: "other" }]);
+    const socket = connect(t, proxy);
+    const [first, refused, third] = [room, { target: "secret" }, { target: "other" }].map((each) => subscribe(socket, each));
+    await isConfirmed(third);
+    const [{ message, detail }] = refused.log;
+    assert.equal(message, "room-not-found");
+    assert.match(detail, /nearest/);
+    assert.deepEqual(socket.subscriptions, [first, third]);
+    const again = subscribe(socket, { target: "secret" });
+    await server.trigger(room, 1);
+    assert.deepEqual(await logs(first, 1), [1]);
+    assert.equal((await logs(again, "error"))[0].message, "room-not-found");
+    assert.deepEqual([first.log, third.log], [[1], []]);
+  });
+
+  it("rooms that are taken away end", async (t) => {
+    const { server, proxy } = await blocked(t);
+    server.backend.clients.set("alice", [room, { target: "other" }]);
+    const socket = connect(t, proxy);
+    const [kept, lost] = [subscribe(socket, room), subscribe(socket, { target: "other" })];
+    await isConfirmed(lost);
+    server.backend.clients.set("alice", [room]);
+    await server.control({ action: "reauthorize", user: "alice" });
+    assert.deepEqual(await logs(lost, "error"), [{ message: "no-longer-allowed" }]);
+    await server.trigger(room, 1);
+    assert.deepEqual(await logs(kept, 1), [1]);
+    await server.control({ action: "disconnect", user: "alice" });
+    await until("it is closed", () => socket.state === "closed");
+    assert.equal(socket.told("close")[0].code, 3501);
+  });
+
+  it("the newest rooms of too many are refused", async (t) => {
+    const { server, proxy } = await blocked(t, { settings: { URL_LIMIT: "1KiB", MAX_SUBSCRIPTIONS: "3" } });
+    const socket = connect(t, proxy);
+    const long = [1, 2].map((target) => subscribe(socket, { target, padding: "x".repeat(600) }));
+    server.backend.clients.set("alice", [{ target: "*", padding: "*" }, { target: "*" }]);
+    await isConfirmed(long[0]);
+    assert.equal(long[1].log[0].message, "url-too-long");
+    const short = [3, 4, 5].map((target) => subscribe(socket, { target }));
+    await isConfirmed(short[1]);
+    assert.equal((await logs(short[2], "error"))[0].message, "too-many-subscriptions");
+    assert.deepEqual(socket.subscriptions, [long[0], short[0], short[1]]);
+    assert.deepEqual([long[0].log, socket.told("close")], [[], []]);
+  });
+
+  it("who is not authorised is told so", async (t) => {
+    const { server, proxy } = await blocked(t);
+    server.backend.clients.set("alice", 401);
+    const socket = connect(t, proxy);
+    subscribe(socket, room);
+    await until("it is closed", () => socket.state === "closed");
+    assert.deepEqual(socket.told("refused"), [{ message: "not-authorized", status: 401 }]);
+    assert.deepEqual(socket.told("close"), [{ code: 3500, reason: "not-authorized", willReconnect: false }]);
+  });
+
+  it("hints when to come back are kept to", async (t) => {
+    const { server, proxy } = await blocked(t);
+    server.backend.clients.set("alice", 503);
+    const socket = connect(t, proxy);
+    const subscription = subscribe(socket, room);
+    await until("it waits", () => socket.told("waiting").length > 0);
+    assert.ok(socket.told("waiting")[0].delay >= 1000);
+    assert.deepEqual(socket.told("refused")[0], { message: "try-later", status: 503 });
+    server.backend.clients.delete("alice");
+    await isConfirmed(subscription);
+  });
+
+  it("there is a connection only as long as there are subscriptions", async (t) => {
+    const { server, proxy } = await blocked(t);
+    const socket = connect(t, proxy, { maxReconnectInterval: 2 ** 30 });
+    await until("it rests", () => socket.state === "waiting");
+    const [first, second] = [subscribe(socket, room), subscribe(socket, room)];
+    await isConfirmed(second);
+    assert.equal(socket.state, "open");
+    await assert.rejects(socket.send({ type: "status" }), /event stream/);
+    await socket.send({ type: "subscribe", room, requestId: "mine" });
+    await socket.send({ type: "unsubscribe", requestId: "mine" });
+    await Promise.all([socket.unsubscribe(first), socket.unsubscribe(second)]);
+    await until("it rests", () => socket.state === "waiting");
+    assert.deepEqual([socket.transport, socket.connection], [null, null]);
+    assert.equal(socket.told("close").at(-1).reason, "no subscriptions");
+    await until("the server knows", async () => await server.connections() === 0);
+    const third = subscribe(socket, room);
+    await isConfirmed(third);
+    assert.deepEqual([...first.log, ...second.log, ...third.log], []);
+  });
+
+  it("none is asked for where the application wants none", async (t) => {
+    const { proxy } = await blocked(t);
+    const socket = connect(t, proxy, { sseUrl: null });
+    subscribe(socket, room);
+    await until("some attempts", () => proxy.asked.length > 5);
+    assert.ok(!proxy.asked.includes("sse"));
+  });
+
+  it("another address is asked where the application names one", async (t) => {
+    const { server, proxy } = await blocked(t);
+    const socket = connect(t, proxy, { sseUrl: `http://127.0.0.1:${server.port}/sse/`, token: "a b" });
+    await isConfirmed(subscribe(socket, room));
+    assert.deepEqual([socket.transport, proxy.asked, server.backend.asked], ["sse", ["v4"], ["a b"]]);
+  });
+});
+
+describe("from one transport to the other", { concurrency: 4 }, () => {
+  it("nothing is lost or doubled", async (t) => {
+    const { server, proxy } = await blocked(t, { sockets: "pass" });
+    const socket = connect(t, proxy, { reconnectInterval: 5, maxReconnectInterval: 20 });
+    const subscription = subscribe(socket, room);
+    await isConfirmed(subscription);
+    assert.equal(socket.transport, "websocket");
+    await server.trigger(room, 1);
+    await logs(subscription, 1);
+    proxy.sockets = "refuse";
+    proxy.cut();
+    await server.trigger(room, 2);
+    await until("the event stream is open", () => socket.transport === "sse");
+    await server.trigger(room, 3);
+    // Sockets are faithful to what has worked for three failures.
+    assert.deepEqual(proxy.asked, ["v4", "v4", "v4", "v4", "v4", "sse"]);
+    await logs(subscription, 1, "recovered", 2, 3);
+    proxy.sockets = "pass";
+    proxy.streams = "refuse";
+    proxy.cut();
+    await server.trigger(room, 4);
+    await until("the socket is open", () => socket.transport === "websocket");
+    await server.trigger(room, 5);
+    const expected = [1, "recovered", 2, 3, "recovered", 4, 5];
+    assert.deepEqual(await logs(subscription, ...expected), expected);
+  });
+
+  it("nothing is tried but what has worked as long as the server is away for a moment", async (t) => {
+    const { server, proxy } = await blocked(t);
+    const socket = connect(t, proxy, { reconnectInterval: 5, maxReconnectInterval: 20 });
+    const subscription = subscribe(socket, room);
+    await isConfirmed(subscription);
+    proxy.streams = "refuse";
+    proxy.cut();
+    await until("three failures", () => proxy.asked.length >= 5);
+    assert.deepEqual(proxy.asked.slice(0, 5), ["v4", "sse", "sse", "sse", "sse"]);
+    proxy.streams = "pass";
+    await server.trigger(room, 1);
+    assert.deepEqual(await logs(subscription, "recovered", 1), ["recovered", 1]);
+    assert.equal(socket.transport, "sse");
+  });
+});
+
+describe("one stream", () => {
+  /** The end of a stream of `frames`, written by a server that then does nothing more. */
+  async function endOf(t, frames) {
+    const server = createServer((_, response) => {
+      response.writeHead(200, { "Content-Type": "text/event-stream" });
+      response.write(frames);
+    });
+    const port = await listen(server);
+    t.after(() => { server.closeAllConnections(); server.close(); });
+    const url = `http://127.0.0.1:${port}/sse/`;
+    return new Promise((resolve) => {
+      const handlers = { onWelcome() {}, onFrame() {}, onError() {}, onEnd: resolve };
+      new EventStreamLink({ url, subscriptions: [], fetch, isReopened: false }, handlers);
+    });
+  }
+
+  it("that is silent for three pings is broken", async (t) => {
+    const frames = 'data: {"type":"welcome","is_authorized":true,"ping_interval":0.05}\n\n';
+    assert.equal((await endOf(t, frames)).reason, "silent");
+  });
+
+  it("that begins otherwise than by a welcome is broken", async (t) => {
+    assert.match((await endOf(t, 'data: {"type":"publish"}\n\n')).reason, /no welcome/);
+  });
+});

@@ -1,0 +1,192 @@
+// What needs neither server nor clock.
+
+import assert from "node:assert/strict";
+import { describe, it } from "node:test";
+import { streamAddress, streamUrl } from "../src/addresses.js";
+import { reconnectDelay } from "../src/backoff.js";
+import { comesBack, hint, isServersWord } from "../src/endings.js";
+import { EventStreamParser } from "../src/event-stream-parser.js";
+import { subscribeMessages } from "../src/requests.js";
+import { Route } from "../src/route.js";
+
+describe("the wait before coming back", () => {
+  const settings = { reconnectInterval: 1000, maxReconnectInterval: 30_000 };
+  const delays = (failures, hint) => [0, 0.5, 0.999].map((number) => reconnectDelay(failures, hint, settings, () => number));
+
+  it("is any part of a time that grows to a limit", () => {
+    assert.deepEqual([1, 2, 3, 5, 6, 60, 5000].map((failures) => delays(failures, null)[1]),
+      [500, 1000, 2000, 8000, 15_000, 15_000, 15_000]);
+    assert.deepEqual(delays(1, null), [0, 500, 999]);
+  });
+
+  it("is any part of the hint of a server that goes away", () => {
+    assert.deepEqual(delays(1, { kind: "within", seconds: 10 }), [0, 5000, 9990]);
+    assert.deepEqual(delays(6, { kind: "within", seconds: 10 }), [0, 15_000, 29_970]);
+  });
+
+  it("is never shorter than what the server asks for, and no longer than a timer", () => {
+    assert.deepEqual(delays(1, { kind: "not-before", seconds: 10 }), [10_000, 10_500, 10_999]);
+    assert.equal(delays(1, { kind: "not-before", seconds: 1e9 })[0], 2 ** 31 - 1);
+  });
+
+  it("is never asked of a clock by random numbers of its own that are out of range", () => {
+    for (let i = 0; i < 1000; i += 1) {
+      const delay = reconnectDelay(2, null, settings);
+      assert.ok(delay >= 0 && delay < 2000);
+    }
+  });
+});
+
+describe("an ending", () => {
+  it("tells by its code whether to come back", () => {
+    const final = [1008, 1009, 3500, 3501];
+    for (const code of [1000, 1001, 1002, 1005, 1006, 1007, 1011, 1012, 1013, 3008, 3502, 3503, 4000, ...final]) {
+      assert.equal(comesBack({ code, reason: "" }), !final.includes(code), code);
+    }
+  });
+
+  it("tells by its reason when", () => {
+    const of = (code, reason, retryAfter) => hint({ code, reason, retryAfter });
+    assert.deepEqual(of(1001, "retry_after=1.5"), { kind: "within", seconds: 1.5 });
+    assert.deepEqual(of(1013, "retry_after=12"), { kind: "not-before", seconds: 12 });
+    assert.deepEqual(of(1013, "try-later", 3), { kind: "not-before", seconds: 3 });
+    assert.deepEqual(of(1006, "status 502", 7), { kind: "not-before", seconds: 7 });
+    for (const reason of ["", "retry_after=", "retry_after=-1", "retry_after=1e9x", "soon"]) assert.equal(of(1001, reason), null);
+  });
+
+  it("is the server's word or not", () => {
+    for (const code of [1001, 1012, 1013, 3008, 3500]) assert.ok(isServersWord({ code, reason: "" }), code);
+    for (const code of [1000, 1002, 1005, 1006]) assert.ok(!isServersWord({ code, reason: "" }), code);
+  });
+});
+
+describe("an event stream", () => {
+  const parse = (...pieces) => {
+    const parser = new EventStreamParser();
+    return pieces.flatMap((piece) => parser.push(piece));
+  };
+  const stream = '\uFEFF: hello\ndata: {"a":\ndata:  1}\nid: 3f:1\n\nretry: 5\nevent: close\r\ndata:x\r\rdata\n\n: ping\r\n\r\nevent: none\n\n'
+    + "nonsense\ndata: \uFEFFé\u{1F600}\n\ndata: never ended";
+  const events = [
+    { type: "message", data: '{"a":\n 1}' }, { type: "close", data: "x" }, { type: "message", data: "" },
+    { type: "message", data: "\uFEFFé\u{1F600}" },
+  ];
+
+  it("is read whatever ends its lines", () => {
+    assert.deepEqual(parse(stream), events);
+    for (const end of ["\n", "\r", "\r\n"]) {
+      assert.deepEqual(parse(stream.replace(/\r\n|\r|\n/g, end)), events);
+    }
+  });
+
+  it("is read wherever it is cut", () => {
+    for (let i = 0; i <= stream.length; i += 1) {
+      assert.deepEqual(parse(stream.slice(0, i), stream.slice(i)), events);
+      assert.deepEqual(parse(stream.slice(0, i), "", stream.slice(i, i + 1), stream.slice(i + 1)), events);
+    }
+    assert.deepEqual(parse(...stream), events);
+  });
+});
+
+describe("requests", () => {
+  const subscriptions = (count, room = (i) => ({ target: i })) =>
+    Array.from({ length: count }, (_, i) => ({ requestId: `s${i}`, room: room(i), position: i % 2 ? `e:${i}` : undefined }));
+  const read = (messages) => messages.flatMap((text) => {
+    const { type, subscriptions: list } = JSON.parse(text);
+    assert.equal(type, "subscribe");
+    return list;
+  });
+
+  it("hold a thousand subscriptions at most, in their order", () => {
+    const { messages, tooLarge } = subscribeMessages(subscriptions(2500), Infinity);
+    assert.deepEqual(messages.map((text) => JSON.parse(text).subscriptions.length), [1000, 1000, 500]);
+    const all = read(messages);
+    assert.deepEqual(all[0], { requestId: "s0", room: { target: 0 } });
+    assert.deepEqual(all[2499], { requestId: "s2499", room: { target: 2499 }, since: "e:2499" });
+    assert.deepEqual([all.length, tooLarge], [2500, []]);
+    assert.deepEqual(subscribeMessages([], 100), { messages: [], tooLarge: [] });
+  });
+
+  it("are not larger than allowed, in bytes", () => {
+    const wanted = subscriptions(200, (i) => ({ target: "é".repeat(i) }));
+    for (const limit of [120, 121, 122, 300, 1000]) {
+      const { messages, tooLarge } = subscribeMessages(wanted, limit);
+      assert.ok(messages.every((text) => Buffer.byteLength(text) <= limit));
+      assert.deepEqual(read(messages).map(({ requestId }) => requestId),
+        wanted.filter((each) => !tooLarge.includes(each)).map(({ requestId }) => requestId));
+      for (const { requestId, room, position: since } of tooLarge) {
+        const alone = JSON.stringify({ type: "subscribe", subscriptions: [{ requestId, room, since }] });
+        assert.ok(Buffer.byteLength(alone) >= limit, alone);
+      }
+    }
+  });
+});
+
+describe("addresses", () => {
+  it("of event streams stand beside those of sockets", () => {
+    for (const [socket, stream] of [
+      ["wss://app.example.org/ws/", "https://app.example.org/sse/"],
+      ["ws://localhost:8000/ws", "http://localhost:8000/sse"],
+      ["wss://x/ws/api/ws/?a=ws/", "https://x/ws/api/sse/?a=ws/"],
+      ["wss://x/socket/", null],
+      ["wss://x/news/", null],
+    ]) {
+      assert.equal(streamAddress(socket), stream);
+    }
+  });
+
+  it("of event streams name rooms, positions and token", () => {
+    const a = { room: { x: "é&" } }, b = { room: { y: 1 }, position: "3f:1" };
+    const query = (...subscriptions) => decodeURIComponent(streamUrl("https://x/sse/", subscriptions).split("?")[1] ?? "");
+    assert.equal(query(a), 'room={"x":"é&"}');
+    assert.equal(query(a, b), 'room={"x":"é&"}&room={"y":1}&since=&since=3f:1');
+    assert.equal(query(), "");
+    assert.equal(streamUrl("https://x/sse/?k=v", [b], "t&"), "https://x/sse/?k=v&room=%7B%22y%22%3A1%7D&since=3f%3A1&token=t%26");
+  });
+});
+
+describe("the route", () => {
+  const both = { hasSocket: true, hasStream: true };
+  const failed = { code: 1006, reason: "" };
+  const stream = (why) => ({ ...failed, stream: why });
+
+  it("goes from sockets to event streams, and to 3.1 only where there are none", () => {
+    for (const [why, next] of [["away", null], ["absent", "3.1"], ["unreadable", "3.1"]]) {
+      const route = new Route(both);
+      assert.equal(route.first(0, true), "v4");
+      assert.equal(route.next("v4", failed, 0), "sse");
+      assert.equal(route.next("sse", stream(why), 0), next);
+    }
+  });
+
+  it("goes to 3.1 only when version 4 has failed behind a socket that worked", () => {
+    const route = new Route(both);
+    route.first(0, true);
+    assert.ok(!route.works("3.1"));
+    assert.equal(route.next("v4", { ...failed, wasReached: true }, 0), null);
+    assert.equal(route.first(0, true), "v4");
+    assert.ok(!route.works("3.1"));
+    assert.equal(route.next("v4", failed, 0), "3.1");
+    assert.ok(route.works("3.1"));
+    assert.equal(route.first(0, true), "3.1");
+    assert.ok(route.works("3.1"));
+  });
+
+  it("comes back to sockets from event streams, but not all the time", () => {
+    const route = new Route(both);
+    route.first(0, true);
+    route.next("v4", failed, 1000);
+    assert.ok(route.works("sse"));
+    assert.equal(route.first(60_999, true), "sse");
+    assert.equal(route.first(60_999, false), "v4");
+    assert.equal(route.first(61_000, true), "v4");
+    assert.equal(route.next("v4", failed, 61_000), "sse");
+    assert.equal(route.first(62_000, true), "sse");
+  });
+
+  it("has no sockets where there are none", () => {
+    const route = new Route({ hasSocket: false, hasStream: true });
+    assert.equal(route.first(0, false), "sse");
+    assert.equal(route.next("sse", stream("absent"), 0), null);
+  });
+});
