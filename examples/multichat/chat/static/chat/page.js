@@ -172,9 +172,6 @@ socket.on("allowed_rooms", (allowed) => {
   showLists();
 });
 
-// Server-sent events have no pings that high-templar could tell the application of.
-setInterval(() => { if (socket.transport === "sse") call("POST", "hooks/ping/").catch(() => {}); }, 30_000);
-
 if (await attempt(() => list.open())) {
   // What the user does on other pages.
   socket.subscribe({ room: { user: me.id }, onPublish: ({ data }) => (data.event === "joined" ? enter(data.slug) : close(data.slug)) });
