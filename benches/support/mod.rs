@@ -34,6 +34,10 @@ use uuid::Uuid;
 pub struct Sink(pub Arc<AtomicU64>);
 
 impl Wire for Sink {
+    fn transport(&self) -> &'static str {
+        "none"
+    }
+
     fn encoded_len(&self, content: Content<'_>) -> usize {
         frame::encoded_len(content, Version::V3)
     }

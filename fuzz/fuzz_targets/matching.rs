@@ -372,6 +372,10 @@ struct Recorder {
 const SLOW_BYTES: usize = 1024;
 
 impl Wire for Recorder {
+    fn transport(&self) -> &'static str {
+        "none"
+    }
+
     fn encoded_len(&self, content: Content<'_>) -> usize {
         size_of::<u32>() + content.payload_len(Version::V3)
     }

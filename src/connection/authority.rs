@@ -55,6 +55,7 @@ pub struct Explanation {
 pub struct Seen {
     connection: Uuid,
     user: Option<String>,
+    transport: &'static str,
     protocol: &'static str,
     /// Where the client is, where that is known.
     address: Option<String>,
@@ -341,6 +342,7 @@ fn seen(client: &Client) -> Option<Seen> {
     Some(Seen {
         connection: client.id(),
         user: session.user().map(|user| user.to_string()),
+        transport: client.outbox.transport(),
         protocol: match client.version {
             Version::V3 => "3.1",
             Version::V4 => Version::SUBPROTOCOL,
@@ -377,6 +379,10 @@ mod tests {
     struct Meanwhile(Mutex<Option<Box<dyn FnOnce() + Send>>>);
 
     impl Wire for Meanwhile {
+        fn transport(&self) -> &'static str {
+            "none"
+        }
+
         fn encoded_len(&self, content: Content<'_>) -> usize {
             let work = self.0.lock().take();
             work.into_iter().for_each(|work| work());

@@ -42,6 +42,10 @@ impl Network {
 }
 
 impl Wire for Network {
+    fn transport(&self) -> &'static str {
+        "none"
+    }
+
     fn encoded_len(&self, content: Content<'_>) -> usize {
         1 + match content {
             Content::Close(code, _) => closed(code).len(),

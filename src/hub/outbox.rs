@@ -112,6 +112,9 @@ impl<'a> Content<'a> {
 
 /// The way from an outbox to its client.
 pub trait Wire: Send + Sync {
+    /// What operators know it by: `websocket`.
+    fn transport(&self) -> &'static str;
+
     /// How many bytes [`encode`](Self::encode) gives for `content`.
     fn encoded_len(&self, content: Content<'_>) -> usize;
 
@@ -191,6 +194,11 @@ impl Outbox {
     /// The id of the connection whose frames these are.
     pub fn connection(&self) -> Uuid {
         self.connection
+    }
+
+    /// The way to the client, as operators know it.
+    pub fn transport(&self) -> &'static str {
+        self.wire.transport()
     }
 
     /// It is in a room.

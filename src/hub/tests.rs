@@ -26,6 +26,10 @@ struct Recorder {
 }
 
 impl Wire for Recorder {
+    fn transport(&self) -> &'static str {
+        "none"
+    }
+
     fn encoded_len(&self, content: Content<'_>) -> usize {
         content.payload_len(Version::V3) + 1
     }

@@ -120,6 +120,10 @@ impl Answer {
 }
 
 impl Wire for Answer {
+    fn transport(&self) -> &'static str {
+        "long-polling"
+    }
+
     fn encoded_len(&self, content: Content<'_>) -> usize {
         frames(content).map_or(0, |frames| frames.len() + 1)
     }

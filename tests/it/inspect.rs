@@ -50,8 +50,8 @@ async fn connections_are_listed_with_what_an_operator_needs() {
     assert!(is_young(first) && is_young(second), "{answer}");
     assert!(first["connection"].as_str().unwrap().parse::<Uuid>().is_ok(), "{answer}");
     let shown = |connection: &Value, user: &str, protocol: &str, address: Value, subscriptions: u32, age: &Value| {
-        json!({"connection": connection, "user": user, "protocol": protocol, "address": address, "age": age,
-            "subscriptions": subscriptions, "allowed_rooms": 2, "waiting": 0})
+        json!({"connection": connection, "user": user, "transport": "websocket", "protocol": protocol,
+            "address": address, "age": age, "subscriptions": subscriptions, "allowed_rooms": 2, "waiting": 0})
     };
     assert_eq!(*first, shown(&first["connection"], "alice", "3.1", json!("10.1.2.3"), 1, &first["age"]));
     assert_eq!(*second, shown(&json!(id), "17", "high-templar.v4", Value::Null, 2, &second["age"]));

@@ -59,6 +59,9 @@ async fn events_are_the_frames_that_a_socket_is_sent() {
     let trigger = "{\"rooms\":[{\"target\":\"message\"}],\"data\":[1,\n2,\r\n3]}";
     assert_eq!(server.post("/trigger/", trigger).await.status, 200);
     assert_eq!(publication(&mut events).await, ("0".to_owned(), json!([1, 2, 3])));
+    let seen = server.get("/connections").await.json()["connections"][0].clone();
+    let told = ["transport", "protocol", "subscriptions"].map(|name| seen[name].clone());
+    assert_eq!(told, [json!("sse"), json!("high-templar.v4"), json!(2)], "{seen}");
     for header in ["text/event-stream", "no-store", "x-accel-buffering: no"] {
         assert!(events.head.contains(header), "{}", events.head);
     }
@@ -148,6 +151,7 @@ async fn each_room_may_have_a_position_of_its_own() {
     let (mut socket, _) = server.connect_v4().await;
     let reply = socket.ask(json!({"type": "subscribe", "requestId": "1", "room": message()})).await;
     server.trigger(json!({"rooms": [message(), customer(7)], "data": 2})).await;
+    assert_eq!(socket.next().await["data"], json!(2), "it has been delivered to whoever was there");
     let [first, second] = [&welcome, &reply].map(|frame| frame["position"].as_str().unwrap());
     assert_ne!(first, second);
     let since = format!("&since={second}&since=&since={first}");

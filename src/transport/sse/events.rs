@@ -95,6 +95,10 @@ impl Events {
 }
 
 impl Wire for Events {
+    fn transport(&self) -> &'static str {
+        "sse"
+    }
+
     fn encoded_len(&self, content: Content<'_>) -> usize {
         Record::len(content)
     }

@@ -28,6 +28,10 @@ struct WebSocket {
 }
 
 impl Wire for WebSocket {
+    fn transport(&self) -> &'static str {
+        "websocket"
+    }
+
     fn encoded_len(&self, content: Content<'_>) -> usize {
         frame::encoded_len(content, self.dialect)
     }

@@ -130,6 +130,10 @@ struct Slow {
 }
 
 impl Wire for Slow {
+    fn transport(&self) -> &'static str {
+        "none"
+    }
+
     fn encoded_len(&self, content: Content<'_>) -> usize {
         encoded_len(content, Version::V3)
     }
