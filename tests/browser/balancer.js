@@ -8,7 +8,12 @@ export class Balancer {
   static async start(ports) {
     const balancer = new Balancer();
     balancer.ports = ports;
+    balancer.sockets = new Set();
     balancer.server = createServer((incoming, response) => balancer.pass(incoming, response));
+    balancer.server.on("connection", (socket) => {
+      balancer.sockets.add(socket);
+      socket.on("close", () => balancer.sockets.delete(socket));
+    });
     balancer.server.on("upgrade", (incoming, socket, head) => balancer.upgrade(incoming, socket, head));
     await new Promise((resolve) => balancer.server.listen(0, "127.0.0.1", resolve));
     balancer.port = balancer.server.address().port;
@@ -16,16 +21,23 @@ export class Balancer {
   }
 
   stop() {
+    this.cut();
     this.server.close();
-    this.server.closeAllConnections();
   }
+
+  /** Ends all connections, and finds no instance, until `mend`. */
+  cut() {
+    this.isCut = true;
+    this.sockets.forEach((socket) => socket.destroy());
+  }
+  mend() { this.isCut = false; }
 
   // Calls `onRequest` with a request to the first instance that is there, or `onNobody`.
   reach(incoming, onRequest, onNobody) {
     const preferred = Number(/\bprefers=(\d+)/.exec(incoming.headers.cookie)?.[1] ?? 0);
     const ports = [...this.ports.slice(preferred), ...this.ports.slice(0, preferred)];
     const next = () => {
-      if (!ports.length) return onNobody();
+      if (this.isCut || !ports.length) return onNobody();
       const { method, url, headers } = incoming;
       const outgoing = request({ port: ports.shift(), host: "127.0.0.1", method, path: url, headers, agent: false });
       outgoing.once("error", next);

@@ -114,6 +114,28 @@ describe("one instance", () => {
     assert.deepEqual(await bob.seen(room), ["is anybody there?"]);
   });
 
+  it("loses its log, and pages fetch again what they have missed", async (t) => {
+    const { people, room } = await pair(t, world, [{}, SSE]), [ann, bob] = people;
+    await ann.says(room, "one");
+    await ann.says(room, "two");
+    await bob.sees(room, "two");
+    world.balancer.cut();
+    await Promise.all(people.map((person) => person.isReconnecting()));
+    await ann.says(room, "three");
+    await ann.message(room, "one").getByRole("button", { name: /^Delete/ }).click();
+    await ann.seesNoLonger(room, "one");
+    await until("all is published", () => world.hasPublished());
+    await world.killServer();
+    world.loseLog();
+    await world.startServer();
+    assert.deepEqual(await bob.seen(room), ["one", "two"]);
+    world.balancer.mend();
+    await bob.sees(room, "three");
+    for (const person of people) assert.deepEqual(await person.seen(room), ["two", "three"]);
+    await bob.says(room, "four");
+    await ann.sees(room, "four");
+  });
+
   it("keeps the connections while the application is away, and the page keeps the text", async (t) => {
     const { people: [ann, bob], room } = await pair(t, world);
     await world.killApplication();

@@ -33,6 +33,8 @@ def room(number):
 print(json.dumps({"staff": [user(f"ann{n}", True) for n in range(30)], "others": [user(f"bob{n}", False) for n in range(30)], "rooms": [room(n) for n in range(20)]}))
 `;
 
+const COUNT = "from chat.models import Outgoing; print(Outgoing.objects.count())";
+
 export class World {
   /** Of so many instances, which need RabbitMQ if they are several. */
   static async start(binary, { instances = 1, amqp } = {}) {
@@ -102,6 +104,11 @@ export class World {
     });
     await untilReady(instance.server, instance.internalPort);
   }
+
+  /** Whether nothing waits in the application for being published. */
+  async hasPublished() { return (await this.command("shell", "--verbosity", "0", "--command", COUNT)).trim() === "0"; }
+
+  loseLog() { rmSync(this.instances[0].log); }
 
   killServer(number = 0) { return stop(this.instances[number].server, "SIGKILL"); }
 }

@@ -32,9 +32,9 @@ const TRANSPORTS = [
   { title: "by server-sent events, where no sockets come through", options: { cookies: { blocked: "1" }, by: "Connected (server-sent events)" } },
 ];
 
-for (const { title, options } of TRANSPORTS) {
-  describe(title, { concurrency: 3 }, () => {
-    it("two people see each other's messages, edits and deletions", async (t) => {
+describe("two people", { concurrency: 4 }, () => {
+  for (const { title, options } of TRANSPORTS) {
+    it(`see each other's messages, edits and deletions, ${title}`, async (t) => {
       const { ann, bob, room } = await two(t, options);
       await ann.says(room, "helo, bob");
       await bob.sees(room, "helo, bob");
@@ -58,7 +58,7 @@ for (const { title, options } of TRANSPORTS) {
       }
     });
 
-    it("they see each other join and leave, come and go", async (t) => {
+    it(`see each other join and leave, come and go, ${title}`, async (t) => {
       const { ann, bob, room } = await two(t, options);
       await ann.online(bob.name).waitFor();
       await ann.panel(room).locator(".present", { hasText: bob.name }).waitFor();
@@ -73,7 +73,7 @@ for (const { title, options } of TRANSPORTS) {
       await ann.online(bob.name).waitFor();
     });
 
-    it("one is in several rooms at once", async (t) => {
+    it(`are in several rooms at once, ${title}`, async (t) => {
       const { ann, bob, room } = await two(t, options);
       const other = world.rooms.pop();
       for (const person of [ann, bob]) await person.joins(other);
@@ -87,8 +87,8 @@ for (const { title, options } of TRANSPORTS) {
       assert.deepEqual(await bob.seen(other), ["in the other"]);
       if (!options.cookies) for (const person of [ann, bob]) assert.equal(person.sockets.length, 1);
     });
-  });
-}
+  }
+});
 
 describe("a room", { concurrency: 3 }, () => {
   it("shows who comes later what was said, as it is by now", async (t) => {
@@ -103,6 +103,21 @@ describe("a room", { concurrency: 3 }, () => {
     await bob.joins(room);
     assert.deepEqual(await bob.seen(room), ["one", "three", "four"]);
   });
+
+  for (const { title, position } of [{ title: "" }, { title: ", though high-templar could not tell its position", position: null }]) {
+    it(`shows what is said while it is being joined${title}`, async (t) => {
+      const { ann, bob, room } = await two(t);
+      await bob.leaves(room);
+      await bob.page.route(`**/api/rooms/${room.slug}/`, async (route) => {
+        const response = await route.fetch();
+        await ann.says(room, "you have come too late, and too early");
+        await route.fulfill({ response, json: { ...await response.json(), ...(position === null && { position }) } });
+      }, { times: 1 });
+      await bob.joins(room);
+      await bob.sees(room, "you have come too late, and too early");
+      assert.equal((await bob.seen(room)).length, 1);
+    });
+  }
 
   it("is there again when the page is loaded again, without having been left", async (t) => {
     const { ann, bob, room } = await two(t);
