@@ -107,11 +107,20 @@ describe("one instance", () => {
     const { people: [ann, bob], room } = await pair(t, world);
     await world.killServer();
     await ann.says(room, "is anybody there?");
+    await ann.message(room, "is anybody there?").getByRole("button", { name: /^Edit/ }).click();
+    const editor = ann.page.getByLabel("Edit the message");
+    await editor.fill("is anybody here?");
     await world.killApplication();
     await world.startApplication();
     await world.startServer();
     await bob.sees(room, "is anybody there?");
     assert.deepEqual(await bob.seen(room), ["is anybody there?"]);
+    await bob.says(room, "now there is");
+    // Ann has got her own message again by now, and bob's behind it; what she was typing stands.
+    await ann.sees(room, "now there is");
+    await editor.press("Enter");
+    await bob.sees(room, "is anybody here?");
+    for (const person of [ann, bob]) assert.deepEqual(await person.seen(room), ["is anybody here?", "now there is"]);
   });
 
   it("loses its log, and pages fetch again what they have missed", async (t) => {
