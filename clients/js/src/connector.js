@@ -34,7 +34,7 @@ import { WebSocketLink } from "./websocket-link.js";
  * @typedef {object} Places
  * @property {string[]} sockets One address or more.
  * @property {(socket: string) => string | null} stream The event stream's beside it, if there is one.
- * @property {typeof WebSocket | undefined} WebSocket
+ * @property {import("./websocket-link.js").SocketClass | undefined} WebSocket
  * @property {typeof fetch | undefined} fetch
  */
 

@@ -19,7 +19,7 @@ import { Subscriptions } from "./subscriptions.js";
  * @property {number} [connectTimeout]
  * @property {number} [pongTimeout]
  * @property {string | null} [sseUrl] Of the event stream; `null`: never.
- * @property {typeof WebSocket} [WebSocket] Another one than the global.
+ * @property {import("./websocket-link.js").SocketClass} [WebSocket] Another one than the global.
  * @property {typeof fetch} [fetch] Another one than the global.
  */
 

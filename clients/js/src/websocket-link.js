@@ -22,6 +22,8 @@ import { subscribeMessages } from "./requests.js";
  * @property {number} connectTimeout
  */
 
+/** A WebSocket as browsers have it. @typedef {{ new (url: string, protocols?: string[]): any }} SocketClass */
+
 export const SUBPROTOCOL = "high-templar.v4";
 export const FIRST_FRAME_MS = 30_000;
 
@@ -51,21 +53,24 @@ export class WebSocketLink {
    * @param {string} options.url
    * @param {boolean} options.offersVersion4
    * @param {string | null} [options.ticket] What to come back with.
-   * @param {typeof WebSocket} options.WebSocket
+   * @param {SocketClass} options.WebSocket
    * @param {LinkSettings} options.settings Read anew whenever they are needed.
    * @param {LinkHandlers} handlers
    */
   constructor({ url, offersVersion4, ticket, WebSocket, settings }, handlers) {
     this.#settings = settings;
     this.#handlers = handlers;
+    /** @type {WebSocket} */
+    let socket;
     try {
-      this.#socket = offersVersion4 ? new WebSocket(url, [SUBPROTOCOL]) : new WebSocket(url);
+      socket = offersVersion4 ? new WebSocket(url, [SUBPROTOCOL]) : new WebSocket(url);
     } catch (error) {
       // Such as an insecure address on a secure page.
       queueMicrotask(() => this.#break(String(error)));
       return;
     }
-    this.#socket.onopen = () => {
+    this.#socket = socket;
+    socket.onopen = () => {
       if (this.#hasEnded) return;
       this.#wasReached = true;
       this.#handlers.onReached?.();
@@ -73,9 +78,9 @@ export class WebSocketLink {
       this.#expect(FIRST_FRAME_MS, "no first frame");
       this.#pings = setInterval(() => this.#ping(), settings.pingInterval);
     };
-    this.#socket.onmessage = ({ data }) => this.#received(data);
-    this.#socket.onclose = ({ code, reason }) => this.#end({ code, reason });
-    this.#socket.onerror = () => {}; // a close event follows, which says more
+    socket.onmessage = ({ data }) => this.#received(data);
+    socket.onclose = ({ code, reason }) => this.#end({ code, reason });
+    socket.onerror = () => {}; // a close event follows, which says more
     this.#expect(settings.connectTimeout, "no answer to the handshake");
   }
 

@@ -95,7 +95,7 @@ describe("where sockets are blocked", { concurrency: 4 }, () => {
     assert.deepEqual(kept.log, [...Array.from({ length: 50 }, (_, i) => i + 1), "end"]);
     assert.deepEqual(others[0].log, ["to the first"]);
     assert.deepEqual(proxy.asked, ["v4", ...Array(6).fill("sse")]);
-    assert.deepEqual([socket.told("open").length, socket.told("close").length], [1, 0]);
+    assert.deepEqual(["open", "allowed_rooms", "close"].map((event) => socket.told(event).length), [1, 1, 0]);
   });
 
   it("publications between two streams are told as missed where the server cannot know them", async (t) => {
@@ -125,7 +125,7 @@ describe("where sockets are blocked", { concurrency: 4 }, () => {
     await server.trigger(room, 1);
     assert.deepEqual(await logs(first, 1), [1]);
     assert.equal((await logs(again, "error"))[0].message, "room-not-found");
-    assert.deepEqual([first.log, third.log], [[1], []]);
+    assert.deepEqual([first.log, third.log, socket.told("open").length], [[1], [], 1]);
   });
 
   it("rooms that are taken away end", async (t) => {
