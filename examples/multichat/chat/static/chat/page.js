@@ -20,6 +20,7 @@ let me = null;
 let rooms = new Map(); // slug -> room: all that there are
 const joined = new Map(); // slug -> Room
 const online = new Map(); // id -> name
+let hasBeenOpen = false;
 
 const list = new Feed(socket, "rooms/", {
   address: () => ({ list: "rooms" }),
@@ -155,7 +156,6 @@ async function onClosed() {
   }
 }
 
-let hasBeenOpen = false;
 socket.on("state", (state) => {
   showState();
   if (state === "closed") onClosed();
