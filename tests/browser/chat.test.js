@@ -3,7 +3,8 @@
 import assert from "node:assert/strict";
 import { after, before, describe, it } from "node:test";
 import { chromium } from "playwright-core";
-import { stopAll, until, World } from "./world.js";
+import { stopAll, until } from "./processes.js";
+import { World } from "./world.js";
 
 let world, browser, names = 0;
 

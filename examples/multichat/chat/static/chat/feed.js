@@ -57,7 +57,7 @@ export class Feed {
       since: snapshot.position ?? UNKNOWN,
       onPublish: ({ data }) => { if (this.#held) this.#held.push(data); else this.#handlers.apply(data); },
       onReconnect: () => this.#refresh(), // something may have been missed
-      onError: ({ message }) => { if (subscription === this.#subscription) this.#taken(message); },
+      onError: (error) => { if (subscription === this.#subscription) this.#taken(error); },
     });
     this.#subscription = subscription;
   }
@@ -79,10 +79,10 @@ export class Feed {
     held.forEach((data) => this.#handlers.apply(data));
   }
 
-  // The application may have ended the subscription because the room has another address now.
-  #taken(message) {
-    if (message === "by-application") this.reopen();
-    else this.#end(message);
+  #taken({ message, detail }) {
+    // The application knows: whether there is another address for it by now, and if not, why not.
+    if (message === "by-application" || message === "no-longer-allowed") this.reopen();
+    else this.#end(detail ?? message);
   }
 
   // Nothing if it is closed, or is not to be had any more.

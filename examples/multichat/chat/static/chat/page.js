@@ -20,6 +20,7 @@ let me = null;
 let rooms = new Map(); // slug -> room: all that there are
 const joined = new Map(); // slug -> Room
 const online = new Map(); // id -> name
+let hasBeenOpen = false;
 
 const list = new Feed(socket, "rooms/", {
   address: () => ({ list: "rooms" }),
@@ -89,7 +90,7 @@ function close(slug, reason) {
 function showLists() {
   sessionStorage.setItem(JOINED, JSON.stringify([...joined.keys()]));
   $("hint").hidden = joined.size > 0;
-  const inOrder = [...rooms.values()].sort((one, other) => one.name.localeCompare(other.name));
+  const inOrder = [...rooms.values()].sort((one, other) => one.name.localeCompare(other.name, undefined, { numeric: true }));
   keepFocus($("rooms"), () => $("rooms").replaceChildren(...inOrder.map(entry)));
   $("online").replaceChildren(...[...online.values()].sort().map((name) => element("li", { textContent: name })));
 }
@@ -155,7 +156,6 @@ async function onClosed() {
   }
 }
 
-let hasBeenOpen = false;
 socket.on("state", (state) => {
   showState();
   if (state === "closed") onClosed();
@@ -171,9 +171,6 @@ socket.on("allowed_rooms", (allowed) => {
   me.is_staff = allowed.some((room) => room.audience === "staff");
   showLists();
 });
-
-// Server-sent events have no pings that high-templar could tell the application of.
-setInterval(() => { if (socket.transport === "sse") call("POST", "hooks/ping/").catch(() => {}); }, 30_000);
 
 if (await attempt(() => list.open())) {
   // What the user does on other pages.

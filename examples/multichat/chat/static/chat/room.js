@@ -6,7 +6,7 @@ import { Messages } from "./messages.js";
 
 export class Room {
   #socket; #me; #attempt; #feed; #messages;
-  #present = new Map(); // id -> name
+  #present = null; // id -> name, once it is known
   #key = uuid(); // of the next message
 
   /**
@@ -100,19 +100,34 @@ export class Room {
   #show(snapshot) {
     this.name = snapshot.room.name;
     this.#messages.show(snapshot.messages);
-    this.#present = new Map(snapshot.present.map((user) => [user.id, user.name]));
+    if (this.#present) {
+      const here = new Set(snapshot.present.map(({ id }) => id));
+      this.#present.forEach((name, id) => { if (!here.has(id)) this.#went({ id, name }); });
+      snapshot.present.forEach((user) => this.#came(user));
+    } else {
+      this.#present = new Map(snapshot.present.map(({ id, name }) => [id, name]));
+    }
     this.#showPresent();
   }
 
   #apply(data) {
     if (data.event === "message") this.#messages.put(data.message);
-    if (data.event === "join" && !this.#present.has(data.user.id)) {
-      this.#present.set(data.user.id, data.user.name);
-      this.#messages.note(`${data.user.name} has joined.`);
+    if (data.event === "join") this.#came(data.user);
+    if (data.event === "leave") {
+      this.#went(data.user);
+      if (data.reason === "gone" && data.user.id === this.#me.id) this.join().catch(() => {}); // but we are here
     }
-    if (data.event === "leave" && this.#present.delete(data.user.id)) this.#messages.note(`${data.user.name} has left.`);
-    if (data.event === "leave" && data.reason === "gone" && data.user.id === this.#me.id) this.join().catch(() => {}); // but we are here
     this.#showPresent();
+  }
+
+  #came({ id, name }) {
+    if (this.#present.has(id)) return;
+    this.#present.set(id, name);
+    this.#messages.note(`${name} has joined.`);
+  }
+
+  #went({ id, name }) {
+    if (this.#present.delete(id)) this.#messages.note(`${name} has left.`);
   }
 
   #showPresent() {
