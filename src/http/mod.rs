@@ -73,16 +73,10 @@ pub fn public(
     let query = warp::query::raw().or(warp::any().map(String::new)).unify();
     let within_limits = reply::limits(&connections.config.limits, connections.metrics.clone());
     let sockets = channelstream.clone();
-    let request = warp::path::end()
-        .and(warp::get())
-        .and(warp::header::headers_cloned())
-        .and(query)
-        .and(warp::ext::get::<Origination>());
-    let (listeners, pages) = (connections.clone(), origins.clone());
-    let events = warp::path("sse")
-        .and(request)
-        .then(move |headers, query, from| sse::answer(headers, query, from, listeners.clone(), pages.clone()));
-    let route = warp::path("ws").and(request).and(warp::ext::optional::<OnUpgrade>()).map(
+    let events = sse::route(connections.clone(), origins.clone(), within_limits.clone());
+    let request = warp::path::end().and(warp::get()).and(warp::header::headers_cloned()).and(query);
+    let from = warp::ext::get::<Origination>().and(warp::ext::optional::<OnUpgrade>());
+    let route = warp::path("ws").and(request).and(from).map(
         move |headers: HeaderMap, query: String, from: Origination, upgrade: Option<OnUpgrade>| {
             let id = url::form_urlencoded::parse(query.as_bytes()).find(|(name, _)| name == "conn_id");
             let opened = match (&sockets, id) {
@@ -92,8 +86,8 @@ pub fn public(
             opened.unwrap_or_else(|refusal| *refusal)
         },
     );
-    let route = with_channelstream(channelstream, Side::Public, route.or(events).unify().boxed());
-    within_limits.and(route).recover(reply::rejected).unify().boxed()
+    let route = with_channelstream(channelstream, Side::Public, route.boxed());
+    events.or(within_limits.and(route)).unify().recover(reply::rejected).unify().boxed()
 }
 
 /// `own`, and what is Channelstream's.

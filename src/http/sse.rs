@@ -1,10 +1,10 @@
 //! `GET /sse/?room={…}&room={…}`: publications as server-sent events, for where no WebSocket gets through.
 
-use std::{sync::Arc, time::Duration};
+use std::{borrow::Cow, sync::Arc, time::Duration};
 
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 use serde_json::{json, value::RawValue};
-use warp::reply::Response;
+use warp::{Filter, Rejection, filters::BoxedFilter, reply::Response};
 
 use super::{Origination, admin::typed, reply};
 use crate::{
@@ -13,7 +13,7 @@ use crate::{
     connection::{Connections, Refused},
     room::{Numbers, RoomKey},
     transport::{
-        origin::may_connect,
+        origin::{may_ask, may_connect},
         sse::{self, Wanted},
     },
 };
@@ -24,26 +24,52 @@ const LAST_EVENT_ID: &str = "last-event-id";
 /// What is answered to who is not served.
 type Refusal = Box<Response>;
 
+/// `/sse/`, with or without the slash. Whatever is answered, pages that may connect can read it.
+pub(super) fn route(
+    connections: Arc<Connections>,
+    origins: Arc<Origins>,
+    within_limits: impl Filter<Extract = (), Error = Rejection> + Clone + Send + Sync + 'static,
+) -> BoxedFilter<(Response,)> {
+    let query = warp::query::raw().or(warp::any().map(String::new)).unify();
+    let allowed = origins.clone();
+    let answered = within_limits
+        .and(warp::path::end())
+        .and(warp::get())
+        .and(warp::header::headers_cloned())
+        .and(query)
+        .and(warp::ext::get::<Origination>())
+        .then(move |headers, query, from| answer(headers, query, from, connections.clone(), allowed.clone()))
+        .recover(reply::rejected)
+        .unify();
+    warp::path("sse")
+        .and(warp::header::headers_cloned())
+        .and(answered)
+        .map(move |headers: HeaderMap, response| readable(response, &headers, &origins))
+        .boxed()
+}
+
 /// The events, or why there are none.
-pub(super) async fn answer(
+async fn answer(
     headers: HeaderMap,
     query: String,
     from: Origination,
     connections: Arc<Connections>,
     origins: Arc<Origins>,
 ) -> Response {
-    let may_connect = may_connect(&origins, &headers);
-    let mut response = if may_connect {
-        open(&headers, &query, from, &connections).await.unwrap_or_else(|refusal| *refusal)
-    } else {
-        connections.metrics.connections_refused.inc("origin");
-        let detail = "the page's Origin may not connect: see ALLOWED_ORIGINS";
-        reply::error(StatusCode::FORBIDDEN, "origin-not-allowed", detail)
-    };
+    if may_ask(&origins, &headers) {
+        return open(&headers, &query, from, &connections).await.unwrap_or_else(|refusal| *refusal);
+    }
+    connections.metrics.connections_refused.inc("origin");
+    let detail = "the page's Origin may not connect: see ALLOWED_ORIGINS";
+    reply::error(StatusCode::FORBIDDEN, "origin-not-allowed", detail)
+}
+
+/// `response`, to be read by the page that asked if it may, and kept by nobody.
+fn readable(mut response: Response, headers: &HeaderMap, origins: &Origins) -> Response {
     response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store, no-transform"));
     response.headers_mut().insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     response.headers_mut().insert(header::VARY, HeaderValue::from_static("Origin"));
-    if let Some(origin) = headers.get(header::ORIGIN).filter(|_| may_connect) {
+    if let Some(origin) = headers.get(header::ORIGIN).filter(|_| may_connect(origins, headers)) {
         let headers = response.headers_mut();
         headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin.clone());
         headers.insert(header::ACCESS_CONTROL_ALLOW_CREDENTIALS, HeaderValue::from_static("true"));
@@ -102,7 +128,7 @@ fn wanted(headers: &HeaderMap, query: &str) -> Result<Vec<Wanted>, Refusal> {
         [all] => Some(sse::since(all, number)),
         each => each.get(number).map(AsRef::as_ref),
     };
-    let room = |(number, text): (usize, &std::borrow::Cow<'_, str>)| {
+    let room = |(number, text): (usize, &Cow<'_, str>)| {
         let room = RawValue::from_string(text.to_string()).map_err(|_| no_room(number, "a room is a JSON object"))?;
         let key = RoomKey::new(&room, Numbers::ByValue).map_err(|error| no_room(number, &error.to_string()))?;
         let since = since_of(number).filter(|since| !since.is_empty());

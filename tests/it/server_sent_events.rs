@@ -146,8 +146,9 @@ async fn nothing_is_lost_or_doubled_wherever_a_stream_of_several_rooms_is_cut() 
 #[tokio::test(flavor = "multi_thread")]
 async fn each_room_may_have_a_position_of_its_own() {
     let server = TestServer::start().await;
-    let (_, welcome, _) = open(&server, &[message()], "").await;
+    let (mut events, welcome, _) = open(&server, &[message()], "").await;
     server.trigger(json!({"rooms": [message()], "data": 1})).await;
+    assert_eq!(publication(&mut events).await.1, json!(1));
     let (mut socket, _) = server.connect_v4().await;
     let reply = socket.ask(json!({"type": "subscribe", "requestId": "1", "room": message()})).await;
     server.trigger(json!({"rooms": [message(), customer(7)], "data": 2})).await;
@@ -261,10 +262,8 @@ async fn a_stop_is_told_and_leaves_nobody_behind() {
     let server = TestServer::with(&[("HOOK_DISCONNECT", "gone/")]).await;
     let (mut events, ..) = open(&server, &[message()], "").await;
     server.trigger(json!({"rooms": [message()], "data": "last"})).await;
-    let (report, end) = tokio::join!(server.stop(), async {
-        assert_eq!(publication(&mut events).await.1, json!("last"));
-        events.close().await
-    });
+    assert_eq!(publication(&mut events).await.1, json!("last"));
+    let (report, end) = tokio::join!(server.stop(), events.close());
     assert_eq!((report.connections, report.hooks), (0, 0));
     assert_eq!((end.0, end.1.starts_with("retry_after=")), (1001, true), "{end:?}");
 }
@@ -313,6 +312,18 @@ async fn a_client_that_goes_while_the_api_is_asked_is_forgotten() {
     other.send_text("ping").await;
     assert_eq!(other.next().await, json!("pong"));
     server.until_number("open_connections", 1).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_is_disconnected_while_the_api_is_asked_is_not_asked_to_come_back() {
+    let server = TestServer::start().await;
+    server.backend.answer(|_| Answer::Silence);
+    let path = path(&[message()], "");
+    let (reply, ()) = tokio::join!(refusal(&server.public, &path, &[]), async {
+        eventually("the API is asked", async || server.backend.bootstraps() == 1).await;
+        server.control(json!({"action": "disconnect", "all": true})).await;
+    });
+    assert_eq!((reply.status, reply.json()["message"].clone()), (401, json!("not-authorized")));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -7,11 +7,13 @@
 use std::{
     io::{self, IoSlice},
     mem,
+    time::Duration,
 };
 
 use parking_lot::Mutex;
+use rand::Rng;
 use serde::Deserialize;
-use tokio::sync::Notify;
+use tokio::{sync::Notify, time::Instant};
 
 use super::{
     marks::Marks,
@@ -19,7 +21,7 @@ use super::{
 };
 use crate::{
     hub::{Content, Encoder, Wire},
-    protocol::Position,
+    protocol::{CloseCode, Position},
 };
 
 /// Bytes that may wait for the body; then the outbox has to wait.
@@ -40,6 +42,8 @@ struct Stream {
     ready: Vec<u8>,
     marks: Marks,
     end: End,
+    /// When the body last had use for more.
+    handed_on: Instant,
 }
 
 /// How far the end is.
@@ -55,7 +59,7 @@ enum End {
 impl Events {
     /// None yet. `marks` are where the subscriptions begin.
     pub(super) fn new(marks: Marks) -> Self {
-        let stream = Stream { ready: Vec::new(), marks, end: End::NotYet };
+        let stream = Stream { ready: Vec::new(), marks, end: End::NotYet, handed_on: Instant::now() };
         Self { stream: Mutex::new(stream), written: Notify::new(), taken: Notify::new() }
     }
 
@@ -72,6 +76,16 @@ impl Events {
             self.taken.notify_one();
         }
         Some(ready)
+    }
+
+    /// The body has use for what it has taken.
+    pub(super) fn hand_on(&self) {
+        self.stream.lock().handed_on = Instant::now();
+    }
+
+    /// For how long it has had none.
+    pub(super) fn idle_for(&self) -> Duration {
+        self.stream.lock().handed_on.elapsed()
     }
 
     /// The subscriptions have all caught up, and what they were given for that has been written.
@@ -115,12 +129,14 @@ impl Wire for Events {
         let mut records = Vec::with_capacity(slices.iter().map(|slice| slice.len()).sum());
         slices.iter().for_each(|slice| records.extend_from_slice(slice));
         let mut rest = records.as_slice();
-        while let Some(record) = Record::next(&mut rest) {
+        while stream.ready.len() < READY_BYTES
+            && let Some(record) = Record::next(&mut rest)
+        {
             stream.add(&record);
         }
         drop(stream);
         self.written.notify_one();
-        Ok(records.len())
+        Ok(records.len() - rest.len())
     }
 }
 
@@ -130,6 +146,7 @@ impl Wire for Events {
 struct Told<'a> {
     r#type: &'a str,
     request_id: Option<&'a str>,
+    code: Option<&'a str>,
     position: Option<&'a str>,
 }
 
@@ -141,6 +158,9 @@ impl Stream {
                 let reason = String::from_utf8_lossy(record.text);
                 let close = serde_json::json!({"type": "close", "code": code, "reason": reason});
                 self.ready.extend_from_slice(b"event: close\n");
+                if let Some(wait) = wait(code, &reason) {
+                    self.ready.extend_from_slice(format!("retry: {}\n", wait.as_millis()).as_bytes());
+                }
                 self.add_data(close.to_string().as_bytes());
                 self.end = End::Written;
                 return;
@@ -174,11 +194,20 @@ impl Stream {
         let number = told.request_id.and_then(|id| id.parse::<usize>().ok());
         match (told.r#type, number, position) {
             ("reply", Some(number), Some(position)) => self.marks.advance(number, position),
+            ("reply", Some(number), None) if told.code == Some("error") => self.marks.end(number),
             ("unsubscribed", Some(number), _) => self.marks.end(number),
             ("resync", _, position) => self.marks.skip_to(position),
             _ => {}
         }
     }
+}
+
+/// When a browser's own `EventSource` is to come back: as a socket's client would that follows the close frame.
+fn wait(code: u16, reason: &str) -> Option<Duration> {
+    let hint = reason.strip_prefix("retry_after=")?.parse().ok()?;
+    let random: f64 = rand::rng().random();
+    let seconds = if code == CloseCode::GoingAway.number() { random * hint } else { hint + random };
+    Duration::try_from_secs_f64(seconds).ok()
 }
 
 #[cfg(test)]
@@ -233,11 +262,23 @@ mod tests {
     #[test]
     fn the_end_is_told_with_its_code_and_nothing_follows() {
         let (events, outbox) = outbox(1 << 20);
-        outbox.close(CloseCode::GoingAway, "retry_after=1.0");
+        outbox.close(CloseCode::Disconnected, "");
         let told = String::from_utf8(events.wire().take().unwrap()).unwrap();
-        assert_eq!(told, "event: close\ndata: {\"code\":1001,\"reason\":\"retry_after=1.0\",\"type\":\"close\"}\n\n");
+        assert_eq!(told, "event: close\ndata: {\"code\":3501,\"reason\":\"\",\"type\":\"close\"}\n\n");
         assert!(!events.wire().is_over());
         assert_eq!((events.wire().take(), events.wire().is_over()), (None, true));
+    }
+
+    #[test]
+    fn browsers_come_back_when_they_are_asked_to() {
+        let hinted = |code, reason| wait(code, reason).map(|wait| wait.as_secs_f64());
+        let (away, later) = (hinted(1001, "retry_after=8.0"), hinted(1013, "retry_after=8.0"));
+        assert!(away.is_some_and(|wait| wait <= 8.0) && later.is_some_and(|wait| (8.0..=9.0).contains(&wait)));
+        assert_eq!((hinted(3501, ""), hinted(1013, "retry_after=NaN")), (None, None));
+        let (events, outbox) = outbox(1 << 20);
+        outbox.close(CloseCode::GoingAway, "retry_after=1.0");
+        let told = String::from_utf8(events.wire().take().unwrap()).unwrap();
+        assert!(told.starts_with("event: close\nretry: ") && told.contains("\"code\":1001"), "{told}");
     }
 
     #[test]
@@ -248,11 +289,15 @@ mod tests {
             outbox.push(large()).unwrap();
             outbox.flush();
         }
-        assert!(outbox.blocked_for().is_some() && outbox.waiting_bytes() > READY_BYTES);
-        let first = events.wire().take().unwrap().len();
-        outbox.resume();
-        let rest = events.wire().take().unwrap().len();
-        assert!(outbox.is_empty() && first > READY_BYTES && rest == 2 * first, "{first} {rest}");
+        let mut taken = Vec::new();
+        while outbox.blocked_for().is_some() {
+            assert!(outbox.waiting_bytes() > READY_BYTES);
+            taken.push(events.wire().take().unwrap().len());
+            outbox.resume();
+        }
+        taken.push(events.wire().take().unwrap().len());
+        assert!(outbox.is_empty() && taken.len() == 3, "one after the other: {taken:?}");
+        assert!(taken.iter().all(|taken| (READY_BYTES..2 * READY_BYTES).contains(taken)), "{taken:?}");
         assert_eq!(events.wire().take(), Some(Vec::new()));
     }
 }

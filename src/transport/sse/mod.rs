@@ -60,9 +60,16 @@ pub async fn open(
     let events = Events::new(Marks::new(wanted.iter().map(|wanted| wanted.since.as_deref())));
     let (events, link) = connections.register(events, Version::V4, identity, place);
     let rooms: Vec<_> = wanted.iter().map(|wanted| &wanted.key).collect();
-    let mut connection = tokio::select! {
-        admitted = link.authenticate(None, &rooms) => admitted?,
-        () = link.outbox().needs_task() => return Err(Refused::Gone), // the server is stopping, or has been told to end it
+    let admitted = tokio::select! {
+        admitted = link.authenticate(None, &rooms) => admitted,
+        () = link.outbox().needs_task() => Err(Refused::Gone), // the server is stopping, or has been told to end it
+    };
+    let mut connection = match admitted {
+        // Who comes back would be let in again.
+        Err(Refused::Gone) if link.outbox().close_code() == Some(CloseCode::Disconnected) => {
+            return Err(Refused::NotAuthorized);
+        }
+        admitted => admitted?,
     };
     // Over the limit the outbox closes itself, which the client is told.
     let _ = connection.on_long_message(&request(wanted)).await;
@@ -116,7 +123,9 @@ async fn serve(events: Arc<Outbox<Events>>, mut connection: Connection, link: Li
                     connection.is_there();
                     connection.renew_ticket();
                 }
-                Some(blocked) if blocked >= WRITE_DEADLINE => outbox.close(CloseCode::TooSlow, "too slow"),
+                Some(blocked) if blocked.min(events.wire().idle_for()) >= WRITE_DEADLINE => {
+                    outbox.close(CloseCode::TooSlow, "too slow");
+                }
                 Some(_) => {}
             },
         }
@@ -144,6 +153,7 @@ struct Body {
 impl Body {
     /// What comes next, as soon as something does.
     async fn next(&mut self) -> Option<Bytes> {
+        self.events.wire().hand_on();
         while self.piece.is_empty() {
             self.piece = self.events.wire().take()?.into();
             if self.piece.is_empty() {

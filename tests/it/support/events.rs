@@ -107,6 +107,7 @@ impl Events {
                 ("id", id) => id.clone_into(&mut self.id),
                 ("event", event) => event.clone_into(&mut name),
                 ("data", line) => data.push(line),
+                ("retry", milliseconds) => assert!(milliseconds.parse::<u64>().is_ok(), "{milliseconds}"),
                 other => panic!("{other:?}"),
             }
         }
