@@ -315,18 +315,6 @@ async fn a_client_that_goes_while_the_api_is_asked_is_forgotten() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_is_disconnected_while_the_api_is_asked_is_not_asked_to_come_back() {
-    let server = TestServer::start().await;
-    server.backend.answer(|_| Answer::Silence);
-    let path = path(&[message()], "");
-    let (reply, ()) = tokio::join!(refusal(&server.public, &path, &[]), async {
-        eventually("the API is asked", async || server.backend.bootstraps() == 1).await;
-        server.control(json!({"action": "disconnect", "all": true})).await;
-    });
-    assert_eq!((reply.status, reply.json()["message"].clone()), (401, json!("not-authorized")));
-}
-
-#[tokio::test(flavor = "multi_thread")]
 async fn without_a_log_there_are_no_ids_and_all_else_works() {
     let url = rabbitmq::shared();
     let exchange = format!("test-{}", uuid::Uuid::new_v4());

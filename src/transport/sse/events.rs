@@ -204,7 +204,7 @@ impl Stream {
 
 /// When a browser's own `EventSource` is to come back: as a socket's client would that follows the close frame.
 fn wait(code: u16, reason: &str) -> Option<Duration> {
-    let hint = reason.strip_prefix("retry_after=")?.parse().ok()?;
+    let hint: f64 = reason.strip_prefix("retry_after=")?.parse().ok()?;
     let random: f64 = rand::rng().random();
     let seconds = if code == CloseCode::GoingAway.number() { random * hint } else { hint + random };
     Duration::try_from_secs_f64(seconds).ok()

@@ -60,16 +60,9 @@ pub async fn open(
     let events = Events::new(Marks::new(wanted.iter().map(|wanted| wanted.since.as_deref())));
     let (events, link) = connections.register(events, Version::V4, identity, place);
     let rooms: Vec<_> = wanted.iter().map(|wanted| &wanted.key).collect();
-    let admitted = tokio::select! {
-        admitted = link.authenticate(None, &rooms) => admitted,
-        () = link.outbox().needs_task() => Err(Refused::Gone), // the server is stopping, or has been told to end it
-    };
-    let mut connection = match admitted {
-        // Who comes back would be let in again.
-        Err(Refused::Gone) if link.outbox().close_code() == Some(CloseCode::Disconnected) => {
-            return Err(Refused::NotAuthorized);
-        }
-        admitted => admitted?,
+    let mut connection = tokio::select! {
+        admitted = link.authenticate(None, &rooms) => admitted?,
+        () = link.outbox().needs_task() => return Err(Refused::Gone), // the server is stopping, or has been told to end it
     };
     // Over the limit the outbox closes itself, which the client is told.
     let _ = connection.on_long_message(&request(wanted)).await;
