@@ -58,7 +58,7 @@ export class Connector {
   #isIdle = false;
   /** The subscriptions have changed since the last attempt. */
   #isStale = false;
-  #attemptedAt = -Infinity;
+  #attemptedAt = 0;
   #mustWait = false;
   /** @type {string | null} */
   #ticket = null;
@@ -121,7 +121,8 @@ export class Connector {
     const isSettled = this.#link?.transport === "sse" && this.#link.isSettled;
     if (!this.#isStale || !(isSettled || this.#isIdle)) return;
     clearTimeout(this.#reopening);
-    this.#reopening = setTimeout(() => this.#reopen(), Math.max(0, this.#attemptedAt + REOPEN_MS - performance.now()));
+    const wait = this.#attemptedAt + REOPEN_MS - Date.now();
+    this.#reopening = setTimeout(() => this.#reopen(), Math.min(wait, REOPEN_MS)); // whatever has become of the clock
   }
 
   #reopen() {
@@ -157,7 +158,7 @@ export class Connector {
   #attempt(way, { isReopened = false, resumes = true } = {}) {
     this.#unlink();
     this.#isStale = false;
-    this.#attemptedAt = performance.now();
+    this.#attemptedAt = Date.now();
     const { places, settings } = this;
     const address = places.sockets[this.#address];
     const stream = places.stream(address);
