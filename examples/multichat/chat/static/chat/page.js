@@ -72,7 +72,9 @@ async function enter(slug) {
 }
 
 async function leave(slug) {
-  if (await attempt(() => call("POST", `rooms/${slug}/leave/`))) close(slug);
+  const room = joined.get(slug);
+  const hasLeft = await attempt(() => call("POST", `rooms/${slug}/leave/`));
+  if (hasLeft && joined.get(slug) === room) close(slug); // not one that was joined since
 }
 
 // For `reason`, if the user is to be told one.

@@ -6,6 +6,7 @@ import { Messages } from "./messages.js";
 
 export class Room {
   #socket; #me; #attempt; #feed; #messages;
+  #isOver = false; // not to be had any more
   #present = null; // id -> name, once it is known
   #key = uuid(); // of the next message
 
@@ -22,7 +23,10 @@ export class Room {
       address: (snapshot) => snapshot.room.address,
       show: (snapshot) => this.#show(snapshot),
       apply: (data) => this.#apply(data),
-      over: onOver,
+      over: (reason) => {
+        this.#isOver = true;
+        onOver(reason);
+      },
     });
     this.section = document.getElementById("panel").content.firstElementChild.cloneNode(true);
     this.#build(onLeave);
@@ -31,7 +35,7 @@ export class Room {
 
   async open() {
     await this.#feed.open();
-    if (this.#feed.address) await this.join();
+    if (!this.#isOver) await this.join();
   }
 
   /** Is needed again after the last connection was lost: the application takes that for leaving. */
