@@ -30,7 +30,7 @@ def room(number):
     room = Room.objects.create(slug=f"room-{number}", name=f"Room {number}")
     return {"id": room.pk, "slug": room.slug, "name": room.name}
 
-print(json.dumps({"staff": [user(f"ann{n}", True) for n in range(30)], "others": [user(f"bob{n}", False) for n in range(30)], "rooms": [room(n) for n in range(20)]}))
+print(json.dumps({"staff": [user(f"ann{n}", True) for n in range(30)], "others": [user(f"bob{n}", False) for n in range(30)], "rooms": [room(n) for n in range(30)]}))
 `;
 
 const COUNT = "from chat.models import Outgoing; print(Outgoing.objects.count())";

@@ -128,6 +128,56 @@ describe("a room", { concurrency: 3 }, () => {
     assert.equal(await ann.panel(room).getByText(`${bob.name} has left.`).count(), 0);
   });
 
+  it("is there again even if the application could not be reached, and the page was loaded again in that moment", async (t) => {
+    const { bob, room } = await two(t);
+    let asked = 0;
+    await bob.page.route("**/api/rooms/", async (route) => { asked += 1; await route.abort(); }, { times: 2 });
+    let release;
+    const held = new Promise((resolve) => { release = resolve; });
+    await bob.page.route(`**/api/rooms/${room.slug}/`, async (route) => { await held; await route.abort(); }, { times: 1 });
+    await bob.page.reload();
+    await bob.seesProblem("The application cannot be reached.");
+    await bob.entry(room).waitFor();
+    assert.equal(asked, 2);
+    await bob.page.getByRole("alert").waitFor({ state: "hidden" });
+    await bob.page.reload(); // while the room is being fetched
+    release();
+    await bob.isIn(room);
+    assert.deepEqual(bob.problems, []);
+  });
+
+  it("is not joined by who logs in after somebody else on the same page", async (t) => {
+    const { bob, room } = await two(t);
+    await bob.page.reload();
+    await bob.isIn(room);
+    const eve = world.others.pop();
+    await bob.context.addCookies([{ name: "sessionid", value: eve.session, url: world.page }]);
+    await bob.page.reload();
+    await bob.isConnected();
+    await bob.online(eve.name).waitFor();
+    await bob.page.getByRole("button", { name: `Join ${room.name}`, exact: true }).waitFor();
+    assert.equal(await bob.panel(room).count(), 0);
+    await bob.context.addCookies([{ name: "sessionid", value: bob.user.session, url: world.page }]);
+    await bob.page.reload();
+    await bob.isIn(room);
+  });
+
+  it("whose address is too large to subscribe to is not joined", async (t) => {
+    const bob = await enters(t, world.others.pop()), room = world.rooms.pop();
+    let hasJoined = false;
+    await bob.page.route(`**/api/rooms/${room.slug}/join/`, async (route) => { hasJoined = true; await route.continue(); });
+    await bob.page.route(`**/api/rooms/${room.slug}/`, async (route) => {
+      const response = await route.fetch(), json = await response.json();
+      json.room.address.room = "x".repeat(2 ** 20);
+      await route.fulfill({ response, json });
+    });
+    await bob.page.getByRole("button", { name: `Join ${room.name}`, exact: true }).click();
+    await bob.seesProblem("the room is larger than a message may be");
+    await bob.page.getByRole("button", { name: `Join ${room.name}`, exact: true }).waitFor();
+    assert.equal(await bob.panel(room).count(), 0);
+    assert.deepEqual([hasJoined, bob.problems], [false, []]);
+  });
+
   it("is joined and left on all pages of a user", async (t) => {
     const { bob, room } = await two(t);
     const again = await enters(t, bob.user);

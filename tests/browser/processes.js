@@ -1,7 +1,8 @@
 // Programs that tests start and stop, and waiting for conditions.
 
 import { spawn } from "node:child_process";
-import { createServer } from "node:net";
+
+export { freePort } from "../../clients/js/test/support/ports.js";
 
 const running = new Set();
 
@@ -29,18 +30,6 @@ export async function stop(child, signal = "SIGTERM") {
 /** Also what a world that did not come about has left. */
 export async function stopAll() {
   await Promise.all([...running].map((child) => stop(child)));
-}
-
-/** The kernel does not give it out again soon. */
-export function freePort() {
-  return new Promise((resolve, reject) => {
-    const probe = createServer();
-    probe.on("error", reject);
-    probe.listen(0, "127.0.0.1", () => {
-      const { port } = probe.address();
-      probe.close(() => resolve(port));
-    });
-  });
 }
 
 /** Waits for `condition` to give something. */

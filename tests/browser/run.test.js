@@ -26,7 +26,8 @@ after(async () => {
 /** `./run` with these arguments, until the end of the test `t`. */
 async function runs(t, args, environment = {}) {
   const scratch = mkdtempSync(join(tmpdir(), "run."));
-  const ports = [await freePort(), await freePort(), await freePort()];
+  const first = await freePort(5);
+  const ports = [first, first + 2, first + 4]; // a second instance has those behind the first one's
   const child = start("bash", [RUN, ...args], {
     HIGH_TEMPLAR: resolve(process.argv[2]),
     DATA: scratch,

@@ -71,14 +71,26 @@ export function socketUrl(address, { token, resumes }) {
 }
 
 /**
+ * Where all of them are: the position of most, and behind it, by their places, those of the others. Nothing where nobody has one.
+ * @param {Subscription[]} subscriptions
+ */
+function sinceParameter(subscriptions) {
+  const positions = subscriptions.map(({ position }) => position ?? "");
+  /** @type {Map<string, number>} */
+  const counts = new Map();
+  for (const position of positions) counts.set(position, (counts.get(position) ?? 0) + 1);
+  const [common = ""] = [...counts].reduce((most, each) => (each[1] > most[1] ? each : most), ["", 0]);
+  const others = positions.flatMap((position, place) => (position === common ? [] : [`;${place}=${position}`]));
+  const since = common + others.join("");
+  return since ? [`since=${encodeURIComponent(since)}`] : [];
+}
+
+/**
  * @param {string} address
  * @param {Subscription[]} subscriptions
- * @param {string | null | undefined} token
+ * @param {{ token?: string | null, resumes: boolean }} options Whether it goes on from the subscriptions' positions.
  */
-export function streamUrl(address, subscriptions, token) {
-  const parameters = subscriptions.map(({ room }) => `room=${encodeURIComponent(JSON.stringify(room))}`);
-  if (subscriptions.some(({ position }) => position !== undefined)) {
-    parameters.push(...subscriptions.map(({ position }) => `since=${encodeURIComponent(position ?? "")}`));
-  }
-  return withParameters(address, [...parameters, ...tokenParameter(token)]);
+export function streamUrl(address, subscriptions, { token, resumes }) {
+  const rooms = subscriptions.map(({ room }) => `room=${encodeURIComponent(JSON.stringify(room))}`);
+  return withParameters(address, [...rooms, ...(resumes ? sinceParameter(subscriptions) : []), ...tokenParameter(token)]);
 }

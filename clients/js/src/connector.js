@@ -8,6 +8,7 @@ import { WebSocketLink } from "./websocket-link.js";
 
 /** @typedef {import("./endings.js").Ending} Ending */
 /** @typedef {import("./route.js").Way} Way */
+/** @typedef {import("./subscription.js").Subscription} Subscription */
 /** @typedef {WebSocketLink | EventStreamLink} Link */
 /** @typedef {"connecting" | "open" | "waiting" | "closed"} State */
 
@@ -41,6 +42,9 @@ import { WebSocketLink } from "./websocket-link.js";
 /** A connection that has lasted for so many reconnectIntervals makes earlier failures forgotten. */
 const LASTING = 5;
 
+/** Between two event streams for other subscriptions there is so much time, at least. */
+const REOPEN_MS = 250;
+
 /** Connects, and connects again: at any moment there is at most one link to the server. */
 export class Connector {
   /** @type {State} */
@@ -50,8 +54,11 @@ export class Connector {
   #address = 0;
   #failures = 0;
   #openedAt = 0;
-  /** There is nothing to listen to by event stream. */
+  /** There is nothing to listen to by event stream: sockets may be tried, but nobody hears of it. */
   #isIdle = false;
+  /** The subscriptions have changed since the last attempt. */
+  #isStale = false;
+  #attemptedAt = 0;
   #mustWait = false;
   /** @type {string | null} */
   #ticket = null;
@@ -60,7 +67,7 @@ export class Connector {
   /** @type {ReturnType<typeof setTimeout> | undefined} */
   #reopening;
   #onOnline = () => {
-    if (this.state === "waiting" && !this.#mustWait) this.connect();
+    if (this.state === "waiting" && !this.#isIdle && !this.#mustWait) this.connect();
   };
 
   /**
@@ -74,8 +81,8 @@ export class Connector {
     this.settings = settings;
     this.subscriptions = subscriptions;
     this.owner = owner;
-    const hasSocket = places.WebSocket !== undefined;
-    const hasStream = places.fetch !== undefined && places.sockets.every((socket) => places.stream(socket) !== null);
+    const hasSocket = Boolean(places.WebSocket);
+    const hasStream = Boolean(places.fetch) && places.sockets.every((socket) => places.stream(socket) !== null);
     if (!hasSocket && !hasStream) throw new TypeError("there is neither WebSocket nor a way to event streams");
     this.route = new Route({ hasSocket, hasStream });
   }
@@ -95,7 +102,7 @@ export class Connector {
     clearTimeout(this.#timer);
     this.#isIdle = false;
     this.#setState("connecting");
-    this.#attempt(this.route.first(Date.now(), this.subscriptions.size > 0));
+    this.#try(this.route.first(Date.now(), this.subscriptions.size > 0));
   }
 
   /** Ends the connection, for good. */
@@ -105,30 +112,53 @@ export class Connector {
 
   /** The subscriptions have changed: that takes another event stream. Several changes at once are made together. */
   refresh() {
-    if (this.state === "waiting" && this.#isIdle && this.subscriptions.size > 0) {
-      this.connect();
-    } else if (this.#link?.transport === "sse") {
-      clearTimeout(this.#reopening);
-      this.#reopening = setTimeout(() => this.#reopen());
-    }
+    this.#isStale = true;
+    this.#planReopening();
+  }
+
+  /** A stream that is being opened is let finish first: who changes them all the time would never get one. */
+  #planReopening() {
+    const isSettled = this.#link?.transport === "sse" && this.#link.isSettled;
+    if (!this.#isStale || !(isSettled || this.#isIdle)) return;
+    clearTimeout(this.#reopening);
+    const wait = this.#attemptedAt + REOPEN_MS - Date.now();
+    this.#reopening = setTimeout(() => this.#reopen(), Math.min(wait, REOPEN_MS)); // whatever has become of the clock
   }
 
   #reopen() {
-    if (this.#link?.transport !== "sse") return;
-    if (this.subscriptions.size === 0) this.#rest();
-    else this.#attempt("sse", this.state === "open");
+    const hasRooms = this.subscriptions.size > 0;
+    if (this.#isIdle && hasRooms) this.connect();
+    else if (hasRooms) this.#attempt("sse", { isReopened: true });
+    else this.#rest();
   }
 
-  /** Without subscriptions there is no event stream; a socket is tried again from time to time. */
+  /** Without subscriptions there is no event stream. From time to time a socket is tried again. */
   #rest() {
+    const wasIdle = this.#isIdle;
     this.#isIdle = true;
-    this.#finish({ code: NORMAL, reason: "no subscriptions" }, true);
+    this.#unlink();
+    this.#mustWait = false;
+    if (this.places.WebSocket) {
+      this.#timer = setTimeout(() => this.#attempt(this.route.first(Date.now(), false)), this.settings.maxReconnectInterval);
+    }
+    if (wasIdle) return;
+    this.#setState("waiting");
+    this.owner.onClose({ code: NORMAL, reason: "no subscriptions", willReconnect: true });
   }
 
-  /** @param {Way} way @param {boolean} [isReopened] */
-  #attempt(way, isReopened = false) {
-    clearTimeout(this.#reopening);
-    this.#link?.close();
+  /** @param {Way} way */
+  #try(way) {
+    // Where it is not known yet what the server speaks, even the answer that a room is missing tells.
+    const isPointless = way === "sse" && this.subscriptions.size === 0 && (this.route.isByStream || !this.places.WebSocket);
+    if (isPointless) this.#rest();
+    else this.#attempt(way);
+  }
+
+  /** @param {Way} way @param {{ isReopened?: boolean, resumes?: boolean }} [stream] */
+  #attempt(way, { isReopened = false, resumes = true } = {}) {
+    this.#unlink();
+    this.#isStale = false;
+    this.#attemptedAt = Date.now();
     const { places, settings } = this;
     const address = places.sockets[this.#address];
     const stream = places.stream(address);
@@ -139,13 +169,15 @@ export class Connector {
         if (kind === "ticket") this.#ticket = frame.ticket;
         this.owner.onFrame(kind, frame, requestId);
       },
+      onSettled: () => this.#planReopening(),
       onEnd: (ending) => this.#ended(way, ending),
       onError: (error) => this.owner.onError(error),
     };
     if (way === "sse" && places.fetch && stream) {
       const subscriptions = this.subscriptions.list();
-      const url = streamUrl(stream, subscriptions, settings.token);
-      this.#link = new EventStreamLink({ url, subscriptions, fetch: places.fetch, isReopened }, handlers);
+      const url = streamUrl(stream, subscriptions, { token: settings.token, resumes });
+      const isWanted = /** @param {Subscription} subscription */ (subscription) => this.subscriptions.has(subscription);
+      this.#link = new EventStreamLink({ url, subscriptions, fetch: places.fetch, isReopened, resumes, isWanted }, handlers);
     } else if (way !== "sse" && places.WebSocket) {
       const ticket = way === "v4" ? this.#ticket : null;
       const url = socketUrl(address, { token: settings.token, resumes: ticket !== null });
@@ -172,6 +204,7 @@ export class Connector {
     this.#ticket = welcome.ticket ?? this.#ticket;
     if (this.state !== "open") this.#openedAt = Date.now();
     this.state = "open";
+    this.#isIdle = false;
     this.owner.onOpen(link, welcome);
   }
 
@@ -179,17 +212,19 @@ export class Connector {
   #ended(way, ending) {
     const link = this.#link;
     if (!link) return;
-    const isNew = this.state === "connecting";
-    if (link.transport === "sse" && ending.refusal && refuse(link, ending.refusal, this.subscriptions)) {
+    const isNew = this.state !== "open";
+    const again = link.transport === "sse" && ending.refusal ? refuse(link, ending.refusal, this.subscriptions) : null;
+    if (again && link.transport === "sse") {
       if (this.#link !== link) return; // somebody who was told so has closed it
+      this.route.works(way);
       if (this.subscriptions.size === 0) this.#rest();
-      else this.#attempt("sse", link.isReopened);
+      else this.#attempt("sse", { isReopened: link.isReopened, resumes: again === "with-positions" });
       return;
     }
     if (isNew && !isServersWord(ending)) {
       const next = this.route.next(way, ending, Date.now());
       if (next) {
-        this.#attempt(next);
+        this.#try(next);
         return;
       }
       this.#address = (this.#address + 1) % this.places.sockets.length;
@@ -200,20 +235,18 @@ export class Connector {
   /** Ends whatever there is, and settles when to come back. @param {Ending} ending @param {boolean} mayComeBack */
   #finish(ending, mayComeBack) {
     const { code, reason, refusal } = ending;
-    clearTimeout(this.#timer);
-    clearTimeout(this.#reopening);
-    this.#link?.close();
-    this.#link = null;
+    this.#unlink();
+    this.#isIdle = false;
     if (this.state === "open") {
       const lasted = Date.now() - this.#openedAt >= LASTING * this.settings.reconnectInterval;
       if (lasted) this.#failures = 0;
-      if (!this.#isIdle) this.subscriptions.lose();
+      this.subscriptions.lose();
     }
     this.#failures += 1;
     const willReconnect = mayComeBack && comesBack(ending);
     const when = hint(ending);
     this.#mustWait = when?.kind === "not-before";
-    const delay = this.#isIdle ? this.settings.maxReconnectInterval : reconnectDelay(this.#failures, when, this.settings);
+    const delay = reconnectDelay(this.#failures, when, this.settings);
     if (willReconnect) {
       this.#timer = setTimeout(() => this.connect(), delay);
     } else {
@@ -226,6 +259,13 @@ export class Connector {
     this.owner.onClose({ code, reason, willReconnect });
     // A handler may have said otherwise meanwhile.
     if (willReconnect && this.state === state) this.owner.onWaiting(delay);
+  }
+
+  #unlink() {
+    clearTimeout(this.#timer);
+    clearTimeout(this.#reopening);
+    this.#link?.close();
+    this.#link = null;
   }
 
   /** @param {Exclude<State, "open">} state */

@@ -19,6 +19,7 @@ export class EventStreamLink {
   #abort = new AbortController();
   #parser = new EventStreamParser();
   #isWelcomed = false;
+  #unanswered;
   #hasEnded = false;
   #silenceMs = FIRST_FRAME_MS;
   /** @type {ReturnType<typeof setTimeout> | undefined} */
@@ -30,17 +31,27 @@ export class EventStreamLink {
    * @param {Subscription[]} options.subscriptions
    * @param {typeof fetch} options.fetch
    * @param {boolean} options.isReopened It takes the place of another one, for other subscriptions.
+   * @param {boolean} options.resumes It goes on from their positions.
+   * @param {(subscription: Subscription) => boolean} options.isWanted Still; of others nothing is told.
    * @param {import("./websocket-link.js").LinkHandlers} handlers
    */
-  constructor({ url, subscriptions, fetch, isReopened }, handlers) {
+  constructor({ url, subscriptions, fetch, isReopened, resumes, isWanted }, handlers) {
     this.url = url;
     this.subscriptions = subscriptions;
     this.isReopened = isReopened;
+    this.resumes = resumes;
+    this.isWanted = isWanted;
+    this.#unanswered = subscriptions.length;
     this.#handlers = handlers;
     this.#run(fetch).catch((error) => {
       const stream = this.#isWelcomed || isSameOrigin(url) ? "away" : "unreadable";
       this.#end({ code: BROKEN, reason: String(error), stream });
     });
+  }
+
+  /** All its subscriptions have got their replies. */
+  get isSettled() {
+    return this.#isWelcomed && this.#unanswered === 0;
   }
 
   /** Ends it without telling anybody here. */
@@ -101,8 +112,16 @@ export class EventStreamLink {
   /** @param {any} frame */
   #understood(frame) {
     const subscription = frame?.requestId === undefined ? undefined : this.subscriptions[Number(frame.requestId)];
-    const named = subscription ? { ...frame, requestId: subscription.requestId } : frame;
-    this.#handlers.onFrame(frame?.type, named, subscription?.requestId);
+    if (!subscription) {
+      this.#handlers.onFrame(frame?.type, frame, undefined);
+      return;
+    }
+    if (frame.type === "reply") this.#unanswered -= 1;
+    // Another one may have its requestId by now.
+    if (this.isWanted(subscription)) {
+      this.#handlers.onFrame(frame.type, { ...frame, requestId: subscription.requestId }, subscription.requestId);
+    }
+    if (frame.type === "reply" && this.isSettled && !this.#hasEnded) this.#handlers.onSettled?.();
   }
 
   #expectLife() {

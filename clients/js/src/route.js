@@ -29,6 +29,11 @@ export class Route {
     this.hasStream = hasStream;
   }
 
+  /** Whether event streams are what has worked last. */
+  get isByStream() {
+    return this.#known === "sse";
+  }
+
   /**
    * The first way of a round.
    * @param {number} now Milliseconds.

@@ -34,6 +34,16 @@ export class Subscriptions {
   }
 
   /** @param {Subscription} subscription */
+  has(subscription) {
+    return this.#entries.has(subscription);
+  }
+
+  /** Whether it has been confirmed, be it by an earlier connection. @param {Subscription} subscription */
+  isLive(subscription) {
+    return this.#entries.get(subscription)?.isLive ?? false;
+  }
+
+  /** @param {Subscription} subscription */
   add(subscription) {
     this.#entries.set(subscription, { isLive: false, mustTell: this.#isLost || subscription.position !== undefined });
     this.#byId.set(subscription.requestId, subscription);

@@ -10,6 +10,7 @@ import { subscribeMessages } from "./requests.js";
  * @property {() => void} [onReached] The other side has accepted the handshake.
  * @property {(frame: Record<string, any>) => void} onWelcome The first frame, which may be a refusal.
  * @property {(kind: string, frame: Record<string, any>, requestId: unknown) => void} onFrame Each other one.
+ * @property {() => void} [onSettled] An event stream's subscriptions have all got their replies.
  * @property {(ending: Ending) => void} onEnd
  * @property {(error: Error) => void} onError Something went wrong without ending the link.
  */

@@ -60,6 +60,7 @@ describe("where sockets are blocked", { concurrency: 4 }, () => {
     let last = 0;
     for (const how of ["kill", "stop", "kill"]) {
       for (let i = 0; i < 10; i += 1) await server.trigger(room, last += 1);
+      await isOpen(socket); // again, after a cut
       await server[how]();
       await until("the loss is noticed", () => socket.state !== "open");
       await server.launch();
@@ -158,6 +159,90 @@ describe("where sockets are blocked", { concurrency: 4 }, () => {
     assert.deepEqual([long[0].log, socket.told("close")], [[], []]);
   });
 
+  const many = (count) => Array.from({ length: count }, (_, i) => ({ target: `message-${i}`, x: "1" }));
+
+  it("as many rooms as fit at first fit when they go on, and nobody misses anything", async (t) => {
+    const { server, proxy } = await blocked(t);
+    server.backend.clients.set("alice", [{ target: "*", x: "1" }]);
+    const socket = connect(t, proxy);
+    const subscriptions = many(110).map((each) => subscribe(socket, each));
+    await isConfirmed(subscriptions[109]);
+    await server.kill();
+    await server.launch();
+    await server.trigger(subscriptions[3].room, 1);
+    await logs(subscriptions[3], "recovered", 1);
+    subscriptions.push(subscribe(socket, many(111)[110]));
+    await isConfirmed(subscriptions[110]);
+    await server.trigger(subscriptions[0].room, 2);
+    await logs(subscriptions[0], "recovered", 2);
+    assert.equal(socket.subscriptions.length, 111);
+    assert.deepEqual(subscriptions.slice(4).flatMap(({ log }) => log).filter((entry) => entry !== "recovered"), []);
+    assert.ok(proxy.targets.every((target) => target.length < 8192));
+  });
+
+  it("who has been confirmed rather misses something, and is told so, than to be over", async (t) => {
+    const { server, proxy } = await blocked(t, { settings: { URL_LIMIT: "1KiB" } });
+    server.backend.clients.set("alice", [{ target: "*", x: "*" }]);
+    const socket = connect(t, proxy);
+    const kept = many(12).map((each) => subscribe(socket, each));
+    await isConfirmed(kept[11]);
+    for (const [i, { room: each }] of kept.entries()) await server.trigger(each, i);
+    await logs(kept[11], 11);
+    const added = subscribe(socket, { target: "one-more", x: "1" });
+    await isConfirmed(added);
+    assert.deepEqual(kept.map(({ log }) => log), kept.map((_, i) => [i, "reconnect"]));
+    const large = subscribe(socket, { target: "large", x: "x".repeat(1000) });
+    assert.equal((await logs(large, "error"))[0].message, "url-too-long");
+    await server.trigger(kept[0].room, "on");
+    await until("it goes on", () => kept[0].log.includes("on"));
+    assert.deepEqual(socket.subscriptions, [...kept, added]);
+  });
+
+  it("who subscribes all the time is confirmed all the same, by few requests", async (t) => {
+    const { server, proxy } = await blocked(t);
+    server.backend.delay = 300;
+    const socket = connect(t, proxy);
+    const subscriptions = [subscribe(socket, room)];
+    const steadily = setInterval(() => subscriptions.push(subscribe(socket, { target: subscriptions.length })), 50);
+    t.after(() => clearInterval(steadily));
+    await until("20 of them", () => subscriptions.length >= 20);
+    assert.ok(subscriptions[5].position, "the first ones are confirmed meanwhile");
+    server.backend.delay = 0;
+    await until("40 of them", () => subscriptions.length >= 40);
+    clearInterval(steadily);
+    await isConfirmed(subscriptions.at(-1));
+    assert.ok(proxy.asked.length < 13, `${proxy.asked.length} requests`);
+    await server.trigger(room, 1);
+    assert.deepEqual(await logs(subscriptions[0], 1), [1]);
+    assert.deepEqual([socket.told("open").length, socket.told("close")], [1, []]);
+  });
+
+  it("who takes over the requestId of another one gets nothing of its room", async (t) => {
+    const { server, proxy } = await blocked(t);
+    const socket = connect(t, proxy);
+    const kept = subscribe(socket, room);
+    await isConfirmed(kept);
+    await socket.send({ type: "subscribe", room: { target: "old" }, requestId: "mine" });
+    const [old] = socket.subscriptions.slice(-1);
+    await isConfirmed(old);
+    server.backend.delay = 300;
+    const got = [];
+    socket.on("message", (frame) => { if (frame.requestId === "mine") got.push(frame.type); });
+    const third = subscribe(socket, { target: "third" }); // opens another stream, which has the old one in it
+    const asked = proxy.asked.length;
+    await until("it is opened", () => proxy.asked.length > asked);
+    await socket.unsubscribe(old);
+    await socket.send({ type: "subscribe", room: { target: "new" }, requestId: "mine" });
+    const added = socket.subscriptions.find(({ requestId }) => requestId === "mine");
+    await isConfirmed(third);
+    assert.equal(added.position, undefined);
+    await isConfirmed(added);
+    await server.trigger({ target: "old" }, 1);
+    await server.trigger(room, 2);
+    await logs(kept, 2);
+    assert.deepEqual(got, ["reply"]);
+  });
+
   it("who is not authorised is told so", async (t) => {
     const { server, proxy } = await blocked(t);
     server.backend.clients.set("alice", 401);
@@ -198,6 +283,37 @@ describe("where sockets are blocked", { concurrency: 4 }, () => {
     const third = subscribe(socket, room);
     await isConfirmed(third);
     assert.deepEqual([...first.log, ...second.log, ...third.log], []);
+  });
+
+  it("without subscriptions sockets are tried, and nobody hears of it until one works", async (t) => {
+    const { proxy } = await blocked(t);
+    const socket = connect(t, proxy, { maxReconnectInterval: 20 });
+    await until("it rests", () => socket.state === "waiting");
+    const subscription = subscribe(socket, room);
+    await isConfirmed(subscription);
+    await socket.unsubscribe(subscription);
+    await until("it rests again", () => socket.state === "waiting");
+    const [events, asked] = [socket.events.length, proxy.asked.length];
+    await until("some attempts", () => proxy.asked.length >= asked + 5);
+    assert.deepEqual(socket.events.slice(events), []);
+    assert.deepEqual([...new Set(proxy.asked.slice(asked))], ["v4"]);
+    proxy.sockets = "pass";
+    await isOpen(socket);
+    assert.deepEqual(socket.events.slice(events).map(([event]) => event), ["state", "open", "allowed_rooms"]);
+    assert.equal(socket.transport, "websocket");
+  });
+
+  it("without sockets nothing is asked without subscriptions", async (t) => {
+    const { proxy } = await blocked(t);
+    // No `WebSocket` at all: neither that of `ws` nor the global one.
+    const socket = connect(t, proxy, { WebSocket: null, maxReconnectInterval: 20 });
+    const [first, second] = [subscribe(socket, room), subscribe(socket, { target: "second" })];
+    await isConfirmed(second);
+    await Promise.all([socket.unsubscribe(first), socket.unsubscribe(second)]);
+    await until("it rests", () => socket.state === "waiting");
+    await isConfirmed(subscribe(socket, room));
+    assert.deepEqual(proxy.asked, ["sse", "sse"]);
+    assert.ok(proxy.targets.every((target) => target.includes("room=")));
   });
 
   it("none is asked for where the application wants none", async (t) => {
@@ -271,7 +387,7 @@ describe("one stream", () => {
     const url = `http://127.0.0.1:${port}/sse/`;
     return new Promise((resolve) => {
       const handlers = { onWelcome() {}, onFrame() {}, onError() {}, onEnd: resolve };
-      new EventStreamLink({ url, subscriptions: [], fetch, isReopened: false }, handlers);
+      new EventStreamLink({ url, subscriptions: [], fetch, isReopened: false, resumes: true, isWanted: () => true }, handlers);
     });
   }
 

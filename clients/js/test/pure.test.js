@@ -137,11 +137,21 @@ describe("addresses", () => {
 
   it("of event streams name rooms, positions and token", () => {
     const a = { room: { x: "é&" } }, b = { room: { y: 1 }, position: "3f:1" };
-    const query = (...subscriptions) => decodeURIComponent(streamUrl("https://x/sse/", subscriptions).split("?")[1] ?? "");
+    const query = (...subscriptions) => decodeURIComponent(streamUrl("https://x/sse/", subscriptions, { resumes: true }).split("?")[1] ?? "");
     assert.equal(query(a), 'room={"x":"é&"}');
-    assert.equal(query(a, b), 'room={"x":"é&"}&room={"y":1}&since=&since=3f:1');
+    assert.equal(query(a, b), 'room={"x":"é&"}&room={"y":1}&since=;1=3f:1');
     assert.equal(query(), "");
-    assert.equal(streamUrl("https://x/sse/?k=v", [b], "t&"), "https://x/sse/?k=v&room=%7B%22y%22%3A1%7D&since=3f%3A1&token=t%26");
+    assert.equal(streamUrl("https://x/sse/?k=v", [b], { token: "t&", resumes: true }), "https://x/sse/?k=v&room=%7B%22y%22%3A1%7D&since=3f%3A1&token=t%26");
+    assert.equal(streamUrl("https://x/sse/", [b], { token: "t", resumes: false }), "https://x/sse/?room=%7B%22y%22%3A1%7D&token=t");
+  });
+
+  it("of event streams name the position of most rooms once", () => {
+    const since = (...positions) =>
+      new URL(streamUrl("https://x/sse/", positions.map((position) => ({ room: {}, position })), { resumes: true })).searchParams.get("since");
+    assert.equal(since(...Array(100).fill("3f:1")), "3f:1");
+    assert.equal(since("3f:2", "3f:1", undefined, "3f:1"), "3f:1;0=3f:2;2=");
+    assert.equal(since(undefined, undefined, "3f:1"), ";2=3f:1");
+    assert.equal(since(undefined, undefined), null);
   });
 });
 

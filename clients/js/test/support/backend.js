@@ -8,10 +8,12 @@ export class Backend {
   clients = new Map();
   /** The tokens that were asked for. */
   asked = [];
+  /** Milliseconds before each answer. */
+  delay = 0;
 
   static async start() {
     const backend = new Backend();
-    backend.server = createServer((request, response) => backend.#answer(request, response));
+    backend.server = createServer((request, response) => setTimeout(() => backend.#answer(request, response), backend.delay));
     backend.port = await listen(backend.server);
     return backend;
   }

@@ -8,16 +8,23 @@ export function listen(server, port = 0) {
   });
 }
 
-/** A free port below those that the kernel gives to outgoing connections, so that a server can be started on it again. */
-export async function freePort() {
+/**
+ * The first of so many free ports in a row, below those that the kernel gives to outgoing connections, so that a server can be
+ * started on them again.
+ */
+export async function freePort(count = 1) {
   for (;;) {
-    const port = 12_000 + Math.floor(Math.random() * 20_000);
-    const probe = createServer();
-    const isFree = await listen(probe, port).then(() => true, () => false);
-    if (!isFree) continue;
-    await new Promise((resolve) => { probe.close(resolve); });
-    return port;
+    const first = 12_000 + Math.floor(Math.random() * 20_000);
+    const ports = Array.from({ length: count }, (_, i) => first + i);
+    if ((await Promise.all(ports.map(isFree))).every(Boolean)) return first;
   }
+}
+
+async function isFree(port) {
+  const probe = createServer();
+  const couldListen = await listen(probe, port).then(() => true, () => false);
+  if (couldListen) await new Promise((resolve) => { probe.close(resolve); });
+  return couldListen;
 }
 
 /** Waits for `condition` to give something. */

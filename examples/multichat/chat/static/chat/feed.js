@@ -57,7 +57,8 @@ export class Feed {
       since: snapshot.position ?? UNKNOWN,
       onPublish: ({ data }) => { if (this.#held) this.#held.push(data); else this.#handlers.apply(data); },
       onReconnect: () => this.#refresh(), // something may have been missed
-      onError: (error) => { if (subscription === this.#subscription) this.#taken(error); },
+      // Which may come before `subscribe` has returned.
+      onError: (error) => queueMicrotask(() => { if (subscription === this.#subscription) this.#taken(error); }),
     });
     this.#subscription = subscription;
   }

@@ -6,7 +6,6 @@ import { Feed } from "./feed.js";
 import { element } from "./messages.js";
 import { Room } from "./room.js";
 
-const JOINED = "rooms"; // in sessionStorage: a page that is loaded again goes on where it was
 const $ = (id) => document.getElementById(id);
 const config = JSON.parse($("config").textContent);
 
@@ -15,12 +14,12 @@ const addresses = config.sidecar.map((address) =>
   address.startsWith(":") ? `${location.protocol.replace("http", "ws")}//${location.hostname}${address}` : address);
 const socket = new Socket(addresses.length ? { url: addresses } : {});
 
-const before = JSON.parse(sessionStorage.getItem(JOINED) ?? "[]");
 let me = null;
 let rooms = new Map(); // slug -> room: all that there are
 const joined = new Map(); // slug -> Room
 const online = new Map(); // id -> name
 let hasBeenOpen = false;
+let before = null; // slugs that were joined when the page was loaded, and have not been entered yet
 
 const list = new Feed(socket, "rooms/", {
   address: () => ({ list: "rooms" }),
@@ -66,6 +65,7 @@ async function enter(slug) {
   const isOpen = await attempt(() => room.open());
   if (joined.get(slug) !== room) return; // closed meanwhile
   if (!isOpen) return close(slug);
+  before.delete(slug);
   $("panels").append(room.section);
   room.change(rooms.get(slug)); // which may have happened meanwhile
   showLists();
@@ -82,13 +82,28 @@ function close(slug, reason) {
   const hadFocus = room.section.contains(document.activeElement);
   room.close();
   joined.delete(slug);
+  if (reason) before.delete(slug);
   if (reason) complain(`You are not in “${rooms.get(slug)?.name ?? slug}” any more: ${reason}`);
   showLists();
   if (hadFocus) ($("rooms").querySelector(`[data-slug="${slug}"] button`) ?? $("rooms").querySelector("button"))?.focus();
 }
 
+// A page that is loaded again goes on where the same user was; a room that could not be entered is tried again then.
+const memory = () => `rooms of ${me.id}`;
+
+function remember() {
+  if (!before) return;
+  const slugs = new Set([...joined.keys(), ...before]);
+  sessionStorage.setItem(memory(), JSON.stringify([...slugs].filter(mayJoin)));
+}
+
+function mayJoin(slug) {
+  const room = rooms.get(slug);
+  return room !== undefined && (!room.staff_only || me.is_staff);
+}
+
 function showLists() {
-  sessionStorage.setItem(JOINED, JSON.stringify([...joined.keys()]));
+  remember();
   $("hint").hidden = joined.size > 0;
   const inOrder = [...rooms.values()].sort((one, other) => one.name.localeCompare(other.name, undefined, { numeric: true }));
   keepFocus($("rooms"), () => $("rooms").replaceChildren(...inOrder.map(entry)));
@@ -101,7 +116,7 @@ function entry(room) {
   if (room.staff_only) item.firstChild.append(element("span", { className: "lock faint", textContent: "staff only" }));
   if (joined.has(room.slug)) {
     item.append(button("Show", room, () => show(room.slug), "quiet"));
-  } else if (!room.staff_only || me.is_staff) {
+  } else if (mayJoin(room.slug)) {
     item.append(button("Join", room, async () => { await enter(room.slug); show(room.slug); }));
   }
   return item;
@@ -131,9 +146,9 @@ function complain(text) {
 
 // Whether it was successful; the user is told why not.
 async function attempt(action) {
+  complain();
   try {
     await action();
-    complain();
     return true;
   } catch (error) {
     complain(explain(error));
@@ -172,9 +187,15 @@ socket.on("allowed_rooms", (allowed) => {
   showLists();
 });
 
-if (await attempt(() => list.open())) {
+// The user is told of a failure, and then it is tried until the application answers.
+if (!await attempt(() => list.open())) {
+  await list.reopen();
+  if (me) complain();
+}
+if (me) {
+  before = new Set(JSON.parse(sessionStorage.getItem(memory()) ?? "[]"));
   // What the user does on other pages.
   socket.subscribe({ room: { user: me.id }, onPublish: ({ data }) => (data.event === "joined" ? enter(data.slug) : close(data.slug)) });
   showState();
-  before.forEach(enter);
+  [...before].filter(mayJoin).forEach((slug) => enter(slug));
 }

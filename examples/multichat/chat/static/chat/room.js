@@ -31,7 +31,7 @@ export class Room {
 
   async open() {
     await this.#feed.open();
-    await this.join();
+    if (this.#feed.address) await this.join();
   }
 
   /** Is needed again after the last connection was lost: the application takes that for leaving. */
