@@ -51,11 +51,13 @@ const hasFocus = (locator) => until("it has the focus", () => locator.evaluate((
 describe("the page", { concurrency: 3 }, () => {
   it("is used by the keyboard alone", async (t) => {
     const alice = await enters(t, { name: "alice" }), { page } = alice, lobby = { name: "Lobby", slug: "lobby" };
-    await page.keyboard.type("alice"); // the field has the focus
+    await hasFocus(page.getByLabel("Username"));
+    await page.keyboard.type("alice");
     await goTo(page, "Password");
     await page.keyboard.type("wrong");
     await page.keyboard.press("Enter");
     await alice.seesProblem("Please enter a correct username and password.");
+    await hasFocus(page.getByLabel("Username")); // or it would be given it while the password is typed
     await goTo(page, "Password");
     await page.keyboard.type("alice");
     await page.keyboard.press("Enter");
