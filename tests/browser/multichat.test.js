@@ -271,25 +271,27 @@ describe("a staff room", { concurrency: 3 }, () => {
     assert.deepEqual((await got).map(({ requestId }) => requestId), ["y"]);
   });
 
-  it("closes at once to whose rights are taken away, and to nobody else", async (t) => {
-    const { room, admin } = await staffRoom(t);
-    const open = world.rooms.pop();
-    const ann = await enters(t, world.staff.pop(), [room, open]), eve = await enters(t, world.staff.pop(), [room]);
-    await ann.says(room, "before");
-    await eve.sees(room, "before");
-    await admin.changesUser(ann.user, { "Staff status": false });
-    await ann.isNotIn(room);
-    await ann.seesProblem(`You are not in “${room.name}” any more`);
-    await ann.entry(room).getByRole("button").waitFor({ state: "detached" });
-    await eve.seesNotice(room, `${ann.name} has left.`);
-    await eve.says(room, "among ourselves");
-    await ann.says(open, "elsewhere I am undisturbed");
-    for (const person of [ann, eve]) assert.equal(person.sockets.length, 1);
+  for (const { title, options } of TRANSPORTS) {
+    it(`closes at once to whose rights are taken away, and to nobody else, ${title}`, async (t) => {
+      const { room, admin } = await staffRoom(t);
+      const open = world.rooms.pop();
+      const ann = await enters(t, world.staff.pop(), [room, open], options), eve = await enters(t, world.staff.pop(), [room], options);
+      await ann.says(room, "before");
+      await eve.sees(room, "before");
+      await admin.changesUser(ann.user, { "Staff status": false });
+      await ann.isNotIn(room);
+      await ann.seesProblem(`You are not in “${room.name}” any more`);
+      await ann.entry(room).getByRole("button").waitFor({ state: "detached" });
+      await eve.seesNotice(room, `${ann.name} has left.`);
+      await eve.says(room, "among ourselves");
+      await ann.says(open, "elsewhere I am undisturbed");
+      for (const person of [ann, eve]) assert.equal(person.sockets.length, 1);
 
-    await admin.changesUser(ann.user, { "Staff status": true });
-    await ann.joins(room);
-    assert.deepEqual(await ann.seen(room), ["before", "among ourselves"]);
-  });
+      await admin.changesUser(ann.user, { "Staff status": true });
+      await ann.joins(room);
+      assert.deepEqual(await ann.seen(room), ["before", "among ourselves"]);
+    });
+  }
 });
 
 describe("a session", { concurrency: 2 }, () => {
