@@ -1,126 +1,93 @@
 //! Content headers, reduced to the properties that this project reads.
-//!
-//! Nothing in a header is trusted: what cannot be read is left out, and what follows it too. Nested tables and arrays
-//! are skipped by their length, so the work is linear in the header's size and the stack stays flat.
 
-use std::ops::Range;
+use std::mem;
 
-/// Class, weight and body size, which come before the properties and are kept as they are.
+/// Class, weight and body size, which come before the properties.
 const FIXED_BYTES: usize = 12;
-/// Property flags, in AMQP's order of the properties.
-const CONTENT_TYPE: u16 = 1 << 15;
-const CONTENT_ENCODING: u16 = 1 << 14;
+/// The shortest payload that has properties: these and the flags that say which.
+pub(super) const SHORTEST_BYTES: u32 = 14;
+/// Flags of the properties, which follow in this order.
 const HEADERS: u16 = 1 << 13;
 const DELIVERY_MODE: u16 = 1 << 12;
 const PRIORITY: u16 = 1 << 11;
-const CORRELATION_ID: u16 = 1 << 10;
-const REPLY_TO: u16 = 1 << 9;
-const EXPIRATION: u16 = 1 << 8;
 const MESSAGE_ID: u16 = 1 << 7;
 /// Header that RabbitMQ adds to what it delivers from a stream.
 const STREAM_OFFSET: &[u8] = b"x-stream-offset";
 /// Header of what this project publishes for itself.
 const LOG: &[u8] = b"x-high-templar-log";
+/// The longest value of it that is kept.
+const LOG_BYTES: usize = 1 << 10;
 
-/// Appends the payload of a content header frame to `output`, with no other properties than the headers
-/// `x-stream-offset` and `x-high-templar-log`, and the message id.
+/// The payload of a content header frame while it is read, reduced to the headers `x-stream-offset` (an integer) and
+/// `x-high-templar-log` (UTF-8) and the property `message_id` (UTF-8).
 ///
-/// Of a header that occurs more than once, the first one counts: RabbitMQ puts its own before the publisher's. The
-/// result is never longer than `payload`. A payload without property flags is appended unchanged.
-pub(super) fn reduce(payload: &[u8], output: &mut Vec<u8>) {
-    let mut reader = Reader { bytes: payload, at: 0 };
-    let (Some(fixed), Some(flags)) = (reader.take(FIXED_BYTES), reader.u16()) else {
-        output.extend_from_slice(payload);
-        return;
-    };
-    let kept = Kept::find(&mut reader, flags);
-    let has_headers = kept.offset.is_some() || kept.log.is_some();
-    let flags = if has_headers { HEADERS } else { 0 } | if kept.message_id.is_some() { MESSAGE_ID } else { 0 };
-    output.extend_from_slice(fixed);
-    output.extend_from_slice(&flags.to_be_bytes());
-    let [offset, log, message_id] = [kept.offset, kept.log, kept.message_id].map(Option::unwrap_or_default);
-    if has_headers {
-        // A part of a payload, whose length is a u32 itself.
-        let length = u32::try_from(offset.len() + log.len()).unwrap_or(u32::MAX);
-        output.extend_from_slice(&length.to_be_bytes());
-    }
-    for part in [offset, log, message_id] {
-        output.extend_from_slice(part);
-    }
+/// Everything else in it is a publisher's and is skipped by its length: nested tables are not entered, so the work is
+/// linear and the stack stays flat, and only what is kept takes memory, however large the header is. What cannot be
+/// read is left out.
+///
+/// Of a header that occurs more than once, the first one counts. RabbitMQ sorts headers by name, or puts its own first;
+/// a publisher's header of the same name always follows.
+#[derive(Debug, Default)]
+pub(super) struct ContentHeader {
+    step: Step,
+    /// The item that `step` reads, as far as it is there.
+    item: Vec<u8>,
+    /// The properties that are still to come.
+    flags: u16,
+    /// Bytes of the headers that are still to come.
+    table_bytes: usize,
+    /// What is kept, as it is encoded.
+    fixed: Vec<u8>,
+    offset: Vec<u8>,
+    log: Vec<u8>,
+    message_id: Vec<u8>,
 }
 
-/// Looks up `name` in the field table of which `table` begins with the length, and returns it if it is a string.
-pub(super) fn find_string<'a>(table: &'a [u8], name: &[u8]) -> Option<&'a [u8]> {
-    let mut reader = Reader { bytes: table, at: 0 };
-    let mut table = reader.table()?;
-    loop {
-        let entry = table.entry()?;
-        if entry.name == name && entry.kind == b'S' {
-            return table.bytes.get(entry.value)?.get(4..);
-        }
-    }
+/// What is read next; the numbers are lengths in bytes.
+#[derive(Debug, Default, Clone, Copy)]
+enum Step {
+    /// [`FIXED_BYTES`] and the flags.
+    #[default]
+    Fixed,
+    ShortStringLength,
+    MessageIdLength,
+    MessageId(usize),
+    TableLength,
+    NameLength,
+    /// The name of a header and its type.
+    Name(usize),
+    /// The length of a value, perhaps of the header [`LOG`].
+    ValueLength {
+        is_log: bool,
+    },
+    Log(usize),
+    /// The value of [`STREAM_OFFSET`], of this type.
+    Offset(u8, usize),
+    Skip(usize),
+    /// The rest is not needed.
+    Done,
 }
 
-/// What is kept of a header, as it is encoded in it.
-#[derive(Default)]
-struct Kept<'a> {
-    offset: Option<&'a [u8]>,
-    log: Option<&'a [u8]>,
-    message_id: Option<&'a [u8]>,
+/// How the length of a value is known.
+pub(super) enum Width {
+    Bytes(usize),
+    /// From the four bytes before it.
+    Counted,
 }
 
-impl<'a> Kept<'a> {
-    fn find(reader: &mut Reader<'a>, flags: u16) -> Self {
-        let mut kept = Self::default();
-        // `None` ends the search, with what was found so far.
-        let _ = kept.search(reader, flags);
-        kept
-    }
-
-    fn search(&mut self, reader: &mut Reader<'a>, flags: u16) -> Option<()> {
-        let has = |property| flags & property != 0;
-        for property in [CONTENT_TYPE, CONTENT_ENCODING] {
-            if has(property) {
-                reader.short_string()?;
-            }
-        }
-        if has(HEADERS) {
-            self.search_headers(reader.table()?);
-        }
-        for property in [DELIVERY_MODE, PRIORITY] {
-            if has(property) {
-                reader.take(1)?;
-            }
-        }
-        for property in [CORRELATION_ID, REPLY_TO, EXPIRATION] {
-            if has(property) {
-                reader.short_string()?;
-            }
-        }
-        if has(MESSAGE_ID) {
-            let begin = reader.at;
-            let id = reader.short_string()?;
-            if str::from_utf8(id).is_ok() {
-                self.message_id = reader.bytes.get(begin..reader.at);
-            }
-        }
-        Some(())
-    }
-
-    fn search_headers(&mut self, mut table: Reader<'a>) {
-        while self.offset.is_none() || self.log.is_none() {
-            let begin = table.at;
-            let Some(Entry { name, kind, value }) = table.entry() else { return };
-            let encoded = table.bytes.get(begin..table.at);
-            if name == STREAM_OFFSET && is_integer(kind) {
-                self.offset = self.offset.or(encoded);
-            } else if name == LOG && kind == b'S' {
-                let text = table.bytes.get(value).and_then(|value| value.get(4..)).unwrap_or_default();
-                if str::from_utf8(text).is_ok() {
-                    self.log = self.log.or(encoded);
-                }
-            }
-        }
+impl Width {
+    /// Of a value of type `kind`, as RabbitMQ and lapin understand the types, which is not quite AMQP's grammar.
+    pub(super) fn of(kind: u8) -> Option<Self> {
+        Some(match kind {
+            b'V' => Self::Bytes(0),
+            b't' | b'b' | b'B' => Self::Bytes(1),
+            b's' | b'u' | b'U' => Self::Bytes(2),
+            b'I' | b'i' | b'f' => Self::Bytes(4),
+            b'D' => Self::Bytes(5),
+            b'l' | b'L' | b'd' | b'T' => Self::Bytes(8),
+            b'S' | b'x' | b'A' | b'F' => Self::Counted,
+            _ => return None,
+        })
     }
 }
 
@@ -128,75 +95,187 @@ fn is_integer(kind: u8) -> bool {
     matches!(kind, b'b' | b'B' | b's' | b'u' | b'U' | b'I' | b'i' | b'l' | b'L' | b'T')
 }
 
-/// An entry of a field table.
-struct Entry<'a> {
-    name: &'a [u8],
-    /// One letter for the value's type.
-    kind: u8,
-    /// Place of the encoded value.
-    value: Range<usize>,
+impl ContentHeader {
+    /// Reads the next bytes of the payload.
+    pub(super) fn read(&mut self, mut bytes: &[u8]) {
+        loop {
+            let wanted = match self.step {
+                Step::Done => return,
+                Step::Skip(length) => {
+                    let skipped = length.min(bytes.len());
+                    bytes = bytes.get(skipped..).unwrap_or_default();
+                    if skipped < length {
+                        self.step = Step::Skip(length - skipped);
+                        return;
+                    }
+                    self.step = self.next_entry();
+                    continue;
+                }
+                Step::Fixed => FIXED_BYTES + 2,
+                Step::ShortStringLength | Step::MessageIdLength | Step::NameLength => 1,
+                Step::TableLength | Step::ValueLength { .. } => 4,
+                Step::MessageId(length) | Step::Name(length) | Step::Log(length) | Step::Offset(_, length) => length,
+            };
+            let taken = bytes.len().min(wanted - self.item.len());
+            let (taken, rest) = bytes.split_at(taken);
+            bytes = rest;
+            self.item.extend_from_slice(taken);
+            if self.item.len() < wanted {
+                return;
+            }
+            self.step = self.after_item();
+            self.item.clear();
+        }
+    }
+
+    /// Appends the reduced payload to `frame` and gets ready for the next one.
+    pub(super) fn finish(&mut self, frame: &mut Vec<u8>) {
+        let headers_bytes = self.offset.len() + self.log.len();
+        let mut flags = 0;
+        if headers_bytes > 0 {
+            flags |= HEADERS;
+        }
+        if !self.message_id.is_empty() {
+            flags |= MESSAGE_ID;
+        }
+        frame.append(&mut self.fixed);
+        frame.extend_from_slice(&flags.to_be_bytes());
+        if headers_bytes > 0 {
+            // Some 1,100 at most.
+            frame.extend_from_slice(&u32::try_from(headers_bytes).unwrap_or(u32::MAX).to_be_bytes());
+        }
+        for kept in [&mut self.offset, &mut self.log, &mut self.message_id] {
+            frame.append(kept);
+        }
+        self.item.clear();
+        self.step = Step::Fixed;
+        self.flags = 0;
+        self.table_bytes = 0;
+    }
+
+    /// Memory that it takes beside its own size.
+    #[cfg(test)]
+    pub(super) fn kept_bytes(&self) -> usize {
+        [&self.item, &self.fixed, &self.offset, &self.log, &self.message_id].map(Vec::capacity).iter().sum()
+    }
+
+    /// The step after `item`, which is complete.
+    fn after_item(&mut self) -> Step {
+        let item = mem::take(&mut self.item);
+        let step = self.after(&item);
+        self.item = item;
+        step
+    }
+
+    fn after(&mut self, item: &[u8]) -> Step {
+        match self.step {
+            Step::Fixed => {
+                let (fixed, flags) = item.split_at(FIXED_BYTES.min(item.len()));
+                self.fixed.extend_from_slice(fixed);
+                self.flags = number(flags).try_into().unwrap_or_default();
+                self.next_property()
+            }
+            Step::ShortStringLength => Step::Skip(number(item)),
+            Step::MessageIdLength => Step::MessageId(number(item)),
+            Step::MessageId(length) => {
+                if str::from_utf8(item).is_ok() {
+                    self.message_id.push(u8::try_from(length).unwrap_or_default());
+                    self.message_id.extend_from_slice(item);
+                }
+                Step::Done
+            }
+            Step::TableLength => {
+                self.table_bytes = number(item);
+                self.next_entry()
+            }
+            Step::NameLength => {
+                let length = number(item) + 1;
+                self.in_table(length, Step::Name(length))
+            }
+            Step::Name(_) => self.after_name(item),
+            Step::ValueLength { is_log } => {
+                let length = number(item);
+                let is_kept = is_log && length <= LOG_BYTES;
+                self.in_table(length, if is_kept { Step::Log(length) } else { Step::Skip(length) })
+            }
+            Step::Log(length) => {
+                if str::from_utf8(item).is_ok() {
+                    push_name(&mut self.log, LOG, b'S');
+                    self.log.extend_from_slice(&u32::try_from(length).unwrap_or_default().to_be_bytes());
+                    self.log.extend_from_slice(item);
+                }
+                self.next_entry()
+            }
+            Step::Offset(kind, _) => {
+                push_name(&mut self.offset, STREAM_OFFSET, kind);
+                self.offset.extend_from_slice(item);
+                self.next_entry()
+            }
+            Step::Skip(_) | Step::Done => Step::Done,
+        }
+    }
+
+    fn after_name(&mut self, item: &[u8]) -> Step {
+        let Some((&kind, name)) = item.split_last() else { return Step::Done };
+        match Width::of(kind) {
+            Some(Width::Bytes(length)) => {
+                let is_offset = name == STREAM_OFFSET && is_integer(kind) && self.offset.is_empty();
+                self.in_table(length, if is_offset { Step::Offset(kind, length) } else { Step::Skip(length) })
+            }
+            Some(Width::Counted) => {
+                let is_log = name == LOG && kind == b'S' && self.log.is_empty();
+                self.in_table(4, Step::ValueLength { is_log })
+            }
+            None => self.skip_table(),
+        }
+    }
+
+    /// `step`, which reads `length` bytes of the headers, if they have so many.
+    fn in_table(&mut self, length: usize, step: Step) -> Step {
+        match self.table_bytes.checked_sub(length) {
+            Some(rest) => {
+                self.table_bytes = rest;
+                step
+            }
+            None => self.skip_table(),
+        }
+    }
+
+    fn skip_table(&mut self) -> Step {
+        Step::Skip(mem::take(&mut self.table_bytes))
+    }
+
+    /// The next header if there is one, or else the next property.
+    fn next_entry(&mut self) -> Step {
+        if self.table_bytes == 0 {
+            self.next_property()
+        } else if !self.offset.is_empty() && !self.log.is_empty() {
+            self.skip_table()
+        } else {
+            self.in_table(1, Step::NameLength)
+        }
+    }
+
+    fn next_property(&mut self) -> Step {
+        let first = self.flags.checked_ilog2().map_or(0, |bit| 1 << bit);
+        self.flags &= !first;
+        match first {
+            HEADERS => Step::TableLength,
+            DELIVERY_MODE | PRIORITY => Step::Skip(1),
+            MESSAGE_ID => Step::MessageIdLength,
+            0..MESSAGE_ID => Step::Done,
+            _ => Step::ShortStringLength,
+        }
+    }
 }
 
-/// Reads AMQP's encoding; `None` at the end, and for what it does not know.
-struct Reader<'a> {
-    bytes: &'a [u8],
-    at: usize,
+fn push_name(entry: &mut Vec<u8>, name: &[u8], kind: u8) {
+    entry.push(u8::try_from(name.len()).unwrap_or_default());
+    entry.extend_from_slice(name);
+    entry.push(kind);
 }
 
-impl<'a> Reader<'a> {
-    fn take(&mut self, length: usize) -> Option<&'a [u8]> {
-        let end = self.at.checked_add(length)?;
-        let taken = self.bytes.get(self.at..end)?;
-        self.at = end;
-        Some(taken)
-    }
-
-    fn array<const N: usize>(&mut self) -> Option<[u8; N]> {
-        self.take(N)?.try_into().ok()
-    }
-
-    fn u8(&mut self) -> Option<u8> {
-        self.array().map(u8::from_be_bytes)
-    }
-
-    fn u16(&mut self) -> Option<u16> {
-        self.array().map(u16::from_be_bytes)
-    }
-
-    fn u32(&mut self) -> Option<usize> {
-        usize::try_from(self.array().map(u32::from_be_bytes)?).ok()
-    }
-
-    fn short_string(&mut self) -> Option<&'a [u8]> {
-        let length = self.u8()?;
-        self.take(length.into())
-    }
-
-    /// The entries of a field table; as many as there are if the table's length says more.
-    fn table(&mut self) -> Option<Self> {
-        let length = self.u32()?;
-        let end = self.at.saturating_add(length);
-        let bytes = self.bytes.get(self.at..end.min(self.bytes.len()))?;
-        self.at = end;
-        Some(Self { bytes, at: 0 })
-    }
-
-    fn entry(&mut self) -> Option<Entry<'a>> {
-        let name = self.short_string()?;
-        let kind = self.u8()?;
-        let begin = self.at;
-        // As RabbitMQ and lapin have it, which differs from AMQP's grammar for `s`.
-        let length = match kind {
-            b'V' => 0,
-            b't' | b'b' | b'B' => 1,
-            b's' | b'u' | b'U' => 2,
-            b'I' | b'i' | b'f' => 4,
-            b'D' => 5,
-            b'l' | b'L' | b'd' | b'T' => 8,
-            b'S' | b'x' | b'A' | b'F' => self.u32()?,
-            _ => return None,
-        };
-        self.take(length)?;
-        Some(Entry { name, kind, value: begin..self.at })
-    }
+/// An unsigned number of one, two or four bytes.
+fn number(bytes: &[u8]) -> usize {
+    bytes.iter().fold(0, |number, byte| number << 8 | usize::from(*byte))
 }

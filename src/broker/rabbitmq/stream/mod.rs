@@ -7,6 +7,7 @@
 //! TCP, TLS and its verification stay lapin's own. Only bytes that come from the broker are looked at; see [`Repair`].
 
 mod content;
+mod method;
 mod repair;
 
 use std::{
@@ -180,3 +181,6 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Repaired<S> {
         Pin::new(&mut self.stream).poll_close(cx)
     }
 }
+
+#[cfg(test)]
+mod tests;
