@@ -12,6 +12,7 @@ mod marker;
 mod publisher;
 mod retry;
 mod session;
+mod stream;
 mod topology;
 
 use std::{sync::Arc, time::Duration};
@@ -19,6 +20,7 @@ use std::{sync::Arc, time::Duration};
 use lapin::{Connection, ConnectionProperties, uri::AMQPUri};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
+use tracing::debug;
 
 pub(super) use consumer::{Consumer, Tag};
 pub(super) use publisher::Publisher;
@@ -157,7 +159,9 @@ async fn connect(uri: &AMQPUri, purpose: &str) -> Result<Connection, Error> {
     wanted.query.heartbeat.get_or_insert(HEARTBEAT_SECONDS);
     let name = format!("high-templar {purpose}");
     let properties = ConnectionProperties::default().with_connection_name(name.into());
-    within_deadline(uri, Connection::connect_uri(wanted, properties)).await?
+    let (connection, server) = within_deadline(uri, stream::connect(wanted, properties)).await??;
+    debug!(host = %host(uri), cluster = server.cluster_name, "connected");
+    Ok(connection)
 }
 
 /// What `work` comes to, with lapin's errors as ours; it may take as long as a connection.

@@ -15,6 +15,7 @@ mod delivery;
 mod documentation;
 mod hooks;
 mod hostile;
+mod hostile_publishers;
 mod inspect;
 mod internal;
 mod ledger;

@@ -1,5 +1,6 @@
 //! What the tests stand on.
 
+pub mod amqp;
 pub mod backend;
 pub mod channelstream;
 pub mod client;
