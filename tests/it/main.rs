@@ -19,6 +19,7 @@ mod inspect;
 mod internal;
 mod ledger;
 mod limits;
+mod node;
 mod orphans;
 mod outage;
 mod permissions;
