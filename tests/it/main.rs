@@ -6,6 +6,7 @@
 mod authentication;
 mod bench;
 mod broker_contract;
+mod broker_faults;
 mod channelstream;
 mod cluster;
 mod command_line;
@@ -19,7 +20,6 @@ mod inspect;
 mod internal;
 mod ledger;
 mod limits;
-mod node;
 mod orphans;
 mod outage;
 mod permissions;
