@@ -6,6 +6,7 @@
 mod authentication;
 mod bench;
 mod broker_contract;
+mod broker_faults;
 mod channelstream;
 mod cluster;
 mod command_line;

@@ -9,6 +9,7 @@ pub mod http;
 pub mod process;
 pub mod proxy;
 pub mod rabbitmq;
+pub mod raw_amqp;
 pub mod server;
 pub mod users;
 

@@ -1,8 +1,10 @@
-//! A way to RabbitMQ that can be cut for one instance.
+//! A way to RabbitMQ that can be cut: all of it, or the connections of one name.
+
+use std::collections::VecDeque;
 
 use high_templar::config::Uris;
 use tokio::{
-    io::copy_bidirectional,
+    io::{AsyncReadExt, AsyncWriteExt, copy},
     net::{TcpListener, TcpStream},
     sync::watch,
     task::JoinSet,
@@ -12,7 +14,17 @@ use tokio::{
 pub struct Proxy {
     pub url: String,
     is_cut: watch::Sender<bool>,
+    early_cuts: watch::Sender<EarlyCuts>,
     _task: JoinSet<()>,
+}
+
+/// Cuts of the connections of one name.
+#[derive(Debug, Default)]
+struct EarlyCuts {
+    /// The name that clients give their connection.
+    name: Vec<u8>,
+    /// For each of the next connections: how many messages it may publish.
+    publishes: VecDeque<usize>,
 }
 
 impl Proxy {
@@ -21,10 +33,10 @@ impl Proxy {
         let port = Uris::parse(url).unwrap().at(0).amqp().authority.port;
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let own = listener.local_addr().unwrap().port();
-        let is_cut = watch::Sender::new(false);
+        let (is_cut, early_cuts) = (watch::Sender::new(false), watch::Sender::default());
         let mut task = JoinSet::new();
-        task.spawn(serve(listener, port, is_cut.subscribe()));
-        Self { url: url.replace(&format!(":{port}"), &format!(":{own}")), is_cut, _task: task }
+        task.spawn(serve(listener, port, is_cut.clone(), early_cuts.clone()));
+        Self { url: url.replace(&format!(":{port}"), &format!(":{own}")), is_cut, early_cuts, _task: task }
     }
 
     /// Ends all connections, and every one that is made from now on.
@@ -35,22 +47,133 @@ impl Proxy {
     pub fn mend(&self) {
         self.is_cut.send_replace(false);
     }
+
+    /// Ends the connections that clients call `name`, and as many of the next ones as there are numbers: each as soon as it
+    /// has published that many messages and is about to publish another one. Earlier calls no longer count.
+    pub fn cut_early(&self, name: &str, publishes: impl IntoIterator<Item = usize>) {
+        let cuts = EarlyCuts { name: name.as_bytes().to_vec(), publishes: publishes.into_iter().collect() };
+        self.early_cuts.send_replace(cuts);
+    }
+
+    /// How many connections are still to be cut early.
+    pub fn early_cuts_left(&self) -> usize {
+        self.early_cuts.borrow().publishes.len()
+    }
 }
 
-async fn serve(listener: TcpListener, port: u16, is_cut: watch::Receiver<bool>) {
+async fn serve(listener: TcpListener, port: u16, is_cut: watch::Sender<bool>, early_cuts: watch::Sender<EarlyCuts>) {
     let mut connections = JoinSet::new();
-    while let Ok((mut client, _)) = listener.accept().await {
-        let mut is_cut = is_cut.clone();
+    while let Ok((client, _)) = listener.accept().await {
+        while connections.try_join_next().is_some() {}
+        let (mut is_cut, early_cuts) = (is_cut.subscribe(), early_cuts.clone());
         connections.spawn(async move {
-            let passing = async {
-                let Ok(mut broker) = TcpStream::connect(("127.0.0.1", port)).await else { return };
-                let _ = copy_bidirectional(&mut client, &mut broker).await;
-            };
             tokio::select! {
                 biased;
                 _ = is_cut.wait_for(|is_cut| *is_cut) => {}
-                () = passing => {}
+                () = pass(client, port, early_cuts) => {}
             }
         });
     }
+}
+
+/// One connection, until either side ends it or it is cut.
+async fn pass(mut client: TcpStream, port: u16, cuts: watch::Sender<EarlyCuts>) {
+    let Ok(mut broker) = TcpStream::connect(("127.0.0.1", port)).await else { return };
+    let _ = (client.set_nodelay(true), broker.set_nodelay(true));
+    let (mut from_client, mut to_client) = client.split();
+    let (mut from_broker, mut to_broker) = broker.split();
+    let up = async {
+        let (mut frames, mut piece) = (Frames::default(), vec![0; 64 * 1024]);
+        let mut changes = cuts.subscribe();
+        // How many messages it may still publish, if it is to be cut.
+        let mut allowance = None;
+        loop {
+            let count = tokio::select! {
+                count = from_client.read(&mut piece) => count.unwrap_or_default(),
+                Ok(()) = changes.changed() => match changes.borrow_and_update().name == frames.name {
+                    true => return,
+                    false => continue,
+                },
+            };
+            if count == 0 {
+                return;
+            }
+            let was_named = !frames.name.is_empty();
+            let publishes = frames.read(&piece[..count]);
+            if !was_named && !frames.name.is_empty() {
+                cuts.send_if_modified(|cuts| {
+                    if cuts.name == frames.name {
+                        allowance = cuts.publishes.pop_front();
+                    }
+                    false
+                });
+            }
+            if let Some(allowance) = &mut allowance {
+                match usize::checked_sub(*allowance, publishes.len()) {
+                    Some(left) => *allowance = left,
+                    None => {
+                        let _ = to_broker.write_all(&piece[..publishes[*allowance]]).await;
+                        return;
+                    }
+                }
+            }
+            if to_broker.write_all(&piece[..count]).await.is_err() {
+                return;
+            }
+        }
+    };
+    tokio::select! {
+        () = up => {}
+        _ = copy(&mut from_broker, &mut to_client) => {}
+    }
+}
+
+/// Reads what a client sends, frame by frame (AMQP 0-9-1, section 4.2.3).
+#[derive(Debug, Default)]
+struct Frames {
+    /// The client's name for the connection, once it has told it.
+    name: Vec<u8>,
+    /// The beginning of a frame whose end has not been sent yet.
+    begun: Vec<u8>,
+    is_greeted: bool,
+}
+
+impl Frames {
+    const GREETING: usize = b"AMQP\0\0\x09\x01".len();
+    /// Type, channel and size.
+    const HEAD: usize = 7;
+
+    /// Where in `piece` messages begin.
+    fn read(&mut self, piece: &[u8]) -> Vec<usize> {
+        let carried = self.begun.len();
+        self.begun.extend_from_slice(piece);
+        let (mut at, mut publishes) = (0, Vec::new());
+        if !self.is_greeted {
+            if self.begun.len() < Self::GREETING {
+                return publishes;
+            }
+            (self.is_greeted, at) = (true, Self::GREETING);
+        }
+        while let Some(head) = self.begun.get(at..at + Self::HEAD) {
+            let size = u32::from_be_bytes([head[3], head[4], head[5], head[6]]) as usize;
+            let end = at + Self::HEAD + size;
+            let Some(payload) = self.begun.get(at + Self::HEAD..end).filter(|_| end < self.begun.len()) else { break };
+            match (head[0], payload) {
+                (1, [0, 60, 0, 40, ..]) => publishes.push(at.saturating_sub(carried)), // basic.publish
+                (1, [0, 10, 0, 11, properties @ ..]) => self.name = connection_name(properties), // connection.start-ok
+                _ => {}
+            }
+            at = end + 1;
+        }
+        self.begun.drain(..at);
+        publishes
+    }
+}
+
+/// What the client's properties say.
+fn connection_name(properties: &[u8]) -> Vec<u8> {
+    const FIELD: &[u8] = b"\x0fconnection_nameS";
+    let field = properties.windows(FIELD.len()).position(|window| window == FIELD);
+    let value = field.and_then(|at| properties[at + FIELD.len()..].split_first_chunk::<4>());
+    value.map(|(size, rest)| rest[..u32::from_be_bytes(*size) as usize].to_vec()).unwrap_or_default()
 }

@@ -41,10 +41,24 @@ pub struct Node {
     pub url: String,
 }
 
+/// What a node is started with.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Settings<'a> {
+    /// Plugins to enable, separated by spaces: `rabbitmq_federation rabbitmq_shovel`. A start takes twice the time with any.
+    pub plugins: &'a str,
+    /// Further terms of the configuration: `{max_message_size, 1048576}`.
+    pub config: &'a str,
+}
+
 impl Node {
     pub async fn start() -> Self {
+        Self::with(Settings::default()).await
+    }
+
+    pub async fn with(settings: Settings<'_>) -> Self {
         let folder = tempfile::Builder::new().prefix("ht-rabbit-").tempdir().unwrap();
-        let url = node(&["start"], folder.path());
+        let vars = [("NODE_PLUGINS", settings.plugins), ("NODE_CONFIG", settings.config)];
+        let url = run_with(&vars, &["start".as_ref(), folder.path().as_ref()]);
         declare_stream(&url).await;
         until_streams_are_noted(folder.path(), &url).await;
         Self { folder, url }
@@ -67,6 +81,16 @@ impl Node {
 
     pub fn start_again(&self) {
         self.control("start");
+    }
+
+    /// Keeps a copy of the streams as they are, or would be after a crash.
+    pub fn save_streams(&self) {
+        self.control("save");
+    }
+
+    /// Puts the copy back while the node is down, so that what was appended since is lost.
+    pub fn rewind_streams(&self) {
+        self.control("rewind");
     }
 }
 
@@ -183,8 +207,12 @@ fn ctl(folder: &Path, arguments: &[&str]) -> String {
 }
 
 fn run(arguments: &[&OsStr]) -> String {
+    run_with(&[], arguments)
+}
+
+fn run_with(vars: &[(&str, &str)], arguments: &[&OsStr]) -> String {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/rabbitmq/node");
-    let output = Command::new(script).args(arguments).stdin(Stdio::null()).output().unwrap();
+    let output = Command::new(script).args(arguments).envs(vars.iter().copied()).stdin(Stdio::null()).output().unwrap();
     assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8(output.stdout).unwrap().trim().to_owned()
 }
