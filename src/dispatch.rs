@@ -216,6 +216,7 @@ impl Dispatch {
                 }
                 self.connections.restart();
             }
+            Delivery::Recalled => self.connections.end_recall(),
             Delivery::Missed => {
                 let clients = self.connections.missed();
                 if clients > 0 {

@@ -127,8 +127,16 @@ metrics! {
     channelstream_channels: Gauge,
     /// Whether triggers are being consumed from the broker.
     broker_consuming: Gauge,
-    /// Times the consuming connection to the broker was lost or could not be made.
+    /// Times a connection to the broker was lost or could not be made.
     broker_failures: Counter,
+    /// Whether RabbitMQ takes no messages from any publisher, short of memory or disk.
+    broker_publishing_blocked: Gauge,
+    /// Times that a marker which RabbitMQ accepted did not come back in time.
+    broker_markers_overdue: Counter,
+    /// Entries of the log that end every connection that reads them, passed over.
+    broker_entries_skipped: Counter,
+    /// Entries in the log that instances of another cluster have written, ignored.
+    broker_foreign_entries: Counter,
 }
 
 impl Metrics {

@@ -254,5 +254,5 @@ fn readiness(broker: &config::Broker, consumer: &Consumer, metrics: &Arc<Metrics
         Broker::Embedded(_) => "embedded",
         Broker::Rabbitmq(_) => "rabbitmq",
     };
-    Readiness::new(consumer.state(), kind, metrics.clone())
+    Readiness::new(consumer, kind, metrics.clone())
 }

@@ -35,7 +35,7 @@ pub(super) fn open(
     stop: CancellationToken,
 ) -> Result<(Publisher, Consumer, Upkeep), LogFailed> {
     let (sender, receiver) = mpsc::channel(CAPACITY);
-    let state = watch::Sender::new(State::Behind);
+    let state = watch::Sender::new(State::Behind(Instant::now()));
     let Some(path) = &config.log else {
         let ready = vec![Delivery::Epoch { epoch: Epoch::random(), offset: 0 }];
         let consumer = Consumer { receiver, last: 0, ready, state, metrics };

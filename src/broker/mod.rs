@@ -9,11 +9,11 @@ mod rabbitmq;
 use std::{future::Future, pin::Pin, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use tokio::sync::watch;
+use tokio::{sync::watch, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 pub use embedded::LogFailed;
-pub use rabbitmq::probe;
+pub use rabbitmq::{Check, Step, probe};
 
 use crate::{config, metrics::Metrics, protocol::Epoch};
 
@@ -76,6 +76,8 @@ pub enum Delivery {
     },
     /// What follows does not go on where the log ended.
     Restart,
+    /// All that was published before this instance was there has been recalled.
+    Recalled,
     /// Triggers may have been missed before this.
     Missed,
 }
@@ -83,7 +85,7 @@ pub enum Delivery {
 /// What was ready at once, in the broker's order. To be given back through [`Consumer::acknowledge`].
 #[derive(Debug)]
 pub struct Batch {
-    /// At least one.
+    /// None where only the state changes.
     pub deliveries: Vec<Delivery>,
     tag: Option<rabbitmq::Tag>,
 }
@@ -91,12 +93,23 @@ pub struct Batch {
 /// How far a consumer is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum State {
-    /// It is on its way to where the log ends, and has not failed so far.
-    Behind,
+    /// The broker is there since this moment; the log is not read to its end yet, or what is published does not come back.
+    Behind(Instant),
     /// What is published now comes here, and all before it has.
     Current,
     /// The broker is away.
     Away,
+}
+
+/// Whether the broker takes what is published.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Publishing {
+    /// There is no connection to publish on, for this reason where it is known.
+    Away(Option<Arc<str>>),
+    /// It does.
+    Open,
+    /// The broker takes nothing from any publisher: it is short of memory or disk.
+    Blocked,
 }
 
 /// The broker cannot be used as it is configured, and trying again will not help.
@@ -104,36 +117,48 @@ pub enum State {
 #[error("{0}")]
 pub struct Unusable(String);
 
-/// Why a trigger was not accepted. Nothing is known to have been published.
+/// Why a message was not accepted.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// There is no broker at present, or nobody could receive what it is given.
+    /// The broker is away. Nothing was published.
     #[error("the broker is away")]
     Away,
-    /// The broker did not confirm in time; it may have the trigger all the same.
+    /// The connection ended before the message had its turn. Nothing was published.
+    #[error("the connection to the broker ended")]
+    NotSent,
+    /// The broker takes nothing at present. Nothing was published.
+    #[error("the broker takes no messages, short of memory or disk")]
+    Blocked,
+    /// What is published does not come to the instances. The message has come to none.
+    #[error("the broker does not pass on what is published")]
+    Unbound,
+    /// The message is larger than the broker takes, in bytes. Nothing was published.
+    #[error("the message is larger than the {0} bytes that the broker takes")]
+    TooLarge(usize),
+    /// The broker did not confirm in time; it may have the message all the same.
     #[error("the broker did not confirm within {0:?}")]
     TimedOut(Duration),
-    /// The broker refused the trigger or broke the connection over it.
-    #[error("the broker did not take the trigger")]
+    /// The broker refused the message or broke the connection over it; it may have the message all the same.
+    #[error("the broker did not take the message")]
     Refused(#[source] Option<lapin::Error>),
 }
 
 /// Gives triggers to the broker.
 #[derive(Debug, Clone)]
-pub struct Publisher(Publishing);
+pub struct Publisher(PublisherBackend);
 
 #[derive(Debug, Clone)]
-enum Publishing {
+enum PublisherBackend {
     Embedded(embedded::Publisher),
     Rabbitmq(rabbitmq::Publisher),
 }
 
 /// Takes triggers from the broker, and reconnects for ever.
 #[derive(Debug)]
-pub struct Consumer(Consuming);
+pub struct Consumer(ConsumerBackend);
 
 #[derive(Debug)]
-enum Consuming {
+enum ConsumerBackend {
     Embedded(embedded::Consumer),
     Rabbitmq(Box<rabbitmq::Consumer>),
 }
@@ -155,12 +180,13 @@ pub fn open(
     match config {
         config::Broker::Embedded(config) => {
             let (publisher, consumer, upkeep) = embedded::open(config, metrics.clone(), stop)?;
-            let (publisher, consumer) = (Publishing::Embedded(publisher), Consuming::Embedded(consumer));
+            let (publisher, consumer) = (PublisherBackend::Embedded(publisher), ConsumerBackend::Embedded(consumer));
             Ok((Publisher(publisher), Consumer(consumer), upkeep))
         }
         config::Broker::Rabbitmq(config) => {
             let (publisher, consumer, upkeep) = rabbitmq::open(config.clone(), metrics.clone(), stop);
-            let (publisher, consumer) = (Publishing::Rabbitmq(publisher), Consuming::Rabbitmq(Box::new(consumer)));
+            let (publisher, consumer) =
+                (PublisherBackend::Rabbitmq(publisher), ConsumerBackend::Rabbitmq(Box::new(consumer)));
             Ok((Publisher(publisher), Consumer(consumer), Box::pin(upkeep)))
         }
     }
@@ -182,12 +208,12 @@ impl Publisher {
     /// Publishes `body` to every instance, this one included; waits for the broker to confirm, up to 10 s.
     ///
     /// # Errors
-    /// When the broker did not confirm. The trigger has then not been accepted, though after
+    /// When the broker did not confirm. The message has then not been accepted, though after
     /// [`TimedOut`](Error::TimedOut) or [`Refused`](Error::Refused) it may still be delivered.
     pub async fn publish(&self, kind: Kind, body: Bytes) -> Result<(), Error> {
         match &self.0 {
-            Publishing::Embedded(publisher) => publisher.publish(kind, body).await,
-            Publishing::Rabbitmq(publisher) => publisher.publish(kind, body).await,
+            PublisherBackend::Embedded(publisher) => publisher.publish(kind, body).await,
+            PublisherBackend::Rabbitmq(publisher) => publisher.publish(kind, body).await,
         }
     }
 
@@ -195,8 +221,8 @@ impl Publisher {
     /// not keep those behind it back.
     pub async fn publish_all(&self, bodies: Vec<Bytes>) -> Vec<Result<(), Error>> {
         match &self.0 {
-            Publishing::Embedded(publisher) => publisher.publish_all(bodies).await,
-            Publishing::Rabbitmq(publisher) => publisher.publish_all(bodies).await,
+            PublisherBackend::Embedded(publisher) => publisher.publish_all(bodies).await,
+            PublisherBackend::Rabbitmq(publisher) => publisher.publish_all(bodies).await,
         }
     }
 }
@@ -208,36 +234,44 @@ impl Consumer {
     /// When no waiting will help.
     pub async fn next(&mut self) -> Result<Batch, Unusable> {
         match &mut self.0 {
-            Consuming::Embedded(consumer) => Ok(consumer.next().await),
-            Consuming::Rabbitmq(consumer) => consumer.next().await,
+            ConsumerBackend::Embedded(consumer) => Ok(consumer.next().await),
+            ConsumerBackend::Rabbitmq(consumer) => consumer.next().await,
         }
     }
 
     /// Tells the broker that `batch` has been taken over.
     pub async fn acknowledge(&mut self, batch: Batch) {
         match (&mut self.0, batch.tag) {
-            (Consuming::Rabbitmq(consumer), Some(tag)) => consumer.acknowledge(tag).await,
-            (Consuming::Embedded(consumer), _) => consumer.acknowledge(),
-            (Consuming::Rabbitmq(_), None) => {}
+            (ConsumerBackend::Rabbitmq(consumer), Some(tag)) => consumer.acknowledge(tag).await,
+            (ConsumerBackend::Embedded(consumer), _) => consumer.acknowledge(),
+            (ConsumerBackend::Rabbitmq(_), None) => {}
         }
     }
 
     /// Leaves the broker in good order. What had been accepted for this instance alone comes back, to be delivered.
     pub async fn close(self) -> Vec<Delivery> {
         match self.0 {
-            Consuming::Embedded(consumer) => consumer.close(),
-            Consuming::Rabbitmq(consumer) => {
+            ConsumerBackend::Embedded(consumer) => consumer.close(),
+            ConsumerBackend::Rabbitmq(consumer) => {
                 consumer.close().await;
                 Vec::new()
             }
         }
     }
 
+    /// Whether what is published is taken.
+    pub fn publishing(&self) -> watch::Receiver<Publishing> {
+        match &self.0 {
+            ConsumerBackend::Embedded(_) => watch::channel(Publishing::Open).1,
+            ConsumerBackend::Rabbitmq(consumer) => consumer.publishing(),
+        }
+    }
+
     /// How far it is.
     pub fn state(&self) -> watch::Receiver<State> {
         match &self.0 {
-            Consuming::Embedded(consumer) => consumer.state(),
-            Consuming::Rabbitmq(consumer) => consumer.state(),
+            ConsumerBackend::Embedded(consumer) => consumer.state(),
+            ConsumerBackend::Rabbitmq(consumer) => consumer.state(),
         }
     }
 }

@@ -8,12 +8,19 @@
 
 mod consumer;
 mod follower;
+mod line;
 mod marker;
+mod members;
+mod poison;
+mod probe;
 mod publisher;
 mod retry;
 mod session;
+mod shared;
+mod sizes;
 mod stream;
 mod topology;
+mod upkeep;
 
 use std::{sync::Arc, time::Duration};
 
@@ -23,8 +30,10 @@ use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
 pub(super) use consumer::{Consumer, Tag};
+pub use probe::{Check, Step, probe};
 pub(super) use publisher::Publisher;
 use retry::Retry;
+use shared::Shared;
 use topology::{Log, Topology};
 
 use crate::{config, metrics::Metrics};
@@ -49,8 +58,9 @@ pub(super) fn open(
     metrics: Arc<Metrics>,
     stop: CancellationToken,
 ) -> (Publisher, Consumer, impl Future<Output = ()> + Send) {
-    let consumer = Consumer::new(config.clone(), metrics);
-    let (publisher, upkeep) = publisher::open(config, consumer.shared(), stop);
+    let shared = Arc::new(Shared::new());
+    let consumer = Consumer::new(config.clone(), shared.clone(), metrics.clone());
+    let (publisher, upkeep) = publisher::open(config, shared, metrics, stop);
     (publisher, consumer, upkeep)
 }
 
@@ -65,6 +75,28 @@ pub enum Error {
         /// What it said.
         #[source]
         source: lapin::Error,
+    },
+    /// The broker refused one of the steps that a server has to take.
+    #[error("RabbitMQ at {host}: cannot {}, which needs {}", step.what, step.needs)]
+    Step {
+        /// Host and port.
+        host: String,
+        /// Which one.
+        step: &'static Step,
+        /// What the broker said.
+        #[source]
+        source: lapin::Error,
+    },
+    /// A marker was published, but did not come back.
+    #[error(
+        "RabbitMQ at {host} {what} a marker that was published, but it did not come to the log: look for a policy with an \
+         alternate exchange, and whether all brokers of AMQP_URL are one cluster"
+    )]
+    NotPassedOn {
+        /// Host and port.
+        host: String,
+        /// What the broker did with it.
+        what: &'static str,
     },
     /// The broker did not answer.
     #[error("RabbitMQ at {host} did not answer within {CONNECT_DEADLINE:?}")]
@@ -88,11 +120,6 @@ pub enum Error {
         /// Why.
         reason: String,
     },
-    /// The exchange is of a type that does not pass on what is published to the log.
-    #[error(
-        "RabbitMQ's exchange {0} does not pass on what is published with the routing key marker: declare it as direct"
-    )]
-    Exchange(String),
 }
 
 /// The routing key of what is published as `kind`.
@@ -112,45 +139,6 @@ fn kind_of(key: &str) -> super::Kind {
         INSTANCE_KEY => super::Kind::Instance,
         CHANNELSTREAM_KEY => super::Kind::Channelstream,
         _ => super::Kind::Trigger,
-    }
-}
-
-/// Connects to the first broker of the list and declares what is needed, as the server would; what was found.
-///
-/// # Errors
-/// Says for each broker of the list why it will not do, when none does.
-pub async fn probe(config: &config::Rabbitmq) -> Result<String, Vec<Error>> {
-    let topology = Topology::new(config);
-    let mut errors = Vec::new();
-    for uri in config.uris.iter() {
-        let looked = look(uri.amqp(), &topology, config.log).await;
-        match looked {
-            Ok(what) => {
-                return Ok(format!("RabbitMQ at {}, exchange {} declared, {what}", uri.host(), config.exchange));
-            }
-            Err(error) => errors.push(error),
-        }
-    }
-    Err(errors)
-}
-
-async fn look(uri: &AMQPUri, topology: &Topology, log: config::AmqpLog) -> Result<String, Error> {
-    let connection = connect(uri, "check").await?;
-    let looking = async {
-        topology.exchange(&connection).await?;
-        topology.log(&connection, log).await
-    };
-    let outcome = within_deadline(uri, looking).await;
-    close(&connection).await;
-    match (outcome??, log) {
-        (Log::Stream { adopted: None }, _) => Ok(format!("log in the stream {}", topology.queue())),
-        (Log::Stream { adopted: Some(how) }, _) => {
-            Ok(format!("log in {} as it was declared earlier: {how}", topology.queue()))
-        }
-        (Log::None(_), config::AmqpLog::Off) => Ok("no log (AMQP_LOG)".to_owned()),
-        (Log::None(reason), config::AmqpLog::Auto) => Ok(format!("no log: {reason}")),
-        (Log::None(reason), config::AmqpLog::Stream) => Err(Error::NoLog { host: host(uri), reason }),
-        (Log::Unavailable(reason), _) => Err(Error::Unavailable { host: host(uri), reason }),
     }
 }
 
@@ -177,6 +165,12 @@ async fn within_deadline<T, E: Into<lapin::Error>>(
 
 fn host(uri: &AMQPUri) -> String {
     format!("{}:{}", uri.authority.host, uri.authority.port)
+}
+
+/// An error with all that it is due to.
+fn chain(error: &dyn std::error::Error) -> String {
+    std::iter::successors(error.source(), |error| error.source())
+        .fold(error.to_string(), |text, source| format!("{text}: {source}"))
 }
 
 async fn close(connection: &Connection) {

@@ -74,7 +74,7 @@ async fn broker(config: &Broker) -> Result<String, String> {
     match config {
         Broker::Embedded(_) => Ok("embedded; triggers come by POST /trigger/ only, to this one instance".to_owned()),
         Broker::Rabbitmq(config) => match broker::probe(config).await {
-            Ok(found) => Ok(found),
+            Ok(found) => Ok(found.to_string()),
             Err(errors) => Err(errors.iter().map(|error| chain(error)).collect::<Vec<_>>().join("; ")),
         },
     }

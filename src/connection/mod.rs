@@ -31,7 +31,7 @@ use http::HeaderMap;
 use parking_lot::Mutex;
 use tokio::{
     sync::{Notify, Semaphore, watch},
-    time::{Instant, sleep_until, timeout},
+    time::{Instant, sleep_until, timeout_at},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::info;
@@ -175,19 +175,37 @@ impl Connections {
         !self.has_read_back.load(Ordering::Relaxed) && !self.follows_log()
     }
 
-    /// The log begins anew, and is perhaps read back; [`missed`](Self::missed) tells when that is over.
+    /// The log begins anew, and is perhaps read back; [`end_recall`](Self::end_recall) tells when that is over.
     pub fn restart(&self) {
         self.has_read_back.store(false, Ordering::Relaxed);
         self.backend.changes.restart();
         self.hub.forget();
     }
 
-    /// Waits until what was published before the start is known, so that a client can resume here; not for ever.
+    /// Waits until what was published before the start is known, so that a client can resume here: up to 10 s from the moment
+    /// that the broker is there, and not while it is away.
     pub async fn until_log_is_read(&self) {
-        if self.is_reading_back() {
-            let mut state = self.state.clone();
-            let _ = timeout(READ_BACK, state.wait_for(|state| *state != State::Behind)).await;
+        if !self.is_reading_back() {
+            return;
         }
+        let mut state = self.state.clone();
+        let State::Behind(since) = *state.borrow() else { return };
+        let is_over = |state: &State| !matches!(state, State::Behind(_));
+        let _ = timeout_at(since.max(Instant::now()) + READ_BACK, state.wait_for(is_over)).await;
+    }
+
+    /// Since when the log could be followed that a client has asked for at this moment; `None` while the broker is away.
+    pub(super) fn log_there_since(&self, asked: Instant) -> Option<Instant> {
+        match *self.state.borrow() {
+            State::Current => Some(asked),
+            State::Behind(since) => Some(asked.max(since)),
+            State::Away => None,
+        }
+    }
+
+    /// The log has been read back: a client that joins from now on is given everything that is read.
+    pub fn end_recall(&self) {
+        self.has_read_back.store(true, Ordering::Relaxed);
     }
 
     /// Ends all connections, spread over a part of `within`, and returns when each one has been told.
@@ -206,7 +224,6 @@ impl Connections {
     ///
     /// Who has joined no room yet has missed nothing, and may still be given all it asks for.
     pub fn missed(&self) -> usize {
-        self.has_read_back.store(true, Ordering::Relaxed);
         // Something that changed their permissions may have been missed, too. First of all: who is on the way in learns of it
         // there.
         self.backend.changes.note(Whom::All, None);

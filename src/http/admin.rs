@@ -11,7 +11,10 @@ use tokio::sync::watch;
 use warp::{Filter, Rejection, Reply, reply::Response};
 
 use super::reply;
-use crate::{broker::State, metrics::Metrics};
+use crate::{
+    broker::{Consumer, Publishing, State},
+    metrics::Metrics,
+};
 
 /// The paths of the internal listener, for machines.
 const OPENAPI: &str = include_str!("openapi.json");
@@ -20,6 +23,7 @@ const OPENAPI: &str = include_str!("openapi.json");
 #[derive(Debug, Clone)]
 pub struct Readiness {
     state: watch::Receiver<State>,
+    publishing: watch::Receiver<Publishing>,
     is_stopping: Arc<AtomicBool>,
     /// `rabbitmq` or `embedded`.
     broker: &'static str,
@@ -27,9 +31,10 @@ pub struct Readiness {
 }
 
 impl Readiness {
-    /// Ready as long as `state` is current and nobody has called [`stop`](Self::stop).
-    pub fn new(state: watch::Receiver<State>, broker: &'static str, metrics: Arc<Metrics>) -> Self {
-        Self { state, is_stopping: Arc::default(), broker, metrics }
+    /// Ready as long as `consumer` is current and nobody has called [`stop`](Self::stop).
+    pub fn new(consumer: &Consumer, broker: &'static str, metrics: Arc<Metrics>) -> Self {
+        let (state, publishing) = (consumer.state(), consumer.publishing());
+        Self { state, publishing, is_stopping: Arc::default(), broker, metrics }
     }
 
     /// Not ready from now on.
@@ -55,12 +60,19 @@ impl Readiness {
     /// Why this instance should not be sent clients.
     pub(super) fn obstacle(&self) -> Option<&'static str> {
         if self.is_stopping.load(Relaxed) {
-            Some("stopping")
-        } else if self.state() != State::Current {
-            Some("broker-away")
-        } else {
-            None
+            return Some("stopping");
         }
+        match (self.state(), self.publishing()) {
+            (State::Current, _) => None,
+            (State::Away, _) => Some("broker-away"),
+            (State::Behind(_), Publishing::Away(_)) => Some("cannot-publish"),
+            (State::Behind(_), Publishing::Open | Publishing::Blocked) => Some("reading-log"),
+        }
+    }
+
+    /// Whether the broker takes what is published.
+    pub(super) fn publishing(&self) -> Publishing {
+        self.publishing.borrow().clone()
     }
 }
 

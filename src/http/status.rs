@@ -7,7 +7,12 @@ use serde_json::{Value, json};
 use warp::{Filter, Rejection, reply::Response};
 
 use super::{admin::Readiness, reply};
-use crate::{broker::State, connection::Connections, metrics::Metrics, protocol::server};
+use crate::{
+    broker::{Publishing, State},
+    connection::Connections,
+    metrics::Metrics,
+    protocol::server,
+};
 
 pub(super) fn route(
     readiness: Readiness,
@@ -48,9 +53,18 @@ fn broker(readiness: &Readiness) -> Value {
         "kind": readiness.broker(),
         "consuming": readiness.state() == State::Current,
         "state": match readiness.state() {
-            State::Behind => "behind",
+            State::Behind(_) => "behind",
             State::Current => "current",
             State::Away => "away",
+        },
+        "publishing": match readiness.publishing() {
+            Publishing::Open => "open",
+            Publishing::Blocked => "blocked",
+            Publishing::Away(_) => "away",
+        },
+        "detail": match readiness.publishing() {
+            Publishing::Away(reason) => reason,
+            Publishing::Open | Publishing::Blocked => None,
         },
         "failures": metrics.broker_failures.get(),
         "gaps": metrics.gaps.get(),

@@ -96,6 +96,8 @@ enum Answer {
     /// The trigger is wrong, in this way.
     Wrong(&'static str),
     TooLarge,
+    /// The broker takes up to so many bytes.
+    TooLargeForBroker(usize),
     Incomplete,
     TryLater,
     /// Too much is being published already.
@@ -107,7 +109,7 @@ impl Answer {
         match self {
             Self::Success => "success",
             Self::Wrong(word) => word,
-            Self::TooLarge => "too-large",
+            Self::TooLarge | Self::TooLargeForBroker(_) => "too-large",
             Self::Incomplete => "incomplete",
             Self::TryLater | Self::Busy => "try-later",
         }
@@ -120,6 +122,7 @@ impl Answer {
             Self::TooLarge => {
                 (StatusCode::PAYLOAD_TOO_LARGE, format!("a trigger may have up to {limit_bytes} bytes (MESSAGE_LIMIT)"))
             }
+            Self::TooLargeForBroker(limit_bytes) => (StatusCode::PAYLOAD_TOO_LARGE, too_large_for_broker(limit_bytes)),
             Self::Incomplete => {
                 (StatusCode::REQUEST_TIMEOUT, format!("the body did not arrive whole within {:?}", body::DEADLINE))
             }
@@ -134,9 +137,16 @@ impl Answer {
         match self {
             Self::Success => json!({"code": "success"}),
             Self::TryLater => json!({"code": "error", "message": self.word(), "detail": UNCONFIRMED}),
+            Self::TooLargeForBroker(limit_bytes) => {
+                json!({"code": "error", "message": self.word(), "detail": too_large_for_broker(limit_bytes)})
+            }
             _ => json!({"code": "error", "message": self.word(), "detail": SHAPE}),
         }
     }
+}
+
+fn too_large_for_broker(limit_bytes: usize) -> String {
+    format!("the broker takes messages of up to {limit_bytes} bytes (max_message_size of RabbitMQ)")
 }
 
 /// Whether a body is a list of triggers.
@@ -168,7 +178,7 @@ async fn publish_all(publisher: &Publisher, body: &Bytes, metrics: &Metrics) -> 
         })
         .collect();
     answers.iter().for_each(|answer| metrics.trigger_requests.inc(answer.word()));
-    let is_away = given > 0 && !answers.contains(&Answer::Success);
+    let is_away = given > 0 && answers.contains(&Answer::TryLater) && !answers.contains(&Answer::Success);
     let status = if is_away { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::OK };
     reply::with_retry_after(reply::json(status, &answers.into_iter().map(Answer::item).collect::<Vec<_>>()))
 }
@@ -183,7 +193,8 @@ async fn publish(publisher: &Publisher, body: Bytes) -> Answer {
 fn accepted(outcome: Result<(), broker::Error>) -> Answer {
     match outcome {
         Ok(()) => Answer::Success,
-        Err(error @ (broker::Error::Away | broker::Error::TimedOut(_) | broker::Error::Refused(_))) => {
+        Err(broker::Error::TooLarge(limit_bytes)) => Answer::TooLargeForBroker(limit_bytes),
+        Err(error) => {
             warn!(error = &error as &dyn std::error::Error, "trigger not accepted");
             Answer::TryLater
         }

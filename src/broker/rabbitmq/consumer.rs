@@ -1,5 +1,7 @@
 //! Consuming from RabbitMQ, for ever.
 
+mod markers;
+
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
@@ -14,11 +16,15 @@ use tracing::{info, warn};
 use uuid::Uuid;
 
 use super::{
-    super::{Batch, Delivery, State, Unusable},
-    Error, Log, Retry, Topology,
-    follower::Follower,
-    kind_of,
+    super::{Batch, Delivery, Publishing, State, Unusable},
+    Error, Log, Retry, Topology, chain,
+    follower::{Broken, Entry, Follower},
+    host, kind_of,
+    line::INSTANCE_HEADER,
+    marker::{MARKER_KEY, Marker},
+    poison::Poison,
     session::{Opening, Session},
+    shared::{Complaint, Shared},
 };
 use crate::{
     config::{self, AmqpLog},
@@ -29,39 +35,10 @@ use crate::{
 const LOOK: Duration = Duration::from_secs(1);
 /// How long RabbitMQ may take to get at the log, as after a crash, before it is done without.
 const UNAVAILABLE: Duration = Duration::from_secs(60);
-/// How long RabbitMQ may take to hand over what is there.
-const PROOF_DEADLINE: Duration = Duration::from_secs(5);
-/// Entries in the log after which there is to be another marker: so many are read again in a new session.
-const UNMARKED: u64 = 4096;
-/// Behind one name there may be several brokers: so often is asked at least.
-const ASKED: usize = 2;
-/// The part of what is read back after which there is to be another marker.
-const MARK_AGE: u32 = 4;
+/// The part of what is read back after which there is to be another epoch.
+const EPOCH_AGE: u32 = 4;
 
-/// What the consumer and the publisher tell each other.
-#[derive(Debug)]
-pub(super) struct Shared {
-    /// The name of this process in the log.
-    pub instance: Uuid,
-    /// Whether there is a log, once that is known.
-    pub has_log: watch::Sender<Option<bool>>,
-    /// The markers that are wanted.
-    pub wanted: watch::Sender<Wanted>,
-    /// The number of the last marker that RabbitMQ has confirmed.
-    pub confirmed: watch::Sender<u64>,
-    /// How far the consumer is.
-    pub state: watch::Sender<State>,
-}
-
-/// A marker to be written.
-#[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Wanted {
-    /// Counts them.
-    pub number: u64,
-    /// Of the consumer, at present.
-    pub session: u64,
-}
-
+/// Consumes from RabbitMQ, and reconnects for ever.
 #[derive(Debug)]
 pub(in super::super) struct Consumer {
     topology: Topology,
@@ -72,19 +49,29 @@ pub(in super::super) struct Consumer {
     session: Option<Session>,
     sessions: u64,
     follower: Follower,
+    poison: Poison,
     /// To be handed over next.
     pending: Vec<Delivery>,
     /// Without a log: triggers may have passed by since the last delivery.
     has_missed: bool,
+    /// All instances are to be told that triggers may be missing, by the next marker.
+    tells_gap: bool,
     /// Since when RabbitMQ cannot get at the log.
     unavailable_since: Option<Instant>,
     /// Brokers, one after the other, that did not hand over what was read last.
     doubtful: usize,
-    /// When the last marker came, or was wanted.
+    /// When the last epoch began.
+    epoch_began: Instant,
+    /// After which another one is due, if no other instance begins one; not the same for all instances.
+    epoch_every: Duration,
+    /// When the last marker of this instance came, or was wanted.
     marked: Instant,
-    /// After which another one is wanted, if nobody else writes one; not the same for all instances.
-    mark_after: Duration,
+    /// When something came last.
+    heard: Instant,
+    /// Of the reasons to believe that the exchange is not bound, those that are known.
+    unbound: u64,
     look: Interval,
+    complaint: Complaint,
     metrics: Arc<Metrics>,
 }
 
@@ -99,8 +86,7 @@ pub(in super::super) struct Tag {
 }
 
 impl Consumer {
-    pub(super) fn new(config: config::Rabbitmq, metrics: Arc<Metrics>) -> Self {
-        let instance = Uuid::new_v4();
+    pub(super) fn new(config: config::Rabbitmq, shared: Arc<Shared>, metrics: Arc<Metrics>) -> Self {
         let mut look = interval(LOOK);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         Self {
@@ -108,33 +94,33 @@ impl Consumer {
             log: config.log,
             read_back: config.read_back,
             retry: Retry::new(config.uris),
-            shared: Arc::new(Shared {
-                instance,
-                has_log: watch::Sender::new(None),
-                wanted: watch::Sender::default(),
-                confirmed: watch::Sender::new(0),
-                state: watch::Sender::new(State::Behind),
-            }),
             session: None,
             sessions: 0,
-            follower: Follower::new(instance),
+            follower: Follower::new(shared.instance),
+            poison: Poison::default(),
+            shared,
             pending: Vec::new(),
             has_missed: false,
+            tells_gap: false,
             unavailable_since: None,
             doubtful: 0,
+            epoch_began: Instant::now(),
+            epoch_every: (config.read_back / EPOCH_AGE).mul_f64(rand::rng().random_range(1.0..1.5)),
             marked: Instant::now(),
-            mark_after: (config.read_back / MARK_AGE).mul_f64(rand::rng().random_range(1.0..1.5)),
+            heard: Instant::now(),
+            unbound: 0,
             look,
+            complaint: Complaint::default(),
             metrics,
         }
     }
 
-    pub(super) fn shared(&self) -> Arc<Shared> {
-        self.shared.clone()
-    }
-
     pub(in super::super) fn state(&self) -> watch::Receiver<State> {
         self.shared.state.subscribe()
+    }
+
+    pub(in super::super) fn publishing(&self) -> watch::Receiver<Publishing> {
+        self.shared.publishing.subscribe()
     }
 
     pub(in super::super) async fn next(&mut self) -> Result<Batch, Unusable> {
@@ -143,7 +129,7 @@ impl Consumer {
                 return Ok(Batch { deliveries: std::mem::take(&mut self.pending), tag: None });
             }
             let Some(session) = &mut self.session else {
-                self.connect().await?;
+                Box::pin(self.connect()).await?; // large, and seldom made
                 continue;
             };
             if let Some(error) = session.broken.take() {
@@ -152,20 +138,22 @@ impl Consumer {
             }
             let ready = tokio::select! {
                 biased;
-                ready = session.deliveries.next() => ready,
+                // First of all: where something is always ready, it is never too late for the rest.
+                _ = self.look.tick() => {
+                    Box::pin(self.look_after_markers()).await;
+                    continue;
+                }
                 () = &mut session.due, if session.unacknowledged > 0 => {
                     session.acknowledge().await;
                     continue;
                 }
-                _ = self.look.tick(), if session.follows_log => {
-                    self.look_after_markers().await;
-                    continue;
-                }
+                ready = session.deliveries.next() => ready,
             };
             let Some(ready) = ready else {
                 self.lost(None).await;
                 continue;
             };
+            self.heard = Instant::now();
             if let Some(batch) = self.hand_over(ready).await {
                 return Ok(batch);
             }
@@ -175,9 +163,8 @@ impl Consumer {
     pub(in super::super) async fn acknowledge(&mut self, tag: Tag) {
         let Some(session) = self.session.as_mut().filter(|_| tag.session == self.sessions) else { return };
         session.done(tag.last, tag.count).await;
-        if tag.is_current && *self.shared.state.borrow() != State::Current {
-            info!("the log is read up to now");
-            self.tell(State::Current);
+        if tag.is_current {
+            self.become_current();
         }
     }
 
@@ -191,6 +178,7 @@ impl Consumer {
     async fn hand_over(&mut self, ready: Vec<lapin::Result<lapin::message::Delivery>>) -> Option<Batch> {
         let session = self.session.as_mut()?;
         let (mut deliveries, mut last, mut count) = (Vec::with_capacity(ready.len()), 0, 0);
+        let mut own = Vec::new();
         for ready in ready {
             let delivery = match ready {
                 Ok(delivery) => delivery,
@@ -201,10 +189,14 @@ impl Consumer {
                 }
             };
             (last, count) = (delivery.delivery_tag, count + 1);
-            let offset = offset(&delivery);
-            let body = Bytes::from(delivery.data);
+            let (offset, writer) = (offset(&delivery), writer(&delivery));
+            let (key, body) = (delivery.routing_key.as_str(), Bytes::from(delivery.data));
             if !session.follows_log {
-                deliveries.push(Delivery::of(kind_of(delivery.routing_key.as_str()), body, None, false));
+                match Marker::parse(&body).filter(|_| key.starts_with(MARKER_KEY)) {
+                    Some(marker) if marker.session == self.sessions => own.push(marker.number),
+                    Some(_) => {}
+                    None => deliveries.push(Delivery::of(kind_of(key), body, None, false)),
+                }
                 continue;
             }
             let Some(offset) = offset else {
@@ -213,80 +205,61 @@ impl Consumer {
                 self.start_over(deliveries, AmqpLog::Off).await;
                 return None;
             };
-            if self.follower.take(offset, delivery.routing_key.as_str(), body, &mut deliveries).is_err() {
-                warn!(
-                    offset,
-                    "the log is another one, or has lost what was to come next: triggers may have been missed"
-                );
-                self.start_over(deliveries, self.log).await;
-                return None;
+            match self.follower.take(Entry { offset, key, body, writer }, &mut deliveries) {
+                Ok(taken) => {
+                    own.extend(taken.own);
+                    self.tells_gap &= !taken.told_gap;
+                }
+                Err(broken) => {
+                    self.tell_broken(broken, offset);
+                    self.tells_gap |= broken == Broken::LostTail;
+                    self.start_over(deliveries, self.log).await;
+                    return None;
+                }
             }
         }
         if count == 0 {
             return None;
         }
         if deliveries.iter().any(|delivery| matches!(delivery, Delivery::Epoch { .. })) {
-            self.marked = Instant::now();
+            self.epoch_began = Instant::now();
         }
-        if deliveries.is_empty() {
-            session.done(last, count).await;
+        self.metrics.broker_foreign_entries.inc_by(self.follower.take_foreign());
+        let follows_log = session.follows_log;
+        own.into_iter().for_each(|number| self.note_own_marker(number));
+        let is_current = follows_log && self.is_current();
+        let becomes_current = is_current && *self.shared.state.borrow() != State::Current;
+        // What was handed over before is done with only when this is acknowledged, too.
+        if deliveries.is_empty() && !becomes_current {
+            if let Some(session) = self.session.as_mut() {
+                session.done(last, count).await;
+            }
             return None;
         }
-        let is_current = session.follows_log && self.follower.is_current();
         let tag = Tag { session: self.sessions, last, count, is_current };
         Some(Batch { deliveries, tag: Some(tag) })
+    }
+
+    fn tell_broken(&self, broken: Broken, offset: u64) {
+        match broken {
+            Broken::Replaced => warn!(
+                offset,
+                "the log is another one, or has lost what was to come next: triggers may have been missed"
+            ),
+            Broken::LostTail => warn!(
+                offset,
+                "the log has lost its end, and other entries stand there now: triggers may have been missed"
+            ),
+        }
     }
 
     /// Hands over `deliveries`, then forgets the log, and consumes anew as `log` says.
     async fn start_over(&mut self, deliveries: Vec<Delivery>, log: AmqpLog) {
         self.pending = deliveries; // before anything is waited for: the caller may give up waiting
         self.follower.start_over(&mut self.pending);
+        self.shared.accepted.lock().clear();
         (self.log, self.has_missed) = (log, true);
         self.end_session().await;
-    }
-
-    async fn look_after_markers(&mut self) {
-        let (waited, is_confirmed) = (self.marked.elapsed(), *self.shared.confirmed.borrow() == self.number());
-        if self.follower.is_proving() {
-            // The stream holds a marker of now. If it were the same, the old one would have come long since.
-            if is_confirmed && waited > PROOF_DEADLINE {
-                self.doubt().await;
-            }
-            return;
-        }
-        self.doubtful = 0;
-        let is_due = self.follower.unmarked() >= UNMARKED || waited > self.mark_after;
-        if is_due && is_confirmed && waited > LOOK {
-            self.want_marker();
-        }
-    }
-
-    /// The broker does not hand over what was read last. One node of a cluster may lag behind; where no broker of the list
-    /// does, the log has lost it.
-    async fn doubt(&mut self) {
-        self.doubtful += 1;
-        if self.doubtful < self.retry.brokers().max(ASKED) {
-            warn!("the log does not hold what was read last, trying the next broker");
-            self.retry.pass_over();
-            self.end_session().await;
-        } else {
-            warn!("the log does not hold what was read last: triggers may have been missed");
-            self.doubtful = 0;
-            self.start_over(Vec::new(), self.log).await;
-        }
-    }
-
-    fn want_marker(&mut self) {
-        self.marked = Instant::now();
-        self.shared.wanted.send_modify(|wanted| {
-            wanted.number += 1;
-            wanted.session = self.sessions;
-        });
-    }
-
-    /// Of the last marker that was wanted.
-    fn number(&self) -> u64 {
-        self.shared.wanted.borrow().number
     }
 
     async fn connect(&mut self) -> Result<(), Unusable> {
@@ -304,8 +277,8 @@ impl Consumer {
                             );
                         }
                         let start = self.follower.begin(self.sessions);
-                        // From somewhat earlier, as what comes before the first marker is of no use.
-                        opening.follow(start, self.read_back + self.read_back / MARK_AGE * 2).await
+                        // From somewhat earlier, as entries before the first epoch are of no use.
+                        opening.follow(start, self.read_back + self.read_back / EPOCH_AGE * 2).await
                     }
                     (Log::None(reason), AmqpLog::Stream) => {
                         let reason = reason.clone();
@@ -315,7 +288,7 @@ impl Consumer {
                     (Log::Unavailable(reason), log)
                         if log == AmqpLog::Stream || self.unavailable_since().elapsed() < UNAVAILABLE =>
                     {
-                        let error = Error::Unavailable { host: super::host(&uri), reason: reason.clone() };
+                        let error = Error::Unavailable { host: host(&uri), reason: reason.clone() };
                         opening.close().await;
                         Err(error)
                     }
@@ -323,7 +296,7 @@ impl Consumer {
                         if self.log == AmqpLog::Auto {
                             warn!(reason, "RabbitMQ keeps no log: what is published while it is away is lost");
                         }
-                        opening.queue().await
+                        opening.queue(&self.topology.marker_key(self.shared.instance)).await
                     }
                 }
             }
@@ -338,9 +311,10 @@ impl Consumer {
                 self.retry.succeeded();
                 self.shared.has_log.send_replace(Some(session.follows_log));
                 self.unavailable_since = None;
+                self.complaint.settle();
+                self.heard = Instant::now();
                 if session.follows_log {
-                    self.tell(State::Behind);
-                    self.want_marker();
+                    self.tell(State::Behind(Instant::now()));
                 } else {
                     if std::mem::take(&mut self.has_missed) {
                         // Nor does anything go on from a log that there was before, or will be again.
@@ -349,6 +323,8 @@ impl Consumer {
                     }
                     self.tell(State::Current);
                 }
+                self.unbound = *self.shared.unbound.borrow();
+                self.want_marker();
                 self.session = Some(session);
             }
             Err(error @ Error::NoLog { .. }) if self.log == AmqpLog::Stream => {
@@ -362,7 +338,7 @@ impl Consumer {
                 self.tell(State::Away);
                 self.metrics.broker_failures.inc();
                 self.retry.failed(&error);
-                warn!(error = &error as &dyn std::error::Error, "cannot consume from RabbitMQ, trying again");
+                self.complaint.tell("cannot consume from RabbitMQ", &chain(&error));
             }
         }
         Ok(())
@@ -385,6 +361,13 @@ impl Consumer {
             Some(error) => warn!(%error, "lost RabbitMQ: {what}"),
             None => warn!("RabbitMQ ended the consumer: {what}"),
         }
+        if let Some(error) = error.filter(|_| follows_log)
+            && self.poison.is_in_the_way(error, self.follower.last())
+        {
+            let offset = self.follower.skip(&mut self.pending);
+            self.metrics.broker_entries_skipped.inc();
+            warn!(offset, "an entry of the log ends every connection that reads it: it is passed over");
+        }
         self.end_session().await;
     }
 
@@ -401,8 +384,17 @@ impl Consumer {
     }
 }
 
+/// The instance that says it has published it.
+fn writer(delivery: &lapin::message::Delivery) -> Option<Uuid> {
+    let headers = delivery.properties.headers().as_ref()?;
+    match headers.inner().get(INSTANCE_HEADER)? {
+        AMQPValue::LongString(writer) => Uuid::try_parse_ascii(writer.as_bytes()).ok(),
+        _ => None,
+    }
+}
+
 /// Where in the log it stands.
-fn offset(delivery: &lapin::message::Delivery) -> Option<u64> {
+pub(super) fn offset(delivery: &lapin::message::Delivery) -> Option<u64> {
     let headers = delivery.properties.headers().as_ref()?;
     match headers.inner().get("x-stream-offset")? {
         AMQPValue::LongLongInt(offset) => u64::try_from(*offset).ok(),

@@ -1,21 +1,33 @@
-//! Following the log from one session to the next. Pure: what the stream hands over in, deliveries out.
+//! Following the log from one session to the next. Pure: entries of the stream in, deliveries out.
 //!
-//! RabbitMQ does not say that a stream is another one than before, nor that what was asked for is gone: it hands over what
-//! comes nearest. So each session begins with the last marker that is known: if it stands where it stood, the stream is the
-//! same, and what follows goes on where the last session ended.
+//! RabbitMQ does not say that a stream was replaced, that its tail was lost with a host's page cache, or that the entry asked
+//! for was dropped: it hands over what comes nearest. So the follower keeps a digest of each entry since the last marker. A new
+//! session begins at that marker and has to find the same entries again; the first difference proves that the log is not what
+//! it was.
+
+use std::{
+    collections::{BTreeSet, VecDeque},
+    hash::BuildHasher,
+};
 
 use bytes::Bytes;
+use foldhash::fast::RandomState;
 use uuid::Uuid;
 
 use super::{
-    super::Delivery,
+    super::{Delivery, Kind},
     kind_of,
-    marker::{MARKER_KEY, Marker},
+    marker::{MARKER_KEY, Marker, Read},
+    members::Members,
 };
 use crate::protocol::Epoch;
 
 /// Offsets that the stream itself may use up between two entries: at the beginning of a segment it writes one of its own.
 const SKIPPED: u64 = 1;
+/// Digests kept, 16 bytes each: more entries than that without a marker are proven by the last of them.
+const DIGESTS: usize = 1 << 16;
+/// Own markers of which it is remembered that they were read.
+const OWN: usize = 16;
 
 /// Where a session begins to read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,40 +36,78 @@ pub(super) enum Start {
     ReadBack,
     /// At this offset.
     At(u64),
+    /// At what is published from now on.
+    Next,
 }
 
-/// The stream is not the one that was read before, or has lost what was to come next.
+/// The log does not go on where it was read last.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct OtherLog;
+pub(super) enum Broken {
+    /// The stream is another one, or entries before the ones read last are gone.
+    Replaced,
+    /// The stream has lost its end, and other entries stand there now: positions beyond that are ambiguous.
+    LostTail,
+}
+
+/// An entry of the stream.
+#[derive(Debug, Clone)]
+pub(super) struct Entry<'a> {
+    /// Where it stands.
+    pub offset: u64,
+    /// Its routing key.
+    pub key: &'a str,
+    /// Its body, as the publisher wrote it.
+    pub body: Bytes,
+    /// The instance that published it, where one did.
+    pub writer: Option<Uuid>,
+}
+
+/// What an entry tells the instance itself.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Taken {
+    /// Sequence number of a marker that this instance has written in this session.
+    pub own: Option<u64>,
+    /// A member has told all instances that triggers may be missing before this.
+    pub told_gap: bool,
+}
 
 /// What is known of the log.
 #[derive(Debug)]
 pub(super) struct Follower {
     instance: Uuid,
-    /// The how manieth one is under way.
+    /// Sequence number of the current session.
     session: u64,
     /// The last entry that was handed over.
     last: Option<u64>,
-    /// The last marker, with its offset.
-    marker: Option<(u64, Epoch)>,
-    /// Entries since then.
-    unmarked: u64,
+    /// Offset and digest of each entry from the anchor to the last one. A session begins at the first of them.
+    digests: VecDeque<(u64, u64)>,
+    hasher: RandomState,
+    members: Members,
+    /// The epoch that positions are of.
+    epoch: Option<Epoch>,
+    /// Sequence numbers of the own markers that were read last, and where the last one of a member stands.
+    own: VecDeque<u64>,
+    own_last: Option<Read>,
     stage: Stage,
     /// What comes is from before this instance was there.
     is_recalling: bool,
-    /// This session's own marker has come.
-    is_current: bool,
-    /// What comes next may have been handed over before.
-    reads_again: bool,
+    /// Something for clients was recalled.
+    has_recalled: bool,
+    /// A marker of this session has come and proven that this instance is a member.
+    is_proven: bool,
+    /// The next session begins with what is published from then on.
+    begins_at_next: bool,
+    /// Entries that instances of another log have written, since this was asked for last.
+    foreign: u64,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Stage {
-    /// The first entry has to be the last marker.
+    /// The first entry has to be the anchor.
     Proving,
-    /// What comes has been handed over.
+    /// Entries that have been handed over come again.
     Skipping,
-    /// What comes is new.
+    /// New entries come.
     Following,
 }
 
@@ -67,36 +117,73 @@ impl Follower {
             instance,
             session: 0,
             last: None,
-            marker: None,
-            unmarked: 0,
+            digests: VecDeque::new(),
+            hasher: RandomState::default(),
+            members: Members::default(),
+            epoch: None,
+            own: VecDeque::new(),
+            own_last: None,
             stage: Stage::Following,
             is_recalling: true,
-            is_current: false,
-            reads_again: false,
+            has_recalled: false,
+            is_proven: false,
+            begins_at_next: false,
+            foreign: 0,
         }
     }
 
-    /// Another session begins. Where it is to begin to read.
+    /// Begins another session. Returns where it has to read from.
     pub(super) fn begin(&mut self, session: u64) -> Start {
-        (self.session, self.is_current) = (session, false);
-        match self.marker {
-            Some((offset, _)) => {
+        self.session = session;
+        self.is_proven = false;
+        match (self.digests.front(), self.last) {
+            (Some((anchor, _)), _) => {
                 self.stage = Stage::Proving;
-                Start::At(offset)
+                Start::At(*anchor)
             }
-            None => {
-                // Nothing that was handed over can be found again, and some of it is read once more.
-                self.reads_again |= self.last.is_some();
-                (self.stage, self.last, self.is_recalling) = (Stage::Following, None, true);
-                Start::ReadBack
+            // Behind an entry that was skipped.
+            (None, Some(last)) => {
+                self.stage = Stage::Following;
+                Start::At(last + 1)
+            }
+            (None, None) => {
+                self.stage = Stage::Following;
+                self.is_recalling = true;
+                if std::mem::take(&mut self.begins_at_next) { Start::Next } else { Start::ReadBack }
             }
         }
     }
 
-    /// Nothing that is known counts any more: the next session reads back.
+    /// Forgets the log: the next session reads it back.
     pub(super) fn start_over(&mut self, deliveries: &mut Vec<Delivery>) {
-        (self.marker, self.last) = (None, None);
+        self.last = None;
+        self.digests.clear();
+        self.members.clear();
+        self.epoch = None;
+        self.own_last = None;
+        self.has_recalled = true; // clients that are connected have been given something before
         deliveries.push(Delivery::Restart);
+    }
+
+    /// Passes over the entry behind the last one, because it cannot be read. Where nothing was read before it, the next session
+    /// begins with what is published from then on.
+    pub(super) fn skip(&mut self, deliveries: &mut Vec<Delivery>) -> Option<u64> {
+        let skipped = self.last.map(|last| last + 1);
+        self.digests.clear();
+        self.epoch = None;
+        self.last = skipped;
+        self.begins_at_next = skipped.is_none();
+        deliveries.push(Delivery::Restart);
+        self.has_recalled = true;
+        if !self.is_recalling {
+            deliveries.push(Delivery::Missed);
+        }
+        skipped
+    }
+
+    /// The last entry that was handed over.
+    pub(super) fn last(&self) -> Option<u64> {
+        self.last
     }
 
     /// Whether this session still has to prove that the log is the same.
@@ -104,225 +191,142 @@ impl Follower {
         self.stage == Stage::Proving
     }
 
-    /// Whether all that was in the log when the session began has been handed over.
+    /// Whether all entries that the log held when the session began have been handed over, and positions are known.
     pub(super) fn is_current(&self) -> bool {
-        self.is_current
+        self.is_proven && self.epoch.is_some()
     }
 
-    /// Entries since the last marker; many where none is known.
-    pub(super) fn unmarked(&self) -> u64 {
-        if self.marker.is_some() { self.unmarked } else { u64::MAX }
+    /// Whether positions are known.
+    pub(super) fn has_epoch(&self) -> bool {
+        self.epoch.is_some()
     }
 
-    /// Adds to `deliveries` what the entry at `offset` comes to.
+    /// Entries that a new session would have to read again.
+    pub(super) fn unanchored(&self) -> usize {
+        self.digests.len()
+    }
+
+    /// The last marker of this instance, for the next one to name.
+    pub(super) fn own(&self) -> Option<Read> {
+        self.own_last
+    }
+
+    /// Whether one of the markers that RabbitMQ `accepted` before the one with this `number`, which has just been read, has not
+    /// come to the log. Takes those out that are settled.
+    pub(super) fn has_lost(&self, accepted: &mut BTreeSet<u64>, number: u64) -> bool {
+        let later = accepted.split_off(&(number + 1));
+        let settled = std::mem::replace(accepted, later);
+        settled.iter().any(|accepted| !self.own.contains(accepted))
+    }
+
+    /// Ends the recall although no marker of this session has come: RabbitMQ takes nothing from anybody, and all entries that
+    /// the log holds have been handed over.
+    pub(super) fn stop_recalling(&mut self, deliveries: &mut Vec<Delivery>) {
+        if std::mem::take(&mut self.is_recalling) {
+            deliveries.push(Delivery::Recalled);
+            if std::mem::take(&mut self.has_recalled) {
+                deliveries.push(Delivery::Missed);
+            }
+        }
+    }
+
+    /// Entries that instances of another log have written, since the last call.
+    pub(super) fn take_foreign(&mut self) -> u64 {
+        std::mem::take(&mut self.foreign)
+    }
+
+    /// Adds to `deliveries` what `entry` amounts to.
     ///
     /// # Errors
-    /// When it cannot be there.
-    pub(super) fn take(
-        &mut self,
-        offset: u64,
-        key: &str,
-        body: Bytes,
-        deliveries: &mut Vec<Delivery>,
-    ) -> Result<(), OtherLog> {
-        let marker = if key == MARKER_KEY { Marker::parse(&body) } else { None };
+    /// When the entry cannot stand there.
+    pub(super) fn take(&mut self, entry: Entry<'_>, deliveries: &mut Vec<Delivery>) -> Result<Taken, Broken> {
+        let Entry { offset, key, body, writer } = entry;
+        let digest = self.hasher.hash_one((key, &body[..]));
         if self.stage == Stage::Proving {
-            if self.marker != marker.as_ref().map(|(epoch, _)| (offset, *epoch)) {
-                return Err(OtherLog);
+            if self.digests.front() != Some(&(offset, digest)) {
+                return Err(Broken::Replaced);
             }
             self.stage = Stage::Skipping;
         }
         if let Some(last) = self.last {
             if offset <= last {
-                return Ok(());
+                return if self.is_known(offset, digest) { Ok(Taken::default()) } else { Err(Broken::LostTail) };
             }
             if offset - last > 1 + SKIPPED {
                 // RabbitMQ has dropped what was next.
-                self.marker = None;
+                self.epoch = None;
                 deliveries.push(Delivery::Restart);
                 if !self.is_recalling {
                     deliveries.push(Delivery::Missed);
                 }
             }
         }
-        if std::mem::take(&mut self.reads_again) {
-            deliveries.push(Delivery::Restart);
-        }
         self.stage = Stage::Following;
         self.last = Some(offset);
-        self.unmarked += 1;
-        match marker {
-            Some((epoch, marker)) => self.mark(offset, epoch, &marker, deliveries),
-            None if key == MARKER_KEY => {} // somebody else's
-            None => {
-                deliveries.push(Delivery::of(kind_of(key), body, Some(offset), self.is_recalling));
+        let marker = if key == MARKER_KEY { Marker::parse(&body) } else { None };
+        if marker.is_some() || self.digests.len() == DIGESTS {
+            // A marker is unlike any other entry: a session that finds it again reads the same stream.
+            let kept = if marker.is_some() { 0 } else { DIGESTS / 2 };
+            self.digests.drain(..self.digests.len() - kept);
+        }
+        self.digests.push_back((offset, digest));
+        if let Some(marker) = marker {
+            return Ok(self.mark(offset, &marker, deliveries));
+        }
+        if key == MARKER_KEY {
+            return Ok(Taken::default()); // not ours
+        }
+        let kind = kind_of(key);
+        match kind {
+            Kind::Trigger | Kind::Control => self.has_recalled |= self.is_recalling,
+            // What instances of another log tell each other is not for this one's.
+            Kind::Instance | Kind::Channelstream => {
+                let is_member = writer.is_some_and(|writer| writer == self.instance || self.members.contains(writer));
+                if !is_member {
+                    self.foreign += 1;
+                    return Ok(Taken::default());
+                }
             }
         }
-        Ok(())
+        deliveries.push(Delivery::of(kind, body, Some(offset), self.is_recalling));
+        Ok(Taken::default())
     }
 
-    fn mark(&mut self, offset: u64, epoch: Epoch, marker: &Marker, deliveries: &mut Vec<Delivery>) {
-        if marker.is_after_gap {
-            deliveries.push(Delivery::Restart);
+    /// Whether the entry at `offset` is the one that stood there.
+    fn is_known(&self, offset: u64, digest: u64) -> bool {
+        let at = self.digests.binary_search_by_key(&offset, |(known, _)| *known);
+        at.is_ok_and(|at| self.digests[at].1 == digest)
+    }
+
+    fn mark(&mut self, offset: u64, marker: &Marker, deliveries: &mut Vec<Delivery>) -> Taken {
+        let is_member = self.members.record(marker, offset);
+        let is_own = marker.instance == self.instance;
+        if is_own {
+            self.own_last = Some(Read { number: marker.number, offset });
+            if self.own.len() == OWN {
+                self.own.pop_front();
+            }
+            self.own.push_back(marker.number);
         }
-        deliveries.push(Delivery::Epoch { epoch, offset });
-        self.marker = Some((offset, epoch));
-        self.unmarked = 0;
-        let is_own = marker.instance == self.instance && marker.session == self.session;
-        self.is_current |= is_own;
-        // Whoever is connected already has not been given what was recalled.
-        let ends_recall = is_own && std::mem::take(&mut self.is_recalling);
-        if ends_recall || marker.is_after_gap && !self.is_recalling {
-            deliveries.push(Delivery::Missed);
+        if is_member && let Some(epoch) = marker.epoch() {
+            if marker.is_after_gap {
+                deliveries.push(Delivery::Restart);
+            }
+            deliveries.push(Delivery::Epoch { epoch, offset });
+            self.epoch = Some(epoch);
+            if marker.is_after_gap && !self.is_recalling {
+                deliveries.push(Delivery::Missed);
+            }
         }
+        let is_of_session = is_own && marker.session == self.session;
+        self.is_proven |= is_of_session && is_member;
+        if self.is_current() {
+            // Clients that are connected already have not been given what was recalled.
+            self.stop_recalling(deliveries);
+        }
+        Taken { own: is_of_session.then_some(marker.number), told_gap: is_member && marker.is_after_gap }
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const ME: Uuid = Uuid::from_u128(1);
-    const OTHER: Uuid = Uuid::from_u128(2);
-
-    /// What the entries come to: triggers by their offset, recalled ones negative, the rest by a letter.
-    fn told(deliveries: &[Delivery]) -> Vec<String> {
-        let tell = |delivery: &Delivery| match delivery {
-            Delivery::Trigger { offset, is_recalled, .. } => {
-                format!("{}{}", if *is_recalled { "-" } else { "" }, offset.unwrap())
-            }
-            Delivery::Instance { offset, .. } => format!("i{}", offset.unwrap()),
-            Delivery::Channelstream { offset, .. } => format!("s{}", offset.unwrap()),
-            Delivery::Control { offset, is_recalled, .. } => {
-                format!("{}c{}", if *is_recalled { "-" } else { "" }, offset.unwrap())
-            }
-            Delivery::Epoch { offset, .. } => format!("e{offset}"),
-            Delivery::Restart => "restart".to_owned(),
-            Delivery::Missed => "missed".to_owned(),
-        };
-        deliveries.iter().map(tell).collect()
-    }
-
-    struct Log(Follower);
-
-    impl Log {
-        fn trigger(&mut self, offset: u64) -> Result<Vec<String>, OtherLog> {
-            let mut deliveries = Vec::new();
-            self.0.take(offset, "*", Bytes::from_static(b"{}"), &mut deliveries)?;
-            Ok(told(&deliveries))
-        }
-
-        fn marker(&mut self, offset: u64, marker: &Marker) -> Result<Vec<String>, OtherLog> {
-            let mut deliveries = Vec::new();
-            self.0.take(offset, MARKER_KEY, marker.body().into(), &mut deliveries)?;
-            Ok(told(&deliveries))
-        }
-    }
-
-    /// One that has read up to offset 12, with its own marker at 10.
-    fn following() -> (Log, Marker) {
-        let mut log = Log(Follower::new(ME));
-        assert_eq!(log.0.begin(1), Start::ReadBack);
-        let own = Marker::new(ME, 1, false);
-        assert_eq!(log.trigger(8), Ok(vec!["-8".to_owned()]));
-        assert!(!log.0.is_current());
-        assert_eq!(log.marker(10, &own), Ok(vec!["e10".to_owned(), "missed".to_owned()]));
-        assert!(log.0.is_current());
-        for offset in [11, 12] {
-            assert_eq!(log.trigger(offset), Ok(vec![offset.to_string()]));
-        }
-        (log, own)
-    }
-
-    #[test]
-    fn a_new_session_goes_on_where_the_last_one_ended() {
-        let (mut log, own) = following();
-        assert_eq!(log.0.begin(2), Start::At(10));
-        assert!(log.0.is_proving() && !log.0.is_current());
-        assert_eq!(log.marker(10, &own), Ok(vec![]));
-        for known in [11, 12] {
-            assert_eq!(log.trigger(known), Ok(vec![]));
-        }
-        assert_eq!(log.trigger(13), Ok(vec!["13".to_owned()]));
-        // Another instance's marker says nothing of how far this one is.
-        assert_eq!(log.marker(14, &Marker::new(OTHER, 2, false)), Ok(vec!["e14".to_owned()]));
-        assert!(!log.0.is_current());
-        assert_eq!(log.marker(15, &Marker::new(ME, 2, false)), Ok(vec!["e15".to_owned()]));
-        assert!(log.0.is_current());
-        assert_eq!(log.0.begin(3), Start::At(15));
-    }
-
-    #[test]
-    fn another_stream_by_the_same_name_is_noticed() {
-        let (mut log, own) = following();
-        for wrong in [9, 11] {
-            log.0.begin(2);
-            assert_eq!(log.marker(wrong, &own), Err(OtherLog), "at another place");
-        }
-        log.0.begin(2);
-        assert_eq!(log.marker(10, &Marker::new(ME, 1, false)), Err(OtherLog), "another marker");
-        log.0.begin(2);
-        assert_eq!(log.trigger(10), Err(OtherLog), "a trigger");
-        let mut deliveries = Vec::new();
-        log.0.start_over(&mut deliveries);
-        assert_eq!(told(&deliveries), ["restart"]);
-        assert_eq!(log.0.begin(3), Start::ReadBack);
-        assert_eq!(log.trigger(0), Ok(vec!["-0".to_owned()]));
-        assert_eq!(log.marker(1, &Marker::new(ME, 3, false)), Ok(vec!["e1".to_owned(), "missed".to_owned()]));
-        assert_eq!(log.trigger(2), Ok(vec!["2".to_owned()]));
-    }
-
-    #[test]
-    fn what_was_dropped_is_missed_but_not_an_offset_that_the_stream_has_used_itself() {
-        let (mut log, _) = following();
-        assert_eq!(log.trigger(14), Ok(vec!["14".to_owned()]));
-        let jump = vec!["restart".to_owned(), "missed".to_owned(), "17".to_owned()];
-        assert_eq!(log.trigger(17), Ok(jump));
-        assert_eq!(log.0.unmarked(), u64::MAX, "a marker is needed");
-        // The same behind a new session.
-        let (mut log, own) = following();
-        log.0.begin(2);
-        assert_eq!(log.marker(10, &own), Ok(vec![]));
-        assert_eq!(log.trigger(15).unwrap()[..2], ["restart", "missed"]);
-    }
-
-    #[test]
-    fn a_marker_behind_a_gap_begins_anew_for_everybody() {
-        let (mut log, _) = following();
-        let marked = log.marker(13, &Marker::new(OTHER, 7, true));
-        assert_eq!(marked, Ok(["restart", "e13", "missed"].map(str::to_owned).to_vec()));
-        assert_eq!(log.trigger(14), Ok(vec!["14".to_owned()]));
-        // Nobody has been given anything yet: it is told once.
-        let mut log = Log(Follower::new(ME));
-        log.0.begin(1);
-        assert_eq!(log.marker(3, &Marker::new(OTHER, 7, true)), Ok(vec!["restart".to_owned(), "e3".to_owned()]));
-        let own = Marker::new(ME, 1, true);
-        let marked = log.marker(4, &own);
-        assert_eq!(marked, Ok(["restart", "e4", "missed"].map(str::to_owned).to_vec()));
-    }
-
-    #[test]
-    fn control_messages_come_in_their_place() {
-        let control = |log: &mut Log, offset| {
-            let mut deliveries = Vec::new();
-            log.0.take(offset, "control", Bytes::from_static(b"{}"), &mut deliveries).unwrap();
-            told(&deliveries)
-        };
-        let mut log = Log(Follower::new(ME));
-        log.0.begin(1);
-        assert_eq!(control(&mut log, 3), ["-c3"]);
-        let (mut log, _) = following();
-        assert_eq!(control(&mut log, 13), ["c13"]);
-        assert_eq!(log.trigger(14), Ok(vec!["14".to_owned()]));
-    }
-
-    #[test]
-    fn a_session_that_ends_before_any_marker_is_read_back_again() {
-        let mut log = Log(Follower::new(ME));
-        log.0.begin(1);
-        assert_eq!(log.trigger(3), Ok(vec!["-3".to_owned()]));
-        assert_eq!(log.0.begin(2), Start::ReadBack);
-        assert_eq!(log.trigger(3), Ok(vec!["restart".to_owned(), "-3".to_owned()]), "what it came to does not count");
-        assert_eq!(log.trigger(4), Ok(vec!["-4".to_owned()]));
-    }
-}
+mod tests;

@@ -1,8 +1,11 @@
-//! What instances write into the log for each other: markers, each with the name of an epoch.
+//! Markers: entries that instances write into the log to prove things to themselves and to each other.
 //!
-//! A marker proves, by its name at its offset, that a stream is still the same one; an instance that reads its own knows
-//! that it has read all that was there before. Markers have a routing key of their own, so nobody but readers of the log
-//! sees them.
+//! - An instance that reads its own marker has read all that was in the log before it, and knows that the exchange passes on
+//!   to the log what is published.
+//! - A marker names the previous marker of the same instance and the offset at which that instance read it. Only in the log
+//!   that the instance itself reads does that marker stand at that offset. So a marker that federation or a shovel copied
+//!   from another cluster proves nothing here: its writer is no member of this log.
+//! - A marker of a member may begin an epoch, and may say that triggers are missing before it.
 
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
@@ -15,27 +18,68 @@ pub(super) const MARKER_KEY: &str = "marker";
 /// The body of a marker, as JSON.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Marker {
-    /// The epoch that begins with it, 12 hexadecimal digits.
-    epoch: String,
-    /// Who wrote it.
+    /// The process that wrote it.
     pub instance: Uuid,
-    /// The how manieth session of its writer's consumer was under way.
+    /// Sequence number of the writer's consumer session, starting at 1.
     pub session: u64,
-    /// Triggers may be missing in the log before it: the exchange was there, and the log was not bound to it.
+    /// Sequence number of the marker among those of its writer, starting at 1.
+    pub number: u64,
+    /// The last marker of its own that the writer had read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub after: Option<Read>,
+    /// The epoch that begins with it, 12 hexadecimal digits.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    epoch: Option<String>,
+    /// Triggers may be missing in the log before it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub is_after_gap: bool,
 }
 
+/// A marker that its writer has read in its log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Read {
+    /// Sequence number of the marker.
+    pub number: u64,
+    /// Where it stands.
+    pub offset: u64,
+}
+
+/// What a marker is to say.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Wanted {
+    /// Counts the markers that the consumer has asked for.
+    pub request: u64,
+    /// The consumer's session.
+    pub session: u64,
+    /// The last marker of this instance that it has read.
+    pub after: Option<Read>,
+    /// Whether the marker begins an epoch.
+    pub begins_epoch: bool,
+    /// Whether triggers may be missing in the log before it.
+    pub is_after_gap: bool,
+}
+
 impl Marker {
-    /// One with an epoch of its own.
-    pub(super) fn new(instance: Uuid, session: u64, is_after_gap: bool) -> Self {
-        Self { epoch: Epoch::random().to_string(), instance, session, is_after_gap }
+    /// The marker with this sequence number that says what is wanted; an epoch gets a random name.
+    pub(super) fn new(instance: Uuid, number: u64, wanted: &Wanted) -> Self {
+        Self {
+            instance,
+            session: wanted.session,
+            number,
+            after: wanted.after,
+            epoch: wanted.begins_epoch.then(|| Epoch::random().to_string()),
+            is_after_gap: wanted.is_after_gap,
+        }
     }
 
-    /// Reads one; `None` where `body` is none.
-    pub(super) fn parse(body: &[u8]) -> Option<(Epoch, Self)> {
-        let marker: Self = serde_json::from_slice(body).ok()?;
-        Some((marker.epoch.parse().ok()?, marker))
+    /// Parses a body; `None` where it is no marker.
+    pub(super) fn parse(body: &[u8]) -> Option<Self> {
+        serde_json::from_slice(body).ok()
+    }
+
+    /// The epoch that begins with it.
+    pub(super) fn epoch(&self) -> Option<Epoch> {
+        self.epoch.as_ref()?.parse().ok()
     }
 
     pub(super) fn body(&self) -> Vec<u8> {
@@ -49,11 +93,13 @@ mod tests {
 
     #[test]
     fn a_marker_is_read_as_it_was_written() {
-        for is_after_gap in [false, true] {
-            let marker = Marker::new(Uuid::new_v4(), 3, is_after_gap);
-            let (epoch, read) = Marker::parse(&marker.body()).unwrap();
-            assert_eq!((epoch.to_string(), &read), (marker.epoch.clone(), &marker));
+        for (after, begins_epoch) in [(None, false), (Some(Read { number: 6, offset: 17 }), true)] {
+            let wanted = Wanted { request: 1, session: 3, after, begins_epoch, is_after_gap: begins_epoch };
+            let marker = Marker::new(Uuid::new_v4(), 7, &wanted);
+            assert_eq!(Marker::parse(&marker.body()).as_ref(), Some(&marker));
+            assert_eq!(marker.epoch().is_some(), begins_epoch);
         }
         assert_eq!(Marker::parse(b"{}"), None);
+        assert_eq!(Marker::parse(b"\xff"), None);
     }
 }

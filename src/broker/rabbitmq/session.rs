@@ -8,7 +8,7 @@ use std::{
 use futures::{StreamExt, stream::ReadyChunks};
 use lapin::{
     Channel, Connection,
-    options::{BasicAckOptions, BasicConsumeOptions, BasicQosOptions, QueueBindOptions, QueueDeclareOptions},
+    options::{BasicAckOptions, BasicConsumeOptions, BasicQosOptions, QueueDeclareOptions},
     types::{AMQPValue, FieldTable, ShortString},
     uri::AMQPUri,
 };
@@ -16,10 +16,7 @@ use tokio::time::{Instant, Sleep, sleep, timeout};
 use tracing::debug;
 use uuid::Uuid;
 
-use super::{
-    CLOSE_DEADLINE, CONTROL_KEY, Error, Log, ROUTING_KEY, Topology, close, connect, follower::Start, host, topology,
-    within_deadline,
-};
+use super::{CLOSE_DEADLINE, Error, Log, Topology, close, connect, follower::Start, host, topology, within_deadline};
 use crate::config::AmqpLog;
 
 /// Deliveries in hand at once.
@@ -31,6 +28,10 @@ const ACKNOWLEDGED: usize = PREFETCH as usize / 4;
 /// After this long fewer are, so that nobody who looks at the queue wonders.
 const ACKNOWLEDGE_AFTER: Duration = Duration::from_millis(200);
 
+/// How long RabbitMQ may take to hand over the last entries of the log, where it has any.
+const END_DEADLINE: Duration = Duration::from_secs(2);
+
+/// A connection that consumes.
 #[derive(Debug)]
 pub(super) struct Session {
     connection: Connection,
@@ -74,6 +75,7 @@ impl<'a> Opening<'a> {
     /// Consumes from the log.
     pub(super) async fn follow(self, start: Start, read_back: Duration) -> Result<Session, Error> {
         let offset = match start {
+            Start::Next => AMQPValue::LongString("next".into()),
             Start::At(offset) => AMQPValue::LongLongInt(i64::try_from(offset).unwrap_or(i64::MAX)),
             Start::ReadBack => {
                 let since = SystemTime::now() - read_back;
@@ -101,8 +103,8 @@ impl<'a> Opening<'a> {
         self.finish(outcome, true).await
     }
 
-    /// Consumes from a queue of this instance's own.
-    pub(super) async fn queue(self) -> Result<Session, Error> {
+    /// Consumes from a queue of this instance's own, to which the markers with `marker_key` come, too.
+    pub(super) async fn queue(self, marker_key: &str) -> Result<Session, Error> {
         let consuming = async {
             let (channel, _) = self.topology.exchange(&self.connection).await?;
             // A new name each time: the broker may hold on to the last one for as long as it thinks us there.
@@ -110,10 +112,7 @@ impl<'a> Opening<'a> {
             let none = FieldTable::default;
             let exclusive = QueueDeclareOptions { exclusive: true, ..QueueDeclareOptions::default() };
             channel.queue_declare(queue.clone(), exclusive, none()).await?;
-            for key in [ROUTING_KEY, CONTROL_KEY] {
-                let (exchange, bind) = (self.topology.exchange_name().into(), QueueBindOptions::default());
-                channel.queue_bind(queue.clone(), exchange, key.into(), bind, none()).await?;
-            }
+            self.topology.bind_queue(&channel, queue.as_str(), marker_key).await?;
             consume(channel, queue, none()).await
         };
         let outcome = within_deadline(self.uri, consuming).await;
@@ -160,6 +159,17 @@ async fn consume(
 }
 
 impl Session {
+    /// The offset at which the last entries of the log begin; `None` where it is empty.
+    pub(super) async fn end(&self, queue: &str) -> lapin::Result<Option<u64>> {
+        let channel = self.connection.create_channel().await?;
+        let mut arguments = FieldTable::default();
+        arguments.insert("x-stream-offset".into(), AMQPValue::LongString("last".into()));
+        let (channel, mut deliveries) = consume(channel, queue.into(), arguments).await?;
+        let first = timeout(END_DEADLINE, deliveries.next()).await.ok().flatten().transpose()?;
+        let _ = timeout(CLOSE_DEADLINE, channel.close(200, "done".into())).await;
+        Ok(first.as_ref().and_then(super::consumer::offset))
+    }
+
     /// `count` deliveries up to the one with the tag `last` are done with.
     pub(super) async fn done(&mut self, last: u64, count: usize) {
         if self.unacknowledged == 0 {

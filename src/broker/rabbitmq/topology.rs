@@ -2,19 +2,27 @@
 
 use std::time::Duration;
 
+use futures::future::try_join_all;
 use lapin::{
     Channel, Connection, ErrorKind, ExchangeKind,
-    options::{ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions},
-    types::{AMQPValue, FieldTable},
+    options::{ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions, QueueDeleteOptions},
+    types::{AMQPValue, FieldTable, ShortString},
 };
+use tokio::time::{Instant, sleep};
+use uuid::Uuid;
 
 use super::{CHANNELSTREAM_KEY, CONTROL_KEY, INSTANCE_KEY, ROUTING_KEY, marker::MARKER_KEY};
 use crate::config::{self, AmqpLog};
 
 /// Codes of AMQP 0-9-1.
 const NOT_FOUND: u16 = 404;
+const RESOURCE_LOCKED: u16 = 405;
 const PRECONDITION_FAILED: u16 = 406;
 const NOT_IMPLEMENTED: u16 = 540;
+/// How long another instance may take to set the exchange up; after that it is done beside it.
+const LOCK_DEADLINE: Duration = Duration::from_secs(3);
+/// How often is asked whether it is done.
+const LOCK_LOOK: Duration = Duration::from_millis(20);
 /// RabbitMQ forgets the log by whole segments; there are about this many.
 const SEGMENTS: u64 = 16;
 /// How large they may be.
@@ -50,6 +58,12 @@ impl Topology {
         }
     }
 
+    /// The same with other names, to try things out.
+    pub(super) fn scratch(&self, name: &str) -> Self {
+        let exchange = format!("{}.check-{name}", self.exchange);
+        Self { queue: format!("{exchange}.log"), exchange, ..self.clone() }
+    }
+
     /// The name of the exchange.
     pub(super) fn exchange_name(&self) -> &str {
         &self.exchange
@@ -60,23 +74,68 @@ impl Topology {
         &self.queue
     }
 
-    /// A channel, with the exchange there; it is adopted as it is, or declared as 3.1 does. Whether it was there.
+    /// The routing key of an instance's markers where it has a queue of its own.
+    pub(super) fn marker_key(&self, instance: Uuid) -> String {
+        format!("{MARKER_KEY}.{instance}")
+    }
+
+    /// Opens a channel and makes sure that the exchange is there: it is used as it is, or declared as 3.1 does. Returns whether
+    /// it was there.
     pub(super) async fn exchange(&self, connection: &Connection) -> lapin::Result<(Channel, bool)> {
         let channel = connection.create_channel().await?;
-        let declare = async |channel: &Channel, passive| {
-            // Not durable, not auto-deleted, not internal.
-            let options = ExchangeDeclareOptions { passive, ..ExchangeDeclareOptions::default() };
-            let exchange = self.exchange.as_str().into();
-            channel.exchange_declare(exchange, ExchangeKind::Direct, options, FieldTable::default()).await
-        };
-        match declare(&channel, true).await {
+        match self.find_exchange(&channel).await {
             Ok(()) => return Ok((channel, true)),
             Err(error) if code(&error) != Some(NOT_FOUND) => return Err(error),
             Err(_) => {}
         }
         let channel = connection.create_channel().await?; // the first one has ended with the error
-        declare(&channel, false).await?;
+        self.declare_exchange(&channel, false).await?;
         Ok((channel, false))
+    }
+
+    /// Asks for the exchange without declaring it.
+    ///
+    /// # Errors
+    /// When it is not there; the channel has ended then.
+    pub(super) async fn find_exchange(&self, channel: &Channel) -> lapin::Result<()> {
+        self.declare_exchange(channel, true).await
+    }
+
+    /// Declares the exchange, or asks for it.
+    pub(super) async fn declare_exchange(&self, channel: &Channel, passive: bool) -> lapin::Result<()> {
+        // Not durable, not auto-deleted, not internal.
+        let options = ExchangeDeclareOptions { passive, ..ExchangeDeclareOptions::default() };
+        let exchange = self.exchange.as_str().into();
+        channel.exchange_declare(exchange, ExchangeKind::Direct, options, FieldTable::default()).await
+    }
+
+    /// Asks for the log without declaring it.
+    ///
+    /// # Errors
+    /// When it is not there; the channel has ended then.
+    pub(super) async fn find_log(&self, channel: &Channel) -> lapin::Result<()> {
+        let options = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
+        channel.queue_declare(self.queue.as_str().into(), options, FieldTable::default()).await.map(drop)
+    }
+
+    /// Takes the right to set the exchange up, so that no other instance finds it between its declaration and its binding:
+    /// a queue that only one connection can have, and that is gone with that connection. Gives up waiting after 3 s.
+    pub(super) async fn lock(&self, connection: &Connection) -> lapin::Result<Option<Lock>> {
+        let deadline = Instant::now() + LOCK_DEADLINE;
+        loop {
+            let channel = connection.create_channel().await?;
+            let queue = ShortString::from(format!("{}.setup", self.exchange));
+            let options = QueueDeclareOptions { exclusive: true, auto_delete: true, ..QueueDeclareOptions::default() };
+            match channel.queue_declare(queue.clone(), options, FieldTable::default()).await {
+                Ok(_) => return Ok(Some(Lock { channel, queue })),
+                Err(error) if code(&error) == Some(RESOURCE_LOCKED) => {}
+                Err(error) => return Err(error),
+            }
+            if Instant::now() > deadline {
+                return Ok(None);
+            }
+            sleep(LOCK_LOOK).await;
+        }
     }
 
     /// Declares the stream, if there is to be one; one that is there is adopted.
@@ -100,13 +159,29 @@ impl Topology {
         }
     }
 
-    /// Has the exchange pass on to the stream what is published to it. Markers last: who finds them passed on can rely on the
-    /// others.
-    pub(super) async fn bind(&self, channel: &Channel) -> lapin::Result<()> {
-        for key in [ROUTING_KEY, CONTROL_KEY, INSTANCE_KEY, CHANNELSTREAM_KEY, MARKER_KEY] {
-            let (queue, exchange) = (self.queue.as_str().into(), self.exchange.as_str().into());
+    /// Declares the exchange, which is not there, and binds the stream to it. The requests go out together: between the two a
+    /// publisher that does not ask for returns would publish to nobody.
+    pub(super) async fn declare_bound(&self, channel: &Channel) -> lapin::Result<()> {
+        tokio::try_join!(biased; self.declare_exchange(channel, false), self.bind(channel))?;
+        Ok(())
+    }
+
+    /// Binds an instance's own `queue` to the exchange.
+    pub(super) async fn bind_queue(&self, channel: &Channel, queue: &str, marker_key: &str) -> lapin::Result<()> {
+        for key in [ROUTING_KEY, CONTROL_KEY, marker_key] {
+            let (queue, exchange) = (queue.into(), self.exchange.as_str().into());
             channel.queue_bind(queue, exchange, key.into(), QueueBindOptions::default(), FieldTable::default()).await?;
         }
+        Ok(())
+    }
+
+    /// Binds the stream to the exchange, whether or not it is bound already.
+    pub(super) async fn bind(&self, channel: &Channel) -> lapin::Result<()> {
+        let bind = |key: &'static str| {
+            let (queue, exchange) = (self.queue.as_str().into(), self.exchange.as_str().into());
+            channel.queue_bind(queue, exchange, key.into(), QueueBindOptions::default(), FieldTable::default())
+        };
+        try_join_all([ROUTING_KEY, CONTROL_KEY, INSTANCE_KEY, CHANNELSTREAM_KEY, MARKER_KEY].map(bind)).await?;
         Ok(())
     }
 
@@ -122,9 +197,41 @@ impl Topology {
     }
 }
 
+/// The right to set the exchange up.
+#[derive(Debug)]
+pub(super) struct Lock {
+    channel: Channel,
+    queue: ShortString,
+}
+
+impl Lock {
+    /// Gives it back.
+    pub(super) async fn release(self) {
+        // Where that fails, it ends with the connection.
+        let _ = self.channel.queue_delete(self.queue, QueueDeleteOptions::default()).await;
+        let _ = self.channel.close(200, "done".into()).await;
+    }
+}
+
 /// Whether `error`, which consuming from the log came to, says that what is called so is no stream.
 pub(super) fn is_no_stream(error: &lapin::Error) -> bool {
     code(error) == Some(PRECONDITION_FAILED) && error.to_string().contains("x-stream-offset")
+}
+
+/// Whether `error` says that something is not there.
+pub(super) fn is_not_found(error: &lapin::Error) -> bool {
+    code(error) == Some(NOT_FOUND)
+}
+
+/// The size limit that `error` names, where RabbitMQ has refused a message as too large (`max_message_size`).
+pub(super) fn message_size_limit(error: &lapin::Error) -> Option<usize> {
+    if code(error) != Some(PRECONDITION_FAILED) {
+        return None;
+    }
+    // "message size 90000 is larger than configured max size 65536"
+    let text = error.to_string();
+    let (_, limit) = text.split_once("is larger than configured max size ")?;
+    limit.split(|character: char| !character.is_ascii_digit()).next()?.parse().ok()
 }
 
 fn code(error: &lapin::Error) -> Option<u16> {

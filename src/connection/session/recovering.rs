@@ -15,8 +15,10 @@ use crate::{
 /// How long a position may be unknown that another instance may have given out just now.
 const UNKNOWN: Duration = Duration::from_secs(1);
 /// For how long that does not count, because this instance is behind: it does not follow the log, or the position is of a
-/// time that is still to come here.
+/// time that is still to come here. Counted from the moment that the broker is there.
 const BEHIND: Duration = Duration::from_secs(10);
+/// How long a client waits while the broker is away; after that it fetches again.
+const AWAY: Duration = Duration::from_secs(30);
 /// Requests of one connection that may wait for their answers.
 const MOST_UNANSWERED: usize = 10_000;
 /// What is queued for a client at once.
@@ -212,7 +214,11 @@ impl Session {
         };
         let now = Instant::now();
         let is_behind = matches!(resumption, Resumption::Ahead) || !connections.follows_log();
-        if is_behind && now < asked + BEHIND {
+        let patience = match connections.log_there_since(asked) {
+            Some(since) => since + BEHIND,
+            None => asked + AWAY,
+        };
+        if is_behind && now < patience {
             until = now + UNKNOWN;
         }
         match resumption {

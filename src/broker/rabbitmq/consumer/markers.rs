@@ -1,0 +1,166 @@
+//! The markers of this instance: when one is due, and what it means that one comes back, or does not.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+use tracing::{info, warn};
+
+use super::{Consumer, LOOK};
+use crate::broker::{Publishing, State};
+
+/// Time between two markers of an instance: so soon it notices that the exchange does not pass on what is published.
+const MARKER_EVERY: Duration = Duration::from_secs(5);
+/// How long a marker that RabbitMQ has accepted may take to come back, while nothing else comes.
+const MARKER_DEADLINE: Duration = Duration::from_secs(5);
+/// The same where other entries come all the time, behind which it may wait.
+const BUSY_MARKER_DEADLINE: Duration = Duration::from_secs(60);
+/// So long nothing comes where the log is read to its end.
+const QUIET: Duration = Duration::from_secs(1);
+/// Entries in the log after which there is to be another marker: so many are read again in a new session.
+const UNMARKED: usize = 4096;
+/// Behind one name there may be several brokers: so often is asked at least.
+const ASKED: usize = 2;
+
+impl Consumer {
+    /// A marker of this session has come.
+    pub(super) fn note_own_marker(&mut self, number: u64) {
+        self.marked = Instant::now();
+        self.shared.is_overdue.send_if_modified(std::mem::take);
+        if !self.shared.follows_log() {
+            self.shared.accepted.lock().retain(|accepted| *accepted > number);
+            return;
+        }
+        let has_lost = self.follower.has_lost(&mut self.shared.accepted.lock(), number);
+        // Where no position is known, nothing was given that it could be missing behind.
+        if has_lost && self.follower.has_epoch() && !self.tells_gap {
+            warn!("the exchange did not pass on to the log what was published: triggers may have been missed");
+            self.tells_gap = true;
+        }
+        if !self.is_current() {
+            self.want_marker();
+        }
+    }
+
+    /// Whether all that was there when the session began has come, positions are known, and nothing is to be told.
+    pub(super) fn is_current(&self) -> bool {
+        self.follower.is_current() && !self.tells_gap
+    }
+
+    pub(super) fn become_current(&mut self) {
+        if *self.shared.state.borrow() != State::Current {
+            info!("the log is read up to now");
+            self.tell(State::Current);
+        }
+    }
+
+    /// Asks for the marker that is due, and notices one that does not come back.
+    pub(super) async fn look_after_markers(&mut self) {
+        let Some(session) = &self.session else { return };
+        let follows_log = session.follows_log;
+        if !follows_log && *self.shared.unbound.borrow() != self.unbound {
+            warn!("the exchange does not pass on what is published: the queue is bound again");
+            return self.lost(None).await;
+        }
+        let now = Instant::now();
+        let wanted = self.shared.wanted.borrow().request;
+        let confirmed = *self.shared.confirmed.borrow();
+        let waits_since = (confirmed.request == wanted && confirmed.at > self.marked).then_some(confirmed.at);
+        if follows_log && self.follower.is_proving() {
+            // The stream holds a marker of now. If it were the same, the old one would have come long since.
+            if waits_since.is_some_and(|since| now - since > MARKER_DEADLINE) {
+                self.doubt().await;
+            }
+            return;
+        }
+        self.doubtful = 0;
+        if let Some(since) = waits_since {
+            let is_overdue = now - since > BUSY_MARKER_DEADLINE
+                || now - since > MARKER_DEADLINE && now.duration_since(self.heard) > QUIET;
+            if is_overdue {
+                self.be_overdue(follows_log).await;
+            }
+            return;
+        }
+        if follows_log && *self.shared.state.borrow() != State::Current {
+            self.read_while_blocked().await;
+        }
+        if confirmed.request < wanted {
+            return; // the publisher goes on trying
+        }
+        let is_due = now - self.marked > MARKER_EVERY
+            || follows_log && (self.follower.unanchored() >= UNMARKED || !self.is_current() || self.is_epoch_due());
+        if is_due && now - self.marked > LOOK {
+            self.want_marker();
+        }
+    }
+
+    /// A marker that RabbitMQ has accepted has not come: what is published now does not come here either.
+    async fn be_overdue(&mut self, follows_log: bool) {
+        let is_new = !self.shared.is_overdue.send_replace(true);
+        if is_new {
+            self.metrics.broker_markers_overdue.inc();
+            warn!("what is published does not come back from RabbitMQ: the exchange is bound again");
+        }
+        if !follows_log {
+            return self.lost(None).await;
+        }
+        if *self.shared.state.borrow() == State::Current {
+            self.tell(State::Behind(Instant::now()));
+        }
+        self.shared.unbound.send_modify(|count| *count += 1);
+        self.want_marker();
+    }
+
+    /// While RabbitMQ takes nothing from any publisher, no marker comes, and the log does not grow: it is read up to now when
+    /// its last entries have come.
+    async fn read_while_blocked(&mut self) {
+        if *self.shared.publishing.borrow() != Publishing::Blocked || self.heard.elapsed() < QUIET {
+            return;
+        }
+        let Some(session) = &self.session else { return };
+        let end = match session.end(self.topology.queue()).await {
+            Ok(end) => end,
+            Err(error) => return self.complaint.tell("cannot find the end of the log", &error.to_string()),
+        };
+        if self.follower.last() >= end && *self.shared.publishing.borrow() == Publishing::Blocked {
+            info!("the log is read up to now; RabbitMQ takes no messages at present");
+            self.follower.stop_recalling(&mut self.pending);
+            self.tell(State::Current);
+        }
+    }
+
+    /// The broker does not hand over what was read last. One node of a cluster may lag behind; where no broker of the list
+    /// does, the log has lost it.
+    async fn doubt(&mut self) {
+        self.doubtful += 1;
+        if self.doubtful < self.retry.brokers().max(ASKED) {
+            warn!("the log does not hold what was read last, trying the next broker");
+            self.retry.pass_over();
+            self.end_session().await;
+        } else {
+            warn!("the log does not hold what was read last: triggers may have been missed");
+            self.doubtful = 0;
+            self.tells_gap = true;
+            self.start_over(Vec::new(), self.log).await;
+        }
+    }
+
+    fn is_epoch_due(&self) -> bool {
+        !self.follower.has_epoch() || self.tells_gap || self.epoch_began.elapsed() > self.epoch_every
+    }
+
+    /// Asks the publisher for a marker of this session.
+    pub(super) fn want_marker(&mut self) {
+        self.marked = Instant::now();
+        let after = self.follower.own();
+        let begins_epoch = after.is_some() && self.is_epoch_due();
+        let (session, tells_gap) = (self.sessions, self.tells_gap);
+        self.shared.wanted.send_modify(|wanted| {
+            wanted.request += 1;
+            wanted.session = session;
+            wanted.after = after;
+            wanted.begins_epoch = begins_epoch;
+            wanted.is_after_gap = begins_epoch && tells_gap;
+        });
+    }
+}
