@@ -21,6 +21,7 @@ mod inspect;
 mod internal;
 mod ledger;
 mod limits;
+mod nothing_lost;
 mod orphans;
 mod outage;
 mod permissions;
