@@ -5,40 +5,54 @@ use std::path::PathBuf;
 use reqwest::Url;
 
 use super::{
-    Backend, Hooks, Template,
+    Backend, Hooks, Part, Template,
     env::{Env, Problems},
+    files,
     values::{count, duration, optional_duration},
 };
 
 /// More calls at once than that are of no use to anybody.
 const MOST_AT_ONCE: usize = 10_000;
 
+/// The base of every request.
+pub(super) fn url(env: &Env, problems: &mut Problems) -> Option<Url> {
+    match env.api_url.as_deref() {
+        Some(url) => problems.ok("API_URL", api_url(url)),
+        None => {
+            problems.add_missing("API_URL", "is not set");
+            None
+        }
+    }
+}
+
 pub(super) fn backend(
     env: &Env,
+    url: Option<Url>,
     legacy_headers: &[(&'static str, String)],
     problems: &mut Problems,
 ) -> Option<Backend> {
-    let url = match env.api_url.as_deref() {
-        Some(url) => problems.ok("API_URL", api_url(url)),
-        None => {
-            problems.add("API_URL", "is not set");
-            None
+    let socket = env.api_socket.as_ref().map(PathBuf::from);
+    if let Some(path) = &socket {
+        problems.ok("API_SOCKET", files::check_socket(path));
+        if url.as_ref().is_some_and(|url| url.scheme() != "http") {
+            problems.add("API_SOCKET", "needs an API_URL that begins with http://");
         }
-    };
-    if env.api_socket.is_some() && url.as_ref().is_some_and(|url| url.scheme() != "http") {
-        problems.add("API_SOCKET", "needs an API_URL that begins with http://");
     }
     let timeout = duration("API_TIMEOUT", env.api_timeout.as_deref(), 10, 1, problems);
     let headers = problems.ok("API_HEADERS", headers(env.api_headers.as_deref(), legacy_headers));
     let user_id_path = env.user_id_path.as_deref().unwrap_or("user.data.id").split('.').map(str::to_owned).collect();
+    let concurrency = count("API_CONCURRENCY", env.api_concurrency.as_deref(), 32, problems).min(MOST_AT_ONCE);
+    let queue = count("API_QUEUE", env.api_queue.as_deref(), 1000, problems);
+    let queue_timeout = duration("API_QUEUE_TIMEOUT", env.api_queue_timeout.as_deref(), 10, 1, problems);
+    let cache = optional_duration("AUTH_CACHE", env.auth_cache.as_deref(), 1, problems);
     Some(Backend {
-        url: url?,
-        socket: env.api_socket.as_ref().map(PathBuf::from),
+        url: url?, // only here, when all else has been looked at
+        socket,
         timeout,
-        concurrency: count("API_CONCURRENCY", env.api_concurrency.as_deref(), 32, problems).min(MOST_AT_ONCE),
-        queue: count("API_QUEUE", env.api_queue.as_deref(), 1000, problems),
-        queue_timeout: duration("API_QUEUE_TIMEOUT", env.api_queue_timeout.as_deref(), 10, 1, problems),
-        cache: optional_duration("AUTH_CACHE", env.auth_cache.as_deref(), 1, problems),
+        concurrency,
+        queue,
+        queue_timeout,
+        cache,
         headers: headers?,
         user_id_path,
     })
@@ -97,26 +111,46 @@ fn headers(
     let legacy = legacy.iter().map(|(name, template)| (*name, template.as_str()));
     let configured = configured.iter().map(|(name, template)| (name.as_str(), template.as_str()));
     let mut headers: Vec<(http::HeaderName, Template)> = Vec::new();
+    let mut wrong = Vec::new();
     for (name, template) in defaults.chain(legacy).chain(configured) {
-        let header: http::HeaderName = name.parse().map_err(|_| format!("has a name that is no header: {name}"))?;
-        if NOT_FORWARDED.contains(&header.as_str()) {
-            return Err(format!("must not set {name}"));
-        }
-        headers.retain(|(known, _)| *known != header);
-        let template = Template::parse(template).map_err(|what| format!("for {name} {what}"))?;
-        if !template.parts.is_empty() {
-            headers.push((header, template));
+        match header(name, template) {
+            Ok((header, template)) => {
+                headers.retain(|(known, _)| *known != header);
+                if !template.parts.is_empty() {
+                    headers.push((header, template));
+                }
+            }
+            Err(what) => wrong.push(what),
         }
     }
-    Ok(headers)
+    if wrong.is_empty() { Ok(headers) } else { Err(wrong.join(", ")) }
 }
 
-pub(super) fn hooks(env: &Env, backend: Option<&Backend>, problems: &mut Problems) -> Option<Hooks> {
+fn header(name: &str, template: &str) -> Result<(http::HeaderName, Template), String> {
+    let header: http::HeaderName = name.parse().map_err(|_| format!("has a name that is no header: {name}"))?;
+    if NOT_FORWARDED.contains(&header.as_str()) {
+        return Err(format!("must not set {name}"));
+    }
+    let template = Template::parse(template).map_err(|what| format!("for {name} {what}"))?;
+    // What is fixed is sent with our own requests, too.
+    for part in &template.parts {
+        if let Part::Fixed(text) = part {
+            http::HeaderValue::from_str(text)
+                .map_err(|_| format!("for {name} has text that cannot be sent as a header"))?;
+        }
+    }
+    Ok((header, template))
+}
+
+/// Where hooks go below `url`; where that is not known, they are checked as if it was any other.
+pub(super) fn hooks(env: &Env, url: Option<&Url>, problems: &mut Problems) -> Option<Hooks> {
+    let any = Url::parse("http://api.invalid/api/").ok();
+    let base = url.or(any.as_ref())?;
     let mut hook = |variable: &str, path: &Option<String>| match path.as_deref() {
         None | Some("off") => None,
         Some(path) => {
-            let url = backend?.url.join(path.trim_start_matches('/')).ok();
-            let below = url.filter(|url| backend.is_some_and(|backend| url.as_str().starts_with(backend.url.as_str())));
+            let url = base.join(path.trim_start_matches('/')).ok();
+            let below = url.filter(|url| url.as_str().starts_with(base.as_str()));
             problems
                 .ok(variable, below.ok_or_else(|| "must be a path below API_URL, like user/notify_online/".to_owned()))
         }

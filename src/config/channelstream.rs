@@ -2,14 +2,13 @@
 
 use std::{
     collections::{BTreeMap, HashSet},
-    fs,
     net::{IpAddr, Ipv4Addr, SocketAddr},
 };
 
 use super::{
     Channelstream, Note, Secret,
-    env::{Env, Problems},
-    ini,
+    env::{Env, Problems, numbers},
+    files, ini,
     values::choice,
 };
 
@@ -27,6 +26,8 @@ const NO_API: &str = "http://api.invalid/";
 /// Reads the settings; fills in `LISTEN`, `LOG` and `API_URL` of `env` from them where those are unset.
 pub(super) fn apply(env: &mut Env, problems: &mut Problems) -> Applied {
     let mut notes = Vec::new();
+    let public = env.channelstream_public.as_deref().unwrap_or("false");
+    let is_public = choice("CHANNELSTREAM_PUBLIC", public, &[("true", true), ("false", false)], problems);
     let Some(settings) = Settings::of(env, &mut notes, problems) else { return Applied { config: None, notes } };
     listen(env, &settings, &mut notes, problems);
     log(env, &settings, &mut notes, problems);
@@ -34,9 +35,7 @@ pub(super) fn apply(env: &mut Env, problems: &mut Problems) -> Applied {
         env.api_url = Some(NO_API.to_owned());
         notes.push(Note::Taken("API_URL is not set: only Channelstream's clients are served".to_owned()));
     }
-    let public = env.channelstream_public.as_deref().unwrap_or("false");
-    let is_public = choice("CHANNELSTREAM_PUBLIC", public, &[("true", true), ("false", false)], problems);
-    let config = is_public.and_then(|is_public| settings.check(is_public, &mut notes, problems));
+    let config = settings.check(is_public.unwrap_or_default(), &mut notes, problems);
     Applied { config, notes }
 }
 
@@ -47,7 +46,8 @@ struct Settings {
 }
 
 impl Settings {
-    /// `None` if Channelstream is not spoken, or together with a problem.
+    /// `None` if Channelstream is not spoken. What cannot be read counts as unset, together with a problem, so that the rest is
+    /// checked all the same.
     fn of(env: &Env, notes: &mut Vec<Note>, problems: &mut Problems) -> Option<Self> {
         let set: Vec<(&str, &str)> =
             variables(env).into_iter().filter_map(|(key, value)| Some((key, value.as_deref()?))).collect();
@@ -58,30 +58,29 @@ impl Settings {
                 false => format!("; not read: {}", ignored.join(", ")),
             };
             notes.push(Note::Taken(format!("Channelstream's settings are taken from {path}{ignored}")));
-            return Self::read(path, problems);
+            return Some(Self::read(path, problems));
         }
         if env.channelstream_secret.is_none() {
             let other = set.first().map(|(key, _)| variable(key));
-            let other = other.or_else(|| env.channelstream_public.as_ref().map(|_| variable("public")));
-            if let Some(other) = other {
-                problems.add("CHANNELSTREAM_SECRET", &format!("is not set, but {other} is"));
-            }
-            return None;
+            let other = other.or_else(|| env.channelstream_public.as_ref().map(|_| variable("public")))?;
+            problems.add_missing("CHANNELSTREAM_SECRET", &format!("is not set, but {other} is"));
         }
         let values = set.into_iter().map(|(key, value)| (key.to_owned(), value.to_owned())).collect();
         Some(Self { values, is_file: false })
     }
 
-    fn read(path: &str, problems: &mut Problems) -> Option<Self> {
-        let text = fs::read_to_string(path).map_err(|error| format!("{path} cannot be read: {error}"));
-        let values = text.and_then(|text| {
-            ini::section(&text, "channelstream").map_err(|error| match error {
-                ini::Error::NoSection => format!("{path} has no section [channelstream]"),
-                // The line itself may hold a secret.
-                ini::Error::Line(number) => format!("{path} has no `key = value` in line {number}"),
-            })
-        });
-        let values = problems.ok("CHANNELSTREAM_INI", values)?;
+    fn read(path: &str, problems: &mut Problems) -> Self {
+        let text = problems.ok("CHANNELSTREAM_INI", files::read(path));
+        let section = text
+            .map(|text| ini::section(&text, "channelstream"))
+            .unwrap_or_else(|| ini::Section { values: Some(BTreeMap::new()), wrong: Vec::new() });
+        if !section.wrong.is_empty() {
+            // The line itself may hold a secret.
+            problems.add("CHANNELSTREAM_INI", &format!("{path} has no `key = value` in {}", numbers(&section.wrong)));
+        } else if section.values.is_none() {
+            problems.add("CHANNELSTREAM_INI", &format!("{path} has no section [channelstream]"));
+        }
+        let values = section.values.unwrap_or_default();
         let mut settings = Self { values: BTreeMap::new(), is_file: true };
         for (key, _) in variables(&Env::default()) {
             let Some(value) = values.get(key) else { continue };
@@ -94,7 +93,7 @@ impl Settings {
             problems.add(&settings.name("secret"), "must not be empty");
         }
         settings.values.retain(|_, value| !value.is_empty());
-        Some(settings)
+        settings
     }
 
     fn get(&self, key: &str) -> Option<&str> {
@@ -146,6 +145,16 @@ impl Settings {
             let name = self.name("validate_requests");
             notes.push(Note::Weak(format!("{name} is off: a signature counts for ever")));
         }
+        let http_scheme = match self.get("http_scheme").map(str::trim) {
+            Some("http") => Some("http"),
+            Some("https") => Some("https"),
+            Some(_) => {
+                let name = self.name("http_scheme");
+                notes.push(Note::Weak(format!("{name} is neither http nor https, and has no effect")));
+                None
+            }
+            None => None,
+        };
         Some(Channelstream {
             cookie_secret: self.secret("cookie_secret", "", notes).unwrap_or_else(|| secret.clone()),
             secret,
@@ -155,11 +164,7 @@ impl Settings {
             allow_cors: self.list("allow_cors").map(str::to_owned).collect(),
             validate_requests,
             enforce_https: self.is("enforce_https", false),
-            http_scheme: match self.get("http_scheme").map(str::trim) {
-                Some("http") => Some("http"),
-                Some("https") => Some("https"),
-                _ => None,
-            },
+            http_scheme,
             is_public,
         })
     }

@@ -1,6 +1,11 @@
 //! The environment: raw variables in, a checked configuration or every problem at once out.
 
-use std::{collections::HashSet, fmt, path::PathBuf, time::Duration};
+use std::{
+    collections::{BTreeMap, HashSet},
+    fmt,
+    path::PathBuf,
+    time::Duration,
+};
 
 use reqwest::Url;
 use serde::Deserialize;
@@ -8,9 +13,9 @@ use serde::Deserialize;
 use super::{
     AmqpLog, Broker, Config, Connection, Embedded, History, Internal, Limits, Listen, Log, Note, Origins, Rabbitmq,
     Reauthorize, Resume, Secret, Uris,
-    backend::{backend, hooks},
+    backend::{self, backend, hooks},
     channelstream::{self, Applied},
-    env_file,
+    env_file, files,
     legacy::{self, Legacy},
     networks::Networks,
     values::{choice, count, duration, optional_count, optional_duration, size, size_within},
@@ -178,7 +183,7 @@ env! {
 
 /// Everything that is wrong, by the name of the variable.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-pub struct Error(Vec<String>);
+pub struct Error(pub(super) Vec<String>);
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -188,11 +193,22 @@ impl fmt::Display for Error {
 
 /// Collects what is wrong.
 #[derive(Debug, Default)]
-pub(super) struct Problems(Vec<String>);
+pub(super) struct Problems {
+    all: Vec<String>,
+    /// Some variables could not be read: what seems to be missing may be among them.
+    is_partial: bool,
+}
 
 impl Problems {
     pub(super) fn add(&mut self, variable: &str, what: &str) {
-        self.0.push(format!("{variable} {what}"));
+        self.all.push(format!("{variable} {what}"));
+    }
+
+    /// Adds that `variable` is missing.
+    pub(super) fn add_missing(&mut self, variable: &str, what: &str) {
+        if !self.is_partial {
+            self.add(variable, what);
+        }
     }
 
     pub(super) fn ok<T>(&mut self, variable: &str, value: Result<T, String>) -> Option<T> {
@@ -200,32 +216,59 @@ impl Problems {
     }
 }
 
+/// Names lines of a file by their numbers; not all, if there are many.
+pub(super) fn numbers(lines: &[usize]) -> String {
+    const MOST: usize = 10;
+    let listed: Vec<_> = lines.iter().take(MOST).map(usize::to_string).collect();
+    let more = if lines.len() > MOST { " and others" } else { "" };
+    format!("{} {}{more}", if lines.len() == 1 { "line" } else { "lines" }, listed.join(", "))
+}
+
 /// Reads the process's environment, and the file that `ENV_FILE` names below it.
 ///
 /// # Errors
 /// Names every variable that is missing or wrong, not just the first.
 pub fn from_environment() -> Result<Config, Error> {
-    // A variable that is not Unicode cannot be one of ours.
-    let mut vars: Vec<(String, String)> = std::env::vars_os()
-        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
-        .collect();
-    let file = vars.iter().find(|(name, value)| name == "ENV_FILE" && !value.is_empty()).map(|(_, path)| path.clone());
-    if let Some(path) = &file {
-        let set: HashSet<String> =
-            vars.iter().filter(|(_, value)| !value.is_empty()).map(|(name, _)| name.clone()).collect();
-        let text = std::fs::read_to_string(path)
-            .map_err(|error| Error(vec![format!("ENV_FILE {path} cannot be read: {error}")]))?;
-        let lines = env_file::parse(&text).map_err(|line| {
-            // The line itself may hold a password.
-            Error(vec![format!("ENV_FILE {path} has no NAME=value in line {line}")])
-        })?;
-        vars.extend(lines.into_iter().filter(|(name, _)| !set.contains(name)));
+    let mut problems = Problems::default();
+    let mut vars = BTreeMap::new();
+    for (name, value) in std::env::vars_os() {
+        let Ok(name) = name.into_string() else { continue }; // none of ours
+        match value.into_string() {
+            Ok(value) => _ = vars.insert(name, value),
+            Err(_) if VARIABLES.contains(&name.as_str()) => {
+                problems.add(&name, "is not UTF-8");
+                problems.is_partial = true;
+            }
+            Err(_) => {}
+        }
     }
-    let mut config = from_vars(vars.into_iter())?;
+    let file = vars.get("ENV_FILE").filter(|path| !path.is_empty()).cloned();
+    if let Some(path) = &file {
+        vars.retain(|_, value| !value.is_empty());
+        for (name, value) in read_file(path, &mut problems) {
+            vars.entry(name).or_insert(value);
+        }
+    }
+    let mut config = read(vars.into_iter(), problems)?;
     if let Some(path) = file {
         config.notes.insert(0, Note::Taken(format!("variables not set in the environment are read from {path}")));
     }
     Ok(config)
+}
+
+/// The variables of the file at `path`. Of one that is there several times, the last value counts.
+fn read_file(path: &str, problems: &mut Problems) -> BTreeMap<String, String> {
+    let Some(text) = problems.ok("ENV_FILE", files::read(path)) else {
+        problems.is_partial = true;
+        return BTreeMap::new();
+    };
+    let lines = env_file::parse(&text);
+    if !lines.wrong.is_empty() {
+        // The line itself may hold a password.
+        problems.add("ENV_FILE", &format!("{path} has no NAME=value in {}", numbers(&lines.wrong)));
+        problems.is_partial = true;
+    }
+    lines.variables.into_iter().collect()
 }
 
 /// The configuration that `vars` describe; empty ones count as unset, unknown ones are left alone.
@@ -234,19 +277,22 @@ pub fn from_environment() -> Result<Config, Error> {
 /// Names every variable that is missing or out of range, not just the first:
 /// `API_URL is not set; IDLE_TIMEOUT must be at least 1s`.
 pub fn from_vars(vars: impl Iterator<Item = (String, String)>) -> Result<Config, Error> {
-    let readable = vars.filter(|(_, value)| !value.is_empty());
-    let mut env: Env = envy::from_iter(readable).map_err(|error| Error(vec![error.to_string()]))?;
-    let mut problems = Problems::default();
+    read(vars, Problems::default())
+}
+
+fn read(vars: impl Iterator<Item = (String, String)>, mut problems: Problems) -> Result<Config, Error> {
+    let ours = vars.filter(|(name, value)| !value.is_empty() && VARIABLES.contains(&name.as_str()));
+    let mut env: Env = envy::from_iter(ours).map_err(|error| Error(vec![error.to_string()]))?;
     let legacy = legacy::apply(&mut env, &mut problems);
     let channelstream = channelstream::apply(&mut env, &mut problems);
     let config = check(&env, legacy, channelstream, &mut problems);
     match config {
-        Some(config) if problems.0.is_empty() => Ok(config),
-        _ => Err(Error(problems.0)),
+        Some(config) if problems.all.is_empty() => Ok(config),
+        _ => Err(Error(problems.all)),
     }
 }
 
-/// `None` only together with a problem.
+/// `None` only together with a problem. Looks at every setting before it gives up.
 fn check(env: &Env, legacy: Legacy, channelstream: Applied, problems: &mut Problems) -> Option<Config> {
     let mut notes = legacy.notes;
     notes.extend(channelstream.notes);
@@ -262,8 +308,9 @@ fn check(env: &Env, legacy: Legacy, channelstream: Applied, problems: &mut Probl
     let resume_age = resume.as_ref().map_or(Duration::ZERO, |resume| resume.ttl);
     let connection = connection(env, resume, problems);
     let internal = internal(env, connection.message_limit_bytes, problems);
-    let backend = backend(env, &legacy.headers, problems);
-    let hooks = hooks(env, backend.as_ref(), problems);
+    let url = backend::url(env, problems);
+    let hooks = hooks(env, url.as_ref(), problems);
+    let backend = backend(env, url, &legacy.headers, problems);
     let history = History {
         age: duration("HISTORY", env.history.as_deref(), 300, 1, problems),
         limit_bytes: size("HISTORY_LIMIT", env.history_limit.as_deref(), 64 << 20, 64 << 10, problems),
@@ -291,6 +338,7 @@ fn check(env: &Env, legacy: Legacy, channelstream: Applied, problems: &mut Probl
     if filter.parse::<tracing_subscriber::filter::Targets>().is_err() {
         problems.add("LOG", "must be a level or a list like info,high_templar=debug");
     }
+    let drain = duration("DRAIN", env.drain.as_deref(), 10, 0, problems);
     if origins == Some(Origins::Any) && origins_are_ours {
         notes.push(Note::Weak("ALLOWED_ORIGINS is *: any page may connect with its visitor's cookies".to_owned()));
     }
@@ -306,7 +354,7 @@ fn check(env: &Env, legacy: Legacy, channelstream: Applied, problems: &mut Probl
         connection,
         origins: origins?,
         channelstream: channelstream.config,
-        drain: duration("DRAIN", env.drain.as_deref(), 10, 0, problems),
+        drain,
         log: Log { filter, is_json: is_json? },
         notes,
     })
@@ -324,7 +372,7 @@ fn internal(env: &Env, body_limit_bytes: usize, problems: &mut Problems) -> Opti
     let listen = listen("INTERNAL_LISTEN", env.internal_listen.as_deref().unwrap_or("127.0.0.1:8002"), problems)?;
     let token = env.internal_token.as_deref().map(Secret::new);
     if !listen.is_local() && token.is_none() {
-        problems.add("INTERNAL_TOKEN", "is not set, but INTERNAL_LISTEN can be reached from other machines");
+        problems.add_missing("INTERNAL_TOKEN", "is not set, but INTERNAL_LISTEN can be reached from other machines");
     }
     Some(Internal { listen, token, body_limit_bytes })
 }
@@ -374,8 +422,9 @@ fn broker(
     read_back: Duration,
     problems: &mut Problems,
 ) -> Option<Broker> {
+    let is_rabbitmq = env.amqp_url.is_some() || legacy.is_some();
     let uris = match env.amqp_url.as_deref() {
-        Some(list) => Some(problems.ok("AMQP_URL", Uris::parse(list))?),
+        Some(list) => problems.ok("AMQP_URL", Uris::parse(list)),
         None => legacy,
     };
     let exchange = env.amqp_exchange.clone().unwrap_or_else(|| "hightemplar".to_owned());
@@ -388,23 +437,26 @@ fn broker(
     let log_max_age = duration("AMQP_LOG_MAX_AGE", env.amqp_log_max_age.as_deref(), 3600, 60, problems);
     let log_max_bytes = env.amqp_log_max_bytes.as_deref();
     let log_max_bytes = size_within("AMQP_LOG_MAX_BYTES", log_max_bytes, 1 << 30, 1 << 20..=1 << 40, problems);
-    if uris.is_some() && log != Some(AmqpLog::Off) && log_max_age < read_back {
+    if is_rabbitmq && log != Some(AmqpLog::Off) && log_max_age < read_back {
         problems.add("AMQP_LOG_MAX_AGE", "must not be less than HISTORY, TRIGGER_ID_TTL or RESUME_TTL");
     }
     let embedded_log = env.embedded_log.as_ref().map(PathBuf::from);
-    if uris.is_some() && embedded_log.is_some() {
-        problems.add("EMBEDDED_LOG", "is of no use with RabbitMQ");
+    if let Some(path) = &embedded_log {
+        problems.ok("EMBEDDED_LOG", files::check_regular(path));
+        if is_rabbitmq {
+            problems.add("EMBEDDED_LOG", "is of no use with RabbitMQ");
+        }
     }
-    Some(match uris {
-        Some(uris) => Broker::Rabbitmq(Rabbitmq {
-            uris,
+    Some(match is_rabbitmq {
+        true => Broker::Rabbitmq(Rabbitmq {
+            uris: uris?,
             exchange,
             log: log?,
             log_max_age,
             log_max_bytes: log_max_bytes as u64,
             read_back,
         }),
-        None => Broker::Embedded(Embedded { log: embedded_log, history: history.clone() }),
+        false => Broker::Embedded(Embedded { log: embedded_log, history: history.clone() }),
     })
 }
 

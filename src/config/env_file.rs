@@ -1,28 +1,35 @@
 //! Files with variables: lines `NAME=value`, as systemd and Python's dotenv read them, with nothing expanded.
 
-/// The variables of `text` in order.
+/// What a file says.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Lines {
+    /// Names and values, in order.
+    pub(super) variables: Vec<(String, String)>,
+    /// Numbers of the lines, counted from 1, that are none.
+    pub(super) wrong: Vec<usize>,
+}
+
+/// Reads `text`.
 ///
 /// Empty lines and those that begin with `#` or `;` say nothing; `export ` in front of a name is let pass. A value may
 /// stand in single or double quotes, which are taken off; one without quotes ends before ` #`.
-///
-/// # Errors
-/// The number of the first line, counted from 1, that is none of this.
-pub(super) fn parse(text: &str) -> Result<Vec<(String, String)>, usize> {
-    let mut variables = Vec::new();
+pub(super) fn parse(text: &str) -> Lines {
+    let mut lines = Lines::default();
     for (number, line) in (1..).zip(text.trim_start_matches('\u{feff}').lines()) {
         let line = line.trim();
         if line.is_empty() || line.starts_with(['#', ';']) {
             continue;
         }
         let line = line.strip_prefix("export ").unwrap_or(line);
-        let (name, value) = line.split_once('=').ok_or(number)?;
-        let name = name.trim();
-        if name.is_empty() || name.contains(|c: char| c.is_whitespace()) {
-            return Err(number);
+        let variable = line.split_once('=').map(|(name, value)| (name.trim(), value.trim()));
+        match variable {
+            Some((name, value)) if !name.is_empty() && !name.contains(char::is_whitespace) => {
+                lines.variables.push((name.to_owned(), read(value)));
+            }
+            _ => lines.wrong.push(number),
         }
-        variables.push((name.to_owned(), read(value.trim())));
     }
-    Ok(variables)
+    lines
 }
 
 fn read(value: &str) -> String {
@@ -55,13 +62,13 @@ mod tests {
             ("G", "a=b"),
         ];
         let expected: Vec<_> = expected.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
-        assert_eq!(parse(text), Ok(expected));
+        assert_eq!(parse(text), Lines { variables: expected, wrong: Vec::new() });
     }
 
     #[test]
-    fn a_line_that_is_none_is_told_by_its_number() {
-        assert_eq!(parse("A=1\nnonsense"), Err(2));
-        assert_eq!(parse("=1"), Err(1));
-        assert_eq!(parse("A B=1"), Err(1));
+    fn lines_that_are_none_are_told_by_their_numbers_and_the_others_count() {
+        let lines = parse("A=1\nnonsense\n=1\nB C=1\nD=2");
+        assert_eq!(lines.wrong, [2, 3, 4]);
+        assert_eq!(lines.variables, [("A".to_owned(), "1".to_owned()), ("D".to_owned(), "2".to_owned())]);
     }
 }

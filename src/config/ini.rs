@@ -2,20 +2,21 @@
 
 use std::collections::BTreeMap;
 
-/// Why there is nothing to read.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) enum Error {
-    /// The line of this number, counted from 1, is none.
-    Line(usize),
-    /// There is no such section.
-    NoSection,
+/// What a section says.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Section {
+    /// Values by their keys, which are in lower case; `None` where there is no such section.
+    pub(super) values: Option<BTreeMap<String, String>>,
+    /// Numbers of the file's lines, counted from 1, that are none.
+    pub(super) wrong: Vec<usize>,
 }
 
-/// The values of section `name` by their keys, which are in lower case; what `[DEFAULT]` says counts in every section.
+/// Reads section `name`; what `[DEFAULT]` says counts in every section.
 ///
 /// A value goes on in lines that are indented deeper than its key. Lines that begin with `#` or `;` say nothing. `%` is left as it
 /// is: see [`unescape`].
-pub(super) fn section(text: &str, name: &str) -> Result<BTreeMap<String, String>, Error> {
+pub(super) fn section(text: &str, name: &str) -> Section {
+    let mut wrong = Vec::new();
     let mut sections: BTreeMap<&str, BTreeMap<String, String>> = BTreeMap::new();
     let mut current = None;
     let mut open: Option<(String, usize)> = None;
@@ -32,24 +33,28 @@ pub(super) fn section(text: &str, name: &str) -> Result<BTreeMap<String, String>
             (current, open) = (Some(name), None);
             continue;
         }
-        let values = current.and_then(|current| sections.get_mut(current)).ok_or(Error::Line(number))?;
+        let Some(values) = current.and_then(|current| sections.get_mut(current)) else {
+            wrong.push(number);
+            continue;
+        };
         if let Some((key, _)) = goes_on {
             let value = values.entry(key.clone()).or_default();
             value.push('\n');
             value.push_str(content);
             continue;
         }
-        let (key, value) = content.split_once(['=', ':']).ok_or(Error::Line(number))?;
-        let key = key.trim_end().to_lowercase();
-        if key.is_empty() {
-            return Err(Error::Line(number));
-        }
-        values.insert(key.clone(), value.trim_start().to_owned());
+        let entry =
+            content.split_once(['=', ':']).map(|(key, value)| (key.trim_end().to_lowercase(), value.trim_start()));
+        let Some((key, value)) = entry.filter(|(key, _)| !key.is_empty()) else {
+            wrong.push(number);
+            continue;
+        };
+        values.insert(key.clone(), value.to_owned());
         open = Some((key, indent));
     }
-    let mut values = sections.remove("DEFAULT").unwrap_or_default();
-    values.extend(sections.remove(name).ok_or(Error::NoSection)?);
-    Ok(values)
+    let defaults = sections.remove("DEFAULT").unwrap_or_default();
+    let values = sections.remove(name).map(|own| defaults.into_iter().chain(own).collect());
+    Section { values, wrong }
 }
 
 /// `value` with `%%` as `%`; `None` if there is a single `%`, which would stand for another value.
@@ -71,17 +76,20 @@ mod tests {
         let expected =
             [("empty", ""), ("host", "h"), ("list", "a,\nb,\n[x]"), ("port", "2\nnext: value"), ("secret", "a=b ; c")];
         let expected: BTreeMap<_, _> = expected.map(|(key, value)| (key.to_owned(), value.to_owned())).into();
-        assert_eq!(section(text, "channelstream"), Ok(expected));
+        assert_eq!(section(text, "channelstream"), Section { values: Some(expected), wrong: Vec::new() });
     }
 
     #[test]
-    fn what_is_no_such_file_is_told() {
-        assert_eq!(section("a = 1", "x"), Err(Error::Line(1)));
-        assert_eq!(section("[x]\n\nnonsense", "x"), Err(Error::Line(3)));
-        assert_eq!(section("[x]\n = 1", "x"), Err(Error::Line(2)));
-        assert_eq!(section("[y]\na = 1", "x"), Err(Error::NoSection));
-        assert_eq!(section("", "x"), Err(Error::NoSection));
-        assert_eq!(section("[x]", "x"), Ok(BTreeMap::new()));
+    fn lines_that_are_none_are_told_by_their_numbers_and_the_others_count() {
+        let wrong = |text| section(text, "x").wrong;
+        assert_eq!(wrong("a = 1"), [1]);
+        assert_eq!(wrong("[x]\n\nnonsense"), [3]);
+        let both = section("nonsense\n[x]\n = 1\na = 1\nb", "x");
+        assert_eq!(both.wrong, [1, 3, 5]);
+        assert_eq!(both.values, Some([("a".to_owned(), "1".to_owned())].into()));
+        assert_eq!(section("[y]\na = 1", "x"), Section::default());
+        assert_eq!(section("", "x"), Section::default());
+        assert_eq!(section("[x]", "x").values, Some(BTreeMap::new()));
     }
 
     #[test]

@@ -6,6 +6,7 @@ mod backend;
 mod channelstream;
 mod env;
 mod env_file;
+mod files;
 mod ini;
 mod legacy;
 mod networks;
@@ -342,3 +343,6 @@ impl fmt::Debug for Secret {
         f.write_str("***")
     }
 }
+
+#[cfg(test)]
+mod tests;

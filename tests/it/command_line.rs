@@ -1,8 +1,15 @@
 //! The program itself: its command line, exit codes, signals and logs.
 
-use std::{os::unix::net::UnixDatagram, process::Output, time::Duration};
+use std::{
+    os::unix::{ffi::OsStrExt, net::UnixDatagram},
+    process::Output,
+    time::Duration,
+};
 
-use rustix::process::Signal;
+use rustix::{
+    fs::{CWD, FileType, Mode, mknodat},
+    process::Signal,
+};
 use serde_json::json;
 
 use crate::support::{
@@ -32,6 +39,41 @@ fn every_wrong_or_missing_variable_is_named_at_once() {
         assert!(said.contains(name), "{name}: {said}");
     }
     assert!(!said.contains("secret"), "{said}");
+}
+
+#[test]
+fn files_with_settings_are_checked_together_with_the_settings_and_never_waited_for() {
+    let folder = tempfile::tempdir().unwrap();
+    let [pipe, file] = ["pipe", "file"].map(|name| folder.path().join(name).to_str().unwrap().to_owned());
+    mknodat(CWD, &pipe, FileType::Fifo, Mode::RWXU, 0).unwrap();
+    std::fs::write(&file, "API_URL=http://127.0.0.1:1/\nhunter2\nAPI_QUEUE=none\nDRAIN=1s\n=x\nDRAIN=late\n").unwrap();
+    let said = |vars: &[(&str, &str)]| {
+        let output = run(&[], vars);
+        assert_eq!(output.status.code(), Some(2));
+        text(&output.stderr)
+    };
+    for not_regular in ["/dev/full", "/dev/zero", pipe.as_str(), folder.path().to_str().unwrap()] {
+        let said = said(&[("ENV_FILE", not_regular), ("CHANNELSTREAM_INI", not_regular), ("API_TIMEOUT", "bad")]);
+        for problem in ["ENV_FILE", "CHANNELSTREAM_INI"] {
+            assert!(said.contains(&format!("{problem} {not_regular} is not a regular file")), "{said}");
+        }
+        assert!(said.contains("API_TIMEOUT must") && !said.contains("not set"), "{said}");
+    }
+    let said = said(&[("ENV_FILE", &file), ("API_TIMEOUT", "bad")]);
+    assert!(said.contains("has no NAME=value in lines 2, 5") && !said.contains("hunter2"), "{said}");
+    for problem in ["API_QUEUE must", "DRAIN must", "API_TIMEOUT must"] {
+        assert!(said.contains(problem), "{problem}: {said}");
+    }
+    assert!(!said.contains("API_URL"), "{said}");
+}
+
+#[test]
+fn a_setting_that_is_no_text_is_told() {
+    let broken = std::ffi::OsStr::from_bytes(b"http://\xff/");
+    let output = program().env("API_URL", broken).env("DRAIN", "bad").output().unwrap();
+    let said = text(&output.stderr);
+    assert!(said.contains("API_URL is not UTF-8") && said.contains("DRAIN must"), "{said}");
+    assert!(!said.contains("API_URL is not set"), "{said}");
 }
 
 #[test]
@@ -75,7 +117,7 @@ async fn check_says_what_it_found_and_fails_when_something_is_wrong() {
 
     let reached =
         run(&["check"], &[&free[..], &[("API_URL", &url), ("AMQP_URL", &crate::support::rabbitmq::shared())]].concat());
-    assert!(text(&reached.stdout).contains("exchange hightemplar"), "{}", text(&reached.stdout));
+    assert!(text(&reached.stdout).contains("exchange hightemplar not there yet"), "{}", text(&reached.stdout));
 }
 
 #[tokio::test(flavor = "multi_thread")]
