@@ -2,6 +2,7 @@
 
 use std::{collections::HashSet, sync::Arc};
 
+use http::HeaderValue;
 use serde_json::value::RawValue;
 
 use crate::{
@@ -23,6 +24,9 @@ pub struct Admission {
 /// Why an answer could not be read.
 #[derive(Debug, thiserror::Error)]
 pub enum Malformed {
+    /// No byte at all.
+    #[error("it is empty")]
+    Empty,
     /// Not JSON, not UTF-8, or not an object.
     #[error("it is not a JSON object")]
     NotAnObject,
@@ -36,6 +40,11 @@ pub enum Malformed {
 
 impl Admission {
     pub(super) fn parse(body: &[u8], user_id_path: &[String], interner: &Interner) -> Result<Self, Malformed> {
+        // RFC 8259 section 8.1 lets a reader skip the byte order mark that some frameworks write.
+        let body = body.strip_prefix(BYTE_ORDER_MARK).unwrap_or(body);
+        if body.is_empty() {
+            return Err(Malformed::Empty);
+        }
         let json: &RawValue = serde_json::from_slice(body).map_err(|_| Malformed::NotAnObject)?;
         let [rooms] = fields(json.get(), ["allowed_rooms"]).map_err(|_| Malformed::NotAnObject)?;
         let not_a_list = |_| Malformed::BadRooms(room::Error::NotAnObject);
@@ -63,6 +72,23 @@ impl Admission {
         Ok(Self { allowed: interner.intern(&keys), rooms: kept, user })
     }
 }
+
+/// Returns whether `body`, which is no bootstrap, is an HTML page by its type or its beginning.
+pub(super) fn is_page(content_type: Option<&HeaderValue>, body: &[u8]) -> bool {
+    let content_type = content_type.map(HeaderValue::as_bytes).unwrap_or_default();
+    let essence = content_type.split(|byte| *byte == b';').next().unwrap_or_default().trim_ascii();
+    let is_html = [&b"text/html"[..], b"application/xhtml+xml"].iter().any(|html| html.eq_ignore_ascii_case(essence));
+    let body = body.strip_prefix(BYTE_ORDER_MARK).unwrap_or(body).trim_ascii_start();
+    match body.first() {
+        None => false,
+        Some(b'<') => true,
+        Some(b'{' | b'[') => false, // meant as JSON, whatever its type
+        Some(_) => is_html,
+    }
+}
+
+/// UTF-8's.
+const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
 /// The string or number at `path`.
 fn user(json: &RawValue, path: &[String]) -> Option<String> {
@@ -116,6 +142,24 @@ mod tests {
             b"{\"allowed_rooms\":[{\"a\":NaN}]}",
         ] {
             assert!(parse(body).is_err(), "{}", String::from_utf8_lossy(body));
+        }
+    }
+
+    #[test]
+    fn a_byte_order_mark_is_skipped_and_a_page_is_told_from_other_answers() {
+        assert!(parse(b"\xef\xbb\xbf{\"allowed_rooms\":[{\"a\":1}]}").is_ok());
+        assert!(matches!(parse(b"\xef\xbb\xbf"), Err(Malformed::Empty)));
+        let html = HeaderValue::from_static("Text/HTML; charset=utf-8");
+        let json = HeaderValue::from_static("application/json");
+        for page in [&b"<html>"[..], b" \r\n<!DOCTYPE html>", b"\xef\xbb\xbf<html>", b"<?xml?><html/>"] {
+            assert!(is_page(None, page) && is_page(Some(&json), page) && is_page(Some(&html), page));
+        }
+        assert!(is_page(Some(&html), b"Please log in"));
+        for other in [&b""[..], b"\xef\xbb\xbf", b" ", b"null", b"Please log in"] {
+            assert!(!is_page(Some(&json), other), "{other:?}");
+        }
+        for other in [&b""[..], b"{\"allowed_rooms\":["] {
+            assert!(!is_page(Some(&html), other), "{other:?}");
         }
     }
 

@@ -29,6 +29,12 @@ pub enum Error {
     /// There was no connection, or it broke.
     #[error("backend could not be reached")]
     Unreachable(#[source] reqwest::Error),
+    /// It answered with an HTML page, most likely to log in.
+    #[error("backend answered with an HTML page: it shows one instead of refusing a client that is not logged in?")]
+    Page {
+        /// When the call began: of changes after that it may not know.
+        asked: Moment,
+    },
     /// It said something else.
     #[error("backend answer is not a bootstrap")]
     Malformed(#[source] Malformed),
@@ -47,23 +53,26 @@ impl Error {
             Self::Refused { .. } => Outcome::Refused,
             Self::TimedOut(_) => Outcome::TimedOut,
             Self::Unreachable(_) => Outcome::Unreachable,
+            Self::Page { .. } => Outcome::Page,
             Self::Malformed(_) => Outcome::Malformed,
             Self::Busy { .. } => Outcome::Dropped,
         }
     }
 
-    /// Whether the backend has decided: it does not know this client. All else may be otherwise in a moment.
+    /// Returns whether the backend has decided: it does not know this client. All else may be otherwise in a moment; an answer
+    /// that cannot be read is a fault of the backend's, which the next release of it mends, and says nothing about the client.
     pub fn is_final(&self) -> bool {
         match self {
             Self::Refused { status, .. } => !status.is_server_error() && !is_passing(*status),
-            _ => false,
+            Self::Page { .. } => true,
+            Self::TimedOut(_) | Self::Unreachable(_) | Self::Malformed(_) | Self::Busy { .. } => false,
         }
     }
 
     /// When the call began that ended so, where the backend has decided.
     pub fn asked(&self) -> Option<Moment> {
         match self {
-            Self::Refused { asked, .. } => Some(*asked),
+            Self::Refused { asked, .. } | Self::Page { asked } => Some(*asked),
             _ => None,
         }
     }
@@ -91,7 +100,7 @@ impl Error {
                 ..
             }
             | Self::TimedOut(_) => Verdict::FailedFor(client),
-            Self::Refused { .. } | Self::Malformed(_) | Self::Busy { .. } => Verdict::Fine,
+            Self::Refused { .. } | Self::Page { .. } | Self::Malformed(_) | Self::Busy { .. } => Verdict::Fine,
         }
     }
 }

@@ -11,6 +11,7 @@ mod error;
 mod gate;
 mod headers;
 mod hooks;
+mod reports;
 
 use std::{
     collections::HashMap,
@@ -41,6 +42,7 @@ pub use hooks::{Event, Hooks, Notifier};
 use self::{
     cache::Cache,
     gate::{Gate, Verdict},
+    reports::Reports,
 };
 use crate::{
     config,
@@ -90,6 +92,7 @@ pub struct Backend {
     calls: Mutex<Calls>,
     cache: Option<Cache>,
     hasher: RandomState,
+    reports: Reports,
     /// Whose permissions have changed: who learns of a change notes it here.
     pub changes: Changes,
     me: Weak<Self>,
@@ -120,10 +123,10 @@ impl Backend {
         bootstrap.set_path(&format!("{}bootstrap/", config.url.path()));
         let gate = Gate::new(&config, metrics.clone());
         let (interner, calls, cache) = (Interner::default(), Mutex::default(), config.cache.map(Cache::new));
-        let hasher = RandomState::new();
+        let (hasher, reports) = (RandomState::new(), Reports::default());
         Ok(Arc::new_cyclic(|me| {
             let me = me.clone();
-            Self { http, bootstrap, config, interner, metrics, gate, calls, cache, hasher, changes, me }
+            Self { http, bootstrap, config, interner, metrics, gate, calls, cache, hasher, reports, changes, me }
         }))
     }
 
@@ -243,6 +246,9 @@ impl Backend {
             }
         };
         self.metrics.bootstraps.inc(outcome.as_ref().map_or_else(Error::outcome, |_| Outcome::Ok));
+        if let Err(error) = &outcome {
+            self.reports.report(error);
+        }
         outcome
     }
 
@@ -261,7 +267,11 @@ impl Backend {
             }
             body.extend_from_slice(&chunk);
         }
-        Admission::parse(&body, &self.config.user_id_path, &self.interner).map_err(Error::Malformed)
+        let admission = Admission::parse(&body, &self.config.user_id_path, &self.interner);
+        admission.map_err(|malformed| {
+            let is_page = answer::is_page(response.headers().get(http::header::CONTENT_TYPE), &body);
+            if is_page { Error::Page { asked } } else { Error::Malformed(malformed) }
+        })
     }
 
     /// Posts to `url` on behalf of a client, when it is its turn. The answer is not looked at beyond its status.

@@ -65,6 +65,9 @@ async fn backend(config: &Config) -> Result<String, String> {
             backend::Error::Refused { status, .. } if matches!(status.as_u16(), 401 | 403) => {
                 Ok(format!("reached; a client without cookies is refused with {status}"))
             }
+            backend::Error::Page { .. } => {
+                Ok("reached; a client without cookies is answered with an HTML page, which refuses it".to_owned())
+            }
             error => Err(chain(error)),
         },
     }

@@ -19,6 +19,8 @@ pub enum Outcome {
     TimedOut,
     /// No connection, or one that broke.
     Unreachable,
+    /// Answered with an HTML page.
+    Page,
     /// An answer that could not be read.
     Malformed,
     /// Not sent: too many were waiting.
@@ -32,6 +34,7 @@ impl Outcome {
             Self::Refused => "Refused",
             Self::TimedOut => "TimedOut",
             Self::Unreachable => "Unreachable",
+            Self::Page => "Page",
             Self::Malformed => "Malformed",
             Self::Dropped => "Dropped",
         }

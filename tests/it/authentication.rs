@@ -82,6 +82,38 @@ async fn every_unusable_answer_means_not_authorised() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_page_to_log_in_is_a_no_and_other_answers_that_cannot_be_read_are_a_reason_to_try_later() {
+    let html = "Content-Type: text/html; charset=utf-8\r\n";
+    for (answer, is_final) in [
+        (Answer::Reply(200, "\u{feff}\r\n<!DOCTYPE html><form action=\"/login/\">".into()), true),
+        (Answer::Raw(format!("HTTP/1.1 200 OK\r\n{html}Content-Length: 7\r\n\r\nLog in!").into_bytes()), true),
+        (Answer::Reply(302, String::new()), true),
+        (Answer::Reply(204, String::new()), true),
+        (Answer::Raw(format!("HTTP/1.1 200 OK\r\n{html}Content-Length: 2\r\n\r\n{{]").into_bytes()), false),
+        (Answer::Reply(200, String::new()), false),
+        (Answer::Reply(200, "null".into()), false),
+        (Answer::Reply(200, r#"{"allowed_rooms":null}"#.into()), false),
+        (Answer::Reply(503, "<html>".into()), false),
+    ] {
+        let server = TestServer::start().await;
+        server.backend.answer(move |_| answer.clone());
+        let (texts, end) = server.dial_v4("a").await.end().await;
+        match end {
+            End::Closed(3500, _) if is_final => assert!(texts[0].contains("not-authorized"), "{texts:?}"),
+            End::Closed(1013, _) if !is_final => assert!(texts[0].contains("try-later"), "{texts:?}"),
+            other => panic!("{other:?} {texts:?}"),
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_byte_order_mark_before_the_answer_is_skipped() {
+    let server = TestServer::start().await;
+    server.backend.answer(|_| Answer::Reply(200, "\u{feff}{\"allowed_rooms\":[{\"a\":1}]}".into()));
+    assert_eq!(server.connect_v4().await.1["allowed_rooms"], json!([{"a": 1}]));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_backend_that_is_not_there_means_not_authorised() {
     let server = TestServer::with(&[("API_URL", "http://127.0.0.1:1/api/")]).await;
     let mut client = Client::connect(&server.public, "/ws/", &[]).await;

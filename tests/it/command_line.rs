@@ -245,6 +245,19 @@ async fn nothing_secret_reaches_the_log_even_at_its_finest() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_api_that_answers_with_a_page_is_told_in_the_log_once_however_many_clients_come() {
+    let backend = StubBackend::answering(|_| Answer::Reply(200, "<html>Please log in.</html>".to_owned())).await;
+    let running = Running::start(&[("API_URL", &backend.url())]).await;
+    for number in 0..50 {
+        let mut client = Client::connect(&running.public, "/ws/", &[("Cookie", &format!("user={number}"))]).await;
+        assert_eq!(client.next().await, json!({"is_authorized": false}));
+    }
+    running.signal(Signal::TERM);
+    let (_, log) = running.end();
+    assert_eq!(log.lines().filter(|line| line.contains("WARN") && line.contains("HTML page")).count(), 1, "{log}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_env_file_of_3_1_works_as_it_is_and_the_log_says_what_came_from_where() {
     let backend = StubBackend::allowing(json!([{"target": "message"}])).await;
     let folder = tempfile::tempdir().unwrap();
