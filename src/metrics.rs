@@ -101,6 +101,8 @@ metrics! {
     api_paused: Gauge,
     /// Times that it was left alone.
     api_pauses: Counter,
+    /// Requests without a client's headers that were made to see whether the backend works, by outcome.
+    api_probes: ByResult,
     /// Hooks posted to the backend, by outcome.
     hooks: ByResult,
     /// Hooks that the backend never took.

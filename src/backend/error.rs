@@ -86,20 +86,16 @@ impl Error {
         }
     }
 
-    /// What a call for `client`, told by a hash, that ended so says about the backend's health. What may be one client's doing
-    /// is no reason to leave it alone: an error for its request (500), or that it asks too often (429); nor that its request
-    /// takes too long, or brings down who works on it, unless others fail, too.
-    pub(super) fn verdict(&self, client: u64) -> Verdict {
+    /// Returns what a call that ended so says about the backend's health. A 500 or a 429 says that it works: it looked at
+    /// the request.
+    pub(super) fn verdict(&self) -> Verdict {
         match self {
-            Self::Refused { status: StatusCode::SERVICE_UNAVAILABLE, retry_after: pause @ Some(_), .. } => {
+            Self::Refused { status: StatusCode::SERVICE_UNAVAILABLE, retry_after: pause, .. } => {
                 Verdict::Failed { pause: *pause }
             }
-            Self::Unreachable(_) => Verdict::Failed { pause: None },
-            Self::Refused {
-                status: StatusCode::BAD_GATEWAY | StatusCode::SERVICE_UNAVAILABLE | StatusCode::GATEWAY_TIMEOUT,
-                ..
-            }
-            | Self::TimedOut(_) => Verdict::FailedFor(client),
+            Self::Refused { status: StatusCode::BAD_GATEWAY | StatusCode::GATEWAY_TIMEOUT, .. }
+            | Self::Unreachable(_)
+            | Self::TimedOut(_) => Verdict::Failed { pause: None },
             Self::Refused { .. } | Self::Page { .. } | Self::Malformed(_) | Self::Busy { .. } => Verdict::Fine,
         }
     }
@@ -147,13 +143,13 @@ mod tests {
         let refused =
             |status: u16| Error::Refused { status: StatusCode::from_u16(status).unwrap(), retry_after: None, asked };
         for status in [401, 403, 404, 302, 204] {
-            assert!(refused(status).is_final() && refused(status).verdict(1) == Verdict::Fine, "{status}");
+            assert!(refused(status).is_final() && refused(status).verdict() == Verdict::Fine, "{status}");
         }
         for status in [502, 503, 504] {
-            assert!(!refused(status).is_final() && refused(status).verdict(1) != Verdict::Fine, "{status}");
+            assert!(!refused(status).is_final() && refused(status).verdict() != Verdict::Fine, "{status}");
         }
         for status in [500, 429, 408] {
-            assert!(!refused(status).is_final() && refused(status).verdict(1) == Verdict::Fine, "{status}");
+            assert!(!refused(status).is_final() && refused(status).verdict() == Verdict::Fine, "{status}");
         }
     }
 }

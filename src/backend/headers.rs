@@ -53,6 +53,13 @@ impl Identity {
         Ok(Self(lines.into()))
     }
 
+    /// What of `wanted` is the same for all clients.
+    pub(super) fn fixed(wanted: &[(HeaderName, Template)]) -> Result<Self, InvalidHeader> {
+        let is_fixed = |template: &Template| template.parts.iter().all(|part| matches!(part, Part::Fixed(_)));
+        let fixed: Vec<_> = wanted.iter().filter(|(_, template)| is_fixed(template)).cloned().collect();
+        Self::of(&fixed, &Handshake { headers: &HeaderMap::new(), query: "", peer: None })
+    }
+
     /// What [`as_bytes`](Self::as_bytes) gave, perhaps on another instance.
     pub(crate) fn from_bytes(bytes: &[u8]) -> Self {
         Self(bytes.into())

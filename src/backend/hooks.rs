@@ -1,10 +1,9 @@
 //! Telling the backend that clients come, ping and go, without ever keeping a client waiting.
 
 use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering::Relaxed},
-    },
+    collections::{HashMap, hash_map::Entry},
+    net::IpAddr,
+    sync::Arc,
     time::Duration,
 };
 
@@ -18,7 +17,7 @@ use tracing::{debug, warn};
 use uuid::Uuid;
 
 use super::{
-    Backend, Error, Identity,
+    Backend, Caller, Error, Identity,
     books::{Books, Reported},
 };
 use crate::{config, metrics::Outcome};
@@ -31,6 +30,8 @@ const WAIT: Duration = Duration::from_secs(2);
 const LONGEST_WAIT: Duration = Duration::from_secs(60);
 /// Connections with a hook under way or waiting; a connection beyond that is not reported at all.
 const WAITING: usize = 20_000;
+/// Part of them that one account may have: a client that comes and goes again and again leaves room for the others.
+const SHARE: usize = 4;
 
 /// What happened to a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,34 +49,72 @@ pub enum Event {
 pub struct Hooks {
     backend: Arc<Backend>,
     config: config::Hooks,
-    waiting: AtomicUsize,
+    waiting: Mutex<Waiting>,
     tasks: TaskTracker,
     /// Kept where other instances are told.
     books: Option<Mutex<Books>>,
+}
+
+/// Connections with a hook under way or waiting.
+#[derive(Debug, Default)]
+struct Waiting {
+    all: usize,
+    by_caller: HashMap<Caller, usize>,
+}
+
+impl Waiting {
+    fn is_full_for(&self, caller: Caller) -> bool {
+        self.all >= WAITING || self.by_caller.get(&caller).is_some_and(|own| *own >= WAITING / SHARE)
+    }
+
+    fn add(&mut self, caller: Caller) {
+        self.all += 1;
+        *self.by_caller.entry(caller).or_default() += 1;
+    }
+
+    fn remove(&mut self, caller: Caller) {
+        self.all -= 1;
+        if let Entry::Occupied(mut own) = self.by_caller.entry(caller) {
+            *own.get_mut() -= 1;
+            if *own.get() == 0 {
+                own.remove();
+            }
+        }
+    }
 }
 
 impl Hooks {
     /// Hooks that go to `backend`. With `keeps_books`, it is known whose end has not been reported.
     pub fn new(backend: Arc<Backend>, config: config::Hooks, keeps_books: bool) -> Self {
         let books = (keeps_books && config.disconnect.is_some()).then(Mutex::default);
-        Self { backend, config, waiting: AtomicUsize::new(0), tasks: TaskTracker::new(), books }
+        Self { backend, config, waiting: Mutex::default(), tasks: TaskTracker::new(), books }
     }
 
     /// The hooks of one connection, which is reported as connected by this call and as gone when the result is dropped.
     ///
-    /// `None` when no hook is configured, or when too many connections wait to be reported: such a connection is counted
-    /// as dropped and never reported at all, so that the backend hears of an end only where it heard of a beginning.
-    pub fn connected(self: &Arc<Self>, id: Uuid, user: Option<&Arc<str>>, identity: &Identity) -> Option<Notifier> {
+    /// `None` when no hook is configured, or when too many connections, or too many of this address, wait to be reported: such
+    /// a connection is counted as dropped and never reported at all, so that the backend hears of an end only where it heard of
+    /// a beginning.
+    pub fn connected(
+        self: &Arc<Self>,
+        id: Uuid,
+        user: Option<&Arc<str>>,
+        identity: &Identity,
+        address: Option<IpAddr>,
+    ) -> Option<Notifier> {
         if self.config.is_empty() {
             return None;
         }
-        if self.waiting.load(Relaxed) >= WAITING {
+        let caller = self.backend.caller(identity, address);
+        if self.waiting.lock().is_full_for(caller) {
             self.backend.metrics.hooks.inc(Outcome::Dropped);
-            warn!(waiting = WAITING, "too many hooks are waiting: a connection is not reported to the backend");
+            if let Some(suppressed) = self.backend.reports.due("hooks") {
+                warn!(suppressed, "too many hooks are waiting: a connection is not reported to the backend");
+            }
             return None;
         }
         let (hooks, identity, state) = (self.clone(), identity.clone(), Mutex::default());
-        let shared = Arc::new(Shared { id, hooks, identity, state });
+        let shared = Arc::new(Shared { id, hooks, identity, caller, state });
         if let Some(books) = &self.books {
             let reported = Reported { user: user.cloned(), identity: shared.identity.clone() };
             books.lock().open(id, reported, Arc::downgrade(&shared));
@@ -93,7 +132,7 @@ impl Hooks {
 
     /// Connections with a hook under way or waiting.
     pub fn unfinished(&self) -> usize {
-        self.waiting.load(Relaxed)
+        self.waiting.lock().all
     }
 
     /// Whether it is known whose end has not been reported.
@@ -107,10 +146,10 @@ impl Hooks {
         let Some(books) = &self.books else { return };
         for (user, ids) in books.lock().adopted_by_user() {
             let hooks = self.clone();
-            self.waiting.fetch_add(1, Relaxed);
+            self.waiting.lock().all += 1;
             self.tasks.spawn(async move {
                 Box::pin(hooks.report_one(user, ids)).await;
-                hooks.waiting.fetch_sub(1, Relaxed);
+                hooks.waiting.lock().all -= 1;
             });
         }
     }
@@ -125,16 +164,24 @@ impl Hooks {
         let Some(identity) = identity else { return };
         let body = json!({"user": user.as_deref(), "connections": ids, "reason": "instance-lost"}).to_string();
         // Once one of them is known to live, the others are reported all the same: they were said to be gone before.
-        self.deliver(url, &identity, Some(body), || ids.iter().any(|id| books.lock().is_adopted(id))).await;
+        let caller = self.backend.caller(&identity, None);
+        self.deliver(url, &identity, caller, Some(body), || ids.iter().any(|id| books.lock().is_adopted(id))).await;
         self.backend.metrics.connections_adopted.inc_by(ids.len() as u64);
         books.lock().note_reported(&ids);
     }
 
     /// Posts a hook, and tries again where that may help, as long as it `is_wanted`.
-    async fn deliver(&self, url: &Url, identity: &Identity, body: Option<String>, is_wanted: impl Fn() -> bool) {
+    async fn deliver(
+        &self,
+        url: &Url,
+        identity: &Identity,
+        caller: Caller,
+        body: Option<String>,
+        is_wanted: impl Fn() -> bool,
+    ) {
         let mut wait = WAIT;
         for attempt in 1..=ATTEMPTS {
-            let outcome = self.backend.post(url.clone(), identity, body.clone()).await;
+            let outcome = self.backend.post(url.clone(), identity, caller, body.clone()).await;
             let metrics = &self.backend.metrics;
             metrics.hooks.inc(outcome.as_ref().map_or_else(Error::outcome, |()| Outcome::Ok));
             let Err(error) = outcome else { return };
@@ -170,6 +217,7 @@ pub(super) struct Shared {
     id: Uuid,
     hooks: Arc<Hooks>,
     identity: Identity,
+    caller: Caller,
     state: Mutex<State>,
 }
 
@@ -205,7 +253,7 @@ impl Shared {
         }
         if !state.is_busy {
             state.is_busy = true;
-            shared.hooks.waiting.fetch_add(1, Relaxed);
+            shared.hooks.waiting.lock().add(shared.caller);
             shared.hooks.tasks.spawn(shared.clone().work());
         }
     }
@@ -226,12 +274,12 @@ impl Shared {
                 Event::Ping => false, // there will be another one
                 Event::Disconnect => true,
             };
-            Box::pin(self.hooks.deliver(url, &self.identity, None, is_wanted)).await;
+            Box::pin(self.hooks.deliver(url, &self.identity, self.caller, None, is_wanted)).await;
             if let (Event::Disconnect, Some(books)) = (event, &self.hooks.books) {
                 books.lock().close(&self.id);
             }
         }
-        self.hooks.waiting.fetch_sub(1, Relaxed);
+        self.hooks.waiting.lock().remove(self.caller);
     }
 
     /// The event to post next; when there is none, the connection is no longer busy.
@@ -274,7 +322,7 @@ mod tests {
         let backend = Backend::new(config.backend, Changes::new(Duration::ZERO), metrics.clone()).unwrap();
         let hooks = Arc::new(Hooks::new(backend, config.hooks, false));
         let start = Instant::now();
-        drop(hooks.connected(Uuid::nil(), None, &Identity::from_bytes(b"cookie:a=1\n")));
+        drop(hooks.connected(Uuid::nil(), None, &Identity::from_bytes(b"cookie:a=1\n"), None));
         assert_eq!(hooks.unfinished(), 1);
         hooks.finish().await;
         let (text, taken) = (metrics.text().unwrap(), start.elapsed());

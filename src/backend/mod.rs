@@ -6,6 +6,7 @@
 mod answer;
 mod books;
 mod cache;
+mod caller;
 mod changes;
 mod error;
 mod gate;
@@ -16,6 +17,7 @@ mod reports;
 use std::{
     collections::HashMap,
     hash::{BuildHasher, RandomState},
+    net::IpAddr,
     sync::{Arc, Weak},
     time::{Duration, SystemTime},
 };
@@ -41,7 +43,8 @@ pub use hooks::{Event, Hooks, Notifier};
 
 use self::{
     cache::Cache,
-    gate::{Gate, Verdict},
+    caller::Caller,
+    gate::{CallId, Gate, Request, Verdict},
     reports::Reports,
 };
 use crate::{
@@ -68,21 +71,27 @@ type Outcomes = Result<Arc<Answer>, Arc<Error>>;
 type Call = BoxFuture<'static, Outcomes>;
 
 /// Calls under way. Who is urgent does not wait with somebody who is not.
-#[derive(Debug, Default)]
-struct Calls {
-    known: HashMap<(Identity, Urgency), (u64, WeakShared<Call>)>,
-    count: u64,
-}
+type Calls = HashMap<(Identity, Urgency), (CallId, WeakShared<Call>)>;
 
 /// The client could not even be built.
 #[derive(Debug, thiserror::Error)]
-#[error("TLS to the backend cannot be set up; are the certificates of authorities installed (ca-certificates)?")]
-pub struct BuildError(#[source] reqwest::Error);
+pub enum BuildError {
+    /// TLS cannot be set up.
+    #[error("TLS to the backend cannot be set up; are the certificates of authorities installed (ca-certificates)?")]
+    Tls(#[source] reqwest::Error),
+    /// A header of `API_HEADERS` cannot be sent.
+    #[error("API_HEADERS has a value that cannot be sent")]
+    Header(#[source] InvalidHeader),
+}
 
 /// The HTTP API behind us. Connections to it are pooled.
 #[derive(Debug)]
 pub struct Backend {
     http: reqwest::Client,
+    /// For probes, each on a connection of its own: what a client did to another one says nothing about the backend.
+    prober: reqwest::Client,
+    /// What goes with a probe: nothing that a client chose.
+    fixed: Identity,
     bootstrap: Url,
     config: config::Backend,
     interner: Interner,
@@ -102,37 +111,45 @@ impl Backend {
     /// A client of the backend at `config.url`; nothing is sent yet.
     ///
     /// # Errors
-    /// When TLS cannot be set up.
+    /// When TLS cannot be set up, or a header cannot be sent.
     pub fn new(config: config::Backend, changes: Changes, metrics: Arc<Metrics>) -> Result<Arc<Self>, BuildError> {
         provide_cryptography();
-        let mut http = reqwest::Client::builder()
-            .user_agent(concat!("high-templar/", env!("CARGO_PKG_VERSION")))
-            .redirect(Policy::none()) // cookies must not go elsewhere
-            .no_proxy()
-            .http1_only()
-            .pool_idle_timeout(POOL_IDLE)
-            .tcp_nodelay(true);
-        if config.url.scheme() == "http" {
-            http = http.tls_certs_only([]); // a machine without certificates can do without
-        }
-        if let Some(path) = &config.socket {
-            http = http.unix_socket(path.clone());
-        }
-        let http = http.build().map_err(BuildError)?;
+        let http = client(&config).pool_idle_timeout(POOL_IDLE).build().map_err(BuildError::Tls)?;
+        let prober = client(&config).pool_max_idle_per_host(0).build().map_err(BuildError::Tls)?;
+        let fixed = Identity::fixed(&config.headers).map_err(BuildError::Header)?;
         let mut bootstrap = config.url.clone();
         bootstrap.set_path(&format!("{}bootstrap/", config.url.path()));
         let gate = Gate::new(&config, metrics.clone());
-        let (interner, calls, cache) = (Interner::default(), Mutex::default(), config.cache.map(Cache::new));
-        let (hasher, reports) = (RandomState::new(), Reports::default());
-        Ok(Arc::new_cyclic(|me| {
-            let me = me.clone();
-            Self { http, bootstrap, config, interner, metrics, gate, calls, cache, hasher, reports, changes, me }
+        let cache = config.cache.map(Cache::new);
+        Ok(Arc::new_cyclic(|me| Self {
+            http,
+            prober,
+            fixed,
+            bootstrap,
+            config,
+            interner: Interner::default(),
+            metrics,
+            gate,
+            calls: Mutex::default(),
+            cache,
+            hasher: RandomState::new(),
+            reports: Reports::default(),
+            changes,
+            me: me.clone(),
         }))
     }
 
-    /// Looks after a backend that fails, until `stop`: when it has been left alone for long enough, it is asked again.
+    /// Looks whether the backend works when calls fail, until `stop`.
     pub async fn keep(self: Arc<Self>, stop: CancellationToken) {
-        self.gate.keep(stop).await;
+        let probing = async {
+            loop {
+                let probe = self.gate.probe().await;
+                let outcome = self.fetch(&self.prober, &self.fixed, self.changes.now()).await;
+                self.metrics.api_probes.inc(outcome.as_ref().map_or_else(Error::outcome, |_| Outcome::Ok));
+                probe.end(outcome.map_or_else(|error| error.verdict(), |_| Verdict::Fine));
+            }
+        };
+        stop.run_until_cancelled(probing).await;
     }
 
     /// What is passed on of a client's handshake.
@@ -156,19 +173,20 @@ impl Backend {
         Admission::of(rooms.iter().map(Box::as_ref), user.map(Into::into), &self.interner)
     }
 
-    /// Asks the backend which rooms a client may join, or somebody who has asked it lately. Waits for its turn as long as
-    /// `patience` says, and for the answer up to `API_TIMEOUT`.
+    /// Asks the backend which rooms a client at `address` may join, or uses an answer that another call has got or gets. Waits
+    /// for a turn as long as `patience` says, and for the answer up to `API_TIMEOUT`.
     ///
     /// # Errors
     /// When there was no turn, or when the answer is anything but a 200 with a readable bootstrap.
-    pub async fn authenticate(&self, identity: &Identity, patience: Patience) -> Outcomes {
+    pub async fn authenticate(&self, identity: &Identity, address: Option<IpAddr>, patience: Patience) -> Outcomes {
         if let Some(cache) = &self.cache
             && let Some(answer) = cache.get(identity, &self.changes)
         {
             self.metrics.bootstraps_cached.inc();
             return Ok(answer);
         }
-        let answer = self.ask(identity, Urgency::Client, patience).await?;
+        let caller = self.caller(identity, address);
+        let answer = self.ask(identity, caller, Urgency::Client, patience).await?;
         if let Some(cache) = &self.cache {
             cache.put(identity, &answer);
         }
@@ -180,8 +198,9 @@ impl Backend {
     ///
     /// # Errors
     /// As [`authenticate`](Self::authenticate).
-    pub async fn check(&self, identity: &Identity, urgency: Urgency) -> Outcomes {
-        let outcome = self.ask(identity, urgency, Patience::UnlessPaused).await;
+    pub async fn check(&self, identity: &Identity, address: Option<IpAddr>, urgency: Urgency) -> Outcomes {
+        let caller = self.caller(identity, address);
+        let outcome = self.ask(identity, caller, urgency, Patience::UnlessPaused).await;
         if let Some(cache) = &self.cache {
             match &outcome {
                 Ok(answer) => cache.put(identity, answer),
@@ -192,56 +211,68 @@ impl Backend {
         outcome
     }
 
+    /// On whose account a client's calls are made.
+    fn caller(&self, identity: &Identity, address: Option<IpAddr>) -> Caller {
+        address.map_or_else(|| Caller::Identity(self.hasher.hash_one(identity)), Caller::Address)
+    }
+
     /// Makes a call, or waits for one that is under way for the same identity.
-    async fn ask(&self, identity: &Identity, urgency: Urgency, patience: Patience) -> Outcomes {
+    async fn ask(&self, identity: &Identity, caller: Caller, urgency: Urgency, patience: Patience) -> Outcomes {
+        let asking = async {
+            let (call, is_own) = self.call(identity, caller, urgency, patience);
+            match call.await {
+                // There was no turn for the account of the client that made the call; there may be one for this one's.
+                Err(error) if !is_own && matches!(*error, Error::Busy { .. }) => {
+                    self.call(identity, caller, urgency, patience).0.await
+                }
+                outcome => outcome,
+            }
+        };
         let deadline = match patience {
             Patience::Until(deadline) => deadline + self.config.timeout,
             Patience::Short => Instant::now() + self.config.queue_timeout + self.config.timeout,
-            Patience::UnlessPaused | Patience::Endless => {
-                return self.call(identity, urgency, patience).await;
-            }
+            Patience::UnlessPaused | Patience::Endless => return asking.await,
         };
-        // Somebody else's call may be more patient.
-        match timeout_at(deadline, self.call(identity, urgency, patience)).await {
+        // Another one's call may be more patient.
+        match timeout_at(deadline, asking).await {
             Ok(outcome) => outcome,
             Err(_) => Err(Arc::new(Error::TimedOut(self.config.timeout))),
         }
     }
 
-    fn call(&self, identity: &Identity, urgency: Urgency, patience: Patience) -> Shared<Call> {
+    /// A call, and whether it is made here, and not by another client already.
+    fn call(&self, identity: &Identity, caller: Caller, urgency: Urgency, patience: Patience) -> (Shared<Call>, bool) {
         let mut calls = self.calls.lock();
         let of = (identity.clone(), urgency);
-        if let Some(call) = calls.known.get(&of).and_then(|(_, call)| call.upgrade()) {
+        if let Some((number, call)) = calls.get(&of).and_then(|(number, call)| Some((*number, call.upgrade()?))) {
+            drop(calls);
             self.metrics.bootstraps_shared.inc();
-            return call;
+            self.gate.join(number, caller, urgency);
+            return (call, false);
         }
-        calls.count += 1;
-        let number = calls.count;
+        let number = self.gate.number();
         let listed = Listed { backend: self.me.clone(), of: of.clone(), number };
+        let request = Request { call: number, caller, urgency, patience };
         let call = async move {
             let Some(backend) = listed.backend.upgrade() else {
                 return Err(Arc::new(Error::Busy { retry_after: Duration::ZERO })); // nobody is there to hear it
             };
-            backend.carry_out(&listed.of.0, urgency, patience).await.map(Arc::new).map_err(Arc::new)
+            backend.carry_out(&listed.of.0, request).await.map(Arc::new).map_err(Arc::new)
         };
         let call = call.boxed().shared();
         if let Some(weak) = call.downgrade() {
-            calls.known.insert(of, (number, weak));
+            calls.insert(of, (number, weak));
         }
-        call
+        (call, true)
     }
 
-    async fn carry_out(&self, identity: &Identity, urgency: Urgency, patience: Patience) -> Result<Answer, Error> {
-        let outcome = match self.gate.turn(urgency, patience).await {
+    async fn carry_out(&self, identity: &Identity, request: Request) -> Result<Answer, Error> {
+        let outcome = match self.gate.turn(request).await {
             Err(busy) => Err(Error::Busy { retry_after: busy.retry_after }),
             Ok(turn) => {
-                let (asked, within) = (self.changes.now(), self.config.timeout);
-                let outcome = match timeout(within, self.bootstrap(identity, asked)).await {
-                    Ok(outcome) => outcome,
-                    Err(_) => Err(Error::TimedOut(within)),
-                };
-                let verdict = |error: &Error| error.verdict(self.hasher.hash_one(identity));
-                turn.end(outcome.as_ref().map_or_else(verdict, |_| Verdict::Fine));
+                let asked = self.changes.now();
+                let outcome = self.fetch(&self.http, identity, asked).await;
+                turn.end(outcome.as_ref().map_or_else(Error::verdict, |_| Verdict::Fine));
                 outcome.map(|admission| Answer { admission, asked })
             }
         };
@@ -252,10 +283,22 @@ impl Backend {
         outcome
     }
 
-    async fn bootstrap(&self, identity: &Identity, asked: Moment) -> Result<Admission, Error> {
+    /// Requests a bootstrap, for up to `API_TIMEOUT`.
+    async fn fetch(&self, http: &reqwest::Client, identity: &Identity, asked: Moment) -> Result<Admission, Error> {
+        let within = self.config.timeout;
+        let outcome = timeout(within, self.request_bootstrap(http, identity, asked)).await;
+        outcome.unwrap_or(Err(Error::TimedOut(within)))
+    }
+
+    async fn request_bootstrap(
+        &self,
+        http: &reqwest::Client,
+        identity: &Identity,
+        asked: Moment,
+    ) -> Result<Admission, Error> {
         // The URL may hold credentials; it stays out of what is logged.
         let unreachable = |error: reqwest::Error| Error::Unreachable(error.without_url());
-        let request = self.http.get(self.bootstrap.clone()).headers(identity.headers());
+        let request = http.get(self.bootstrap.clone()).headers(identity.headers());
         let mut response = request.send().await.map_err(unreachable)?;
         if response.status() != StatusCode::OK {
             return Err(refused(&response, asked));
@@ -275,8 +318,10 @@ impl Backend {
     }
 
     /// Posts to `url` on behalf of a client, when it is its turn. The answer is not looked at beyond its status.
-    async fn post(&self, url: Url, identity: &Identity, body: Option<String>) -> Result<(), Error> {
-        let Ok(turn) = self.gate.turn(Urgency::Background, Patience::Endless).await else { return Ok(()) };
+    async fn post(&self, url: Url, identity: &Identity, caller: Caller, body: Option<String>) -> Result<(), Error> {
+        let (urgency, patience) = (Urgency::Background, Patience::Endless);
+        let request = Request { call: self.gate.number(), caller, urgency, patience };
+        let Ok(turn) = self.gate.turn(request).await else { return Ok(()) };
         let within = self.config.timeout;
         let request = self.http.post(url).headers(identity.headers());
         let request = match body {
@@ -289,17 +334,34 @@ impl Backend {
             Ok(Err(error)) => Err(Error::Unreachable(error.without_url())),
             Err(_) => Err(Error::TimedOut(within)),
         };
-        // A hook that does not work is no reason to refuse clients, nor a sign that the backend works; one that asks for a pause,
-        // or cannot be reached, is.
+        // A hook that does not work says little about the backend; one that asks for a pause, or cannot be reached, is a reason
+        // to look.
         match &outcome {
             Ok(()) => turn.end(Verdict::Fine),
             Err(error @ (Error::Unreachable(_) | Error::Refused { retry_after: Some(_), .. })) => {
-                turn.end(error.verdict(self.hasher.hash_one(identity)));
+                turn.end(error.verdict());
             }
             Err(_) => drop(turn),
         }
         outcome
     }
+}
+
+/// What both clients have in common.
+fn client(config: &config::Backend) -> reqwest::ClientBuilder {
+    let mut http = reqwest::Client::builder()
+        .user_agent(concat!("high-templar/", env!("CARGO_PKG_VERSION")))
+        .redirect(Policy::none()) // cookies must not go elsewhere
+        .no_proxy()
+        .http1_only()
+        .tcp_nodelay(true);
+    if config.url.scheme() == "http" {
+        http = http.tls_certs_only([]); // a machine without certificates can do without
+    }
+    if let Some(path) = &config.socket {
+        http = http.unix_socket(path.clone());
+    }
+    http
 }
 
 /// One cryptography for all TLS of the process, the broker's included; without one there is no HTTP client either.
@@ -311,7 +373,7 @@ pub(crate) fn provide_cryptography() {
 struct Listed {
     backend: Weak<Backend>,
     of: (Identity, Urgency),
-    number: u64,
+    number: CallId,
 }
 
 impl Drop for Listed {
@@ -319,8 +381,8 @@ impl Drop for Listed {
         let Some(backend) = self.backend.upgrade() else { return };
         let mut calls = backend.calls.lock();
         // There may be another one by now, if nobody waited for this one any more.
-        if calls.known.get(&self.of).is_some_and(|(number, _)| *number == self.number) {
-            calls.known.remove(&self.of);
+        if calls.get(&self.of).is_some_and(|(number, _)| *number == self.number) {
+            calls.remove(&self.of);
         }
     }
 }

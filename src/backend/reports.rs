@@ -42,7 +42,7 @@ impl Reports {
     }
 
     /// Returns how many faults of this kind have not been logged since the last line, if another one is due now.
-    fn due(&self, kind: &'static str) -> Option<u64> {
+    pub(super) fn due(&self, kind: &'static str) -> Option<u64> {
         self.due_at(kind, Instant::now())
     }
 

@@ -57,7 +57,7 @@ async fn backend(config: &Config) -> Result<String, String> {
     let backend = Backend::new(config.backend.clone(), changes, metrics).map_err(|error| chain(&error))?;
     let nobody = backend.identify(&Handshake { headers: &HeaderMap::new(), query: "", peer: None });
     let nobody = nobody.map_err(|error| chain(&error))?;
-    match backend.authenticate(&nobody, Patience::Short).await {
+    match backend.authenticate(&nobody, None, Patience::Short).await {
         Ok(answer) => {
             Ok(format!("reached; a client without cookies is authorised for {} rooms", answer.admission.rooms.len()))
         }

@@ -120,7 +120,7 @@ impl Link {
                 Version::V3 => Patience::Until(deadline),
                 Version::V4 => Patience::Short,
             };
-            let asking = connections.backend.authenticate(&client.identity, patience);
+            let asking = connections.backend.authenticate(&client.identity, client.address(), patience);
             let Ok(outcome) = timeout_at(deadline, asking).await else { return Err(self.waited_too_long()) };
             match outcome {
                 Ok(answer) => {
@@ -193,7 +193,8 @@ impl Link {
         };
         client.outbox.push(Frame::Text(welcome.into())).map_err(|Full| NotAdmitted::Gone)?;
         client.outbox.flush();
-        connection.notifier = connections.hooks.connected(id, admission.user.as_ref(), &client.identity);
+        let (user, address) = (admission.user.as_ref(), client.address());
+        connection.notifier = connections.hooks.connected(id, user, &client.identity, address);
         Ok(connection)
     }
 

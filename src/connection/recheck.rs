@@ -186,10 +186,10 @@ impl Connections {
 
     async fn ask(&self, identity: Identity, group: Group) -> (Identity, Group, Outcome) {
         let urgency = if group.is_urgent { Urgency::Urgent } else { Urgency::Background };
-        let outcome = if group.clients.values().any(|client| client.strong_count() > 0) {
-            self.backend.check(&identity, urgency).await
-        } else {
-            Err(Arc::new(Error::Busy { retry_after: Duration::ZERO })) // which nobody hears of
+        let client = group.clients.values().find_map(Weak::upgrade);
+        let outcome = match client.map(|client| client.address()) {
+            Some(address) => self.backend.check(&identity, address, urgency).await,
+            None => Err(Arc::new(Error::Busy { retry_after: Duration::ZERO })), // which nobody hears of
         };
         (identity, group, outcome)
     }

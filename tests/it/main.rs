@@ -32,6 +32,7 @@ mod server_sent_events;
 mod slow_clients;
 mod status;
 mod stopping;
+mod strangers;
 mod support;
 mod tickets;
 mod transcripts;
