@@ -93,6 +93,10 @@ metrics! {
     bootstraps_shared: Counter,
     /// Bootstraps that were answered from memory.
     bootstraps_cached: Counter,
+    /// Bytes of the answers that are kept for `AUTH_CACHE`.
+    auth_cache_bytes: Gauge,
+    /// Answers that were dropped before their time to keep within `AUTH_CACHE_LIMIT`.
+    auth_cache_evicted: Counter,
     /// Calls to the backend under way.
     api_calls: Gauge,
     /// Calls to the backend that wait for their turn.

@@ -10,13 +10,16 @@ use crate::{
     room::{self, Allowed, Interner, Numbers, RoomKey},
 };
 
+/// What a room takes beside its text, about.
+const ROOM_BYTES: usize = 48;
+
 /// What the backend said of a client it knows.
 #[derive(Debug)]
 pub struct Admission {
     /// The rooms the client may join.
     pub allowed: Arc<Allowed>,
     /// The same rooms as the backend wrote them, in its order, without duplicates.
-    pub rooms: Vec<Box<RawValue>>,
+    pub rooms: Arc<[Box<RawValue>]>,
     /// Who it is, where the answer says so.
     pub user: Option<Arc<str>>,
 }
@@ -69,7 +72,14 @@ impl Admission {
                 kept.push(room.to_owned());
             }
         }
-        Ok(Self { allowed: interner.intern(&keys), rooms: kept, user })
+        Ok(Self { allowed: interner.intern(&keys), rooms: interner.intern_written(kept), user })
+    }
+
+    /// Returns about how many bytes the rooms take, in both forms. Other answers may share them.
+    pub(super) fn room_bytes(&self) -> [usize; 2] {
+        let allowed = self.allowed.rooms().map(|room| room.len() + ROOM_BYTES).sum();
+        let written = self.rooms.iter().map(|room| room.get().len() + ROOM_BYTES).sum();
+        [allowed, written]
     }
 }
 

@@ -30,7 +30,7 @@ use http::StatusCode;
 use parking_lot::Mutex;
 use reqwest::{Response, Url, redirect::Policy};
 use serde_json::value::RawValue;
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 pub use answer::{Admission, Malformed};
@@ -57,6 +57,8 @@ use crate::{
 const ANSWER_LIMIT_BYTES: usize = 16 << 20;
 /// How long an unused connection to the backend is kept.
 const POOL_IDLE: Duration = Duration::from_secs(30);
+/// How often answers that are too old are removed.
+const SWEPT_EVERY: Duration = Duration::from_secs(10);
 
 /// What the backend said, and when it was asked.
 #[derive(Debug)]
@@ -120,7 +122,7 @@ impl Backend {
         let mut bootstrap = config.url.clone();
         bootstrap.set_path(&format!("{}bootstrap/", config.url.path()));
         let gate = Gate::new(&config, metrics.clone());
-        let cache = config.cache.map(Cache::new);
+        let cache = config.cache.map(|ttl| Cache::new(ttl, config.cache_limit_bytes, metrics.clone()));
         Ok(Arc::new_cyclic(|me| Self {
             http,
             prober,
@@ -139,7 +141,7 @@ impl Backend {
         }))
     }
 
-    /// Looks whether the backend works when calls fail, until `stop`.
+    /// Looks whether the backend works when calls fail, and removes answers that are too old, until `stop`.
     pub async fn keep(self: Arc<Self>, stop: CancellationToken) {
         let probing = async {
             loop {
@@ -149,7 +151,14 @@ impl Backend {
                 probe.end(outcome.map_or_else(|error| error.verdict(), |_| Verdict::Fine));
             }
         };
-        stop.run_until_cancelled(probing).await;
+        let sweeping = async {
+            let Some(cache) = &self.cache else { return };
+            loop {
+                sleep(SWEPT_EVERY).await;
+                cache.sweep();
+            }
+        };
+        stop.run_until_cancelled(async { tokio::join!(probing, sweeping) }).await;
     }
 
     /// What is passed on of a client's handshake.
@@ -188,7 +197,7 @@ impl Backend {
         let caller = self.caller(identity, address);
         let answer = self.ask(identity, caller, Urgency::Client, patience).await?;
         if let Some(cache) = &self.cache {
-            cache.put(identity, &answer);
+            cache.put(identity, caller, &answer);
         }
         Ok(answer)
     }
@@ -203,7 +212,7 @@ impl Backend {
         let outcome = self.ask(identity, caller, urgency, Patience::UnlessPaused).await;
         if let Some(cache) = &self.cache {
             match &outcome {
-                Ok(answer) => cache.put(identity, answer),
+                Ok(answer) => cache.put(identity, caller, answer),
                 Err(error) if error.is_final() => cache.remove(identity),
                 Err(_) => {}
             }

@@ -8,7 +8,7 @@ use super::{
     Backend, Hooks, Part, Template,
     env::{Env, Problems},
     files,
-    values::{count, duration, optional_duration},
+    values::{count, duration, optional_duration, size},
 };
 
 /// More calls at once than that are of no use to anybody.
@@ -45,6 +45,8 @@ pub(super) fn backend(
     let queue = count("API_QUEUE", env.api_queue.as_deref(), 1000, problems);
     let queue_timeout = duration("API_QUEUE_TIMEOUT", env.api_queue_timeout.as_deref(), 10, 1, problems);
     let cache = optional_duration("AUTH_CACHE", env.auth_cache.as_deref(), 1, problems);
+    let cache_limit = env.auth_cache_limit.as_deref();
+    let cache_limit_bytes = size("AUTH_CACHE_LIMIT", cache_limit, 64 << 20, 64 << 10, problems);
     Some(Backend {
         url: url?, // only here, when all else has been looked at
         socket,
@@ -53,6 +55,7 @@ pub(super) fn backend(
         queue,
         queue_timeout,
         cache,
+        cache_limit_bytes,
         headers: headers?,
         user_id_path,
     })

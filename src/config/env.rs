@@ -57,6 +57,8 @@ env! {
     api_queue_timeout: "API_QUEUE_TIMEOUT",
     /// How long a bootstrap answer is used again for the same forwarded input, or `off`.
     auth_cache: "AUTH_CACHE",
+    /// Bytes of answers kept for that. At least 64 KiB.
+    auth_cache_limit: "AUTH_CACHE_LIMIT",
     /// Time between two checks of a connected client's permissions, or `off`.
     reauthorize_interval: "REAUTHORIZE_INTERVAL",
     /// How long clients keep their permissions while they cannot be checked.

@@ -115,6 +115,8 @@ pub struct Backend {
     pub queue_timeout: Duration,
     /// How long an answer is used again.
     pub cache: Option<Duration>,
+    /// Bytes of answers kept for that.
+    pub cache_limit_bytes: usize,
     /// What is sent along, by header name.
     pub headers: Vec<(http::HeaderName, Template)>,
     /// Where in its answer the user's id is found.

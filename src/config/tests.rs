@@ -15,6 +15,7 @@ const WRONG: &[(&str, &str)] = &[
     ("API_QUEUE", "0"),
     ("API_QUEUE_TIMEOUT", "500ms"),
     ("AUTH_CACHE", "on"),
+    ("AUTH_CACHE_LIMIT", "1KiB"),
     ("API_HEADERS", r#"{"Host":"x","X-A":"{","X-B":"{body}"}"#),
     ("HOOK_CONNECT", "../x"),
     ("HOOK_PING", "../x"),

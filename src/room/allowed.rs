@@ -2,13 +2,18 @@
 
 use std::{
     collections::{HashMap, HashSet},
-    sync::{Arc, Weak},
+    sync::Arc,
 };
 
 use foldhash::fast::RandomState;
-use parking_lot::Mutex;
+use serde_json::value::RawValue;
 
-use super::{Mask, RoomKey, nearest::nearest, with_scratch};
+use super::{
+    Mask, RoomKey,
+    nearest::nearest,
+    pool::{Pool, digest},
+    with_scratch,
+};
 
 /// The rooms a backend allows a client, ready to be asked.
 ///
@@ -78,17 +83,11 @@ impl<'a> FromIterator<&'a RoomKey> for Allowed {
     }
 }
 
-/// Hands out one shared [`Allowed`] to all who were allowed the same rooms at the same time.
+/// Hands out one shared copy of rooms to all who were allowed the same ones and still hold them.
 #[derive(Debug, Default)]
 pub struct Interner {
-    known: Mutex<Known>,
-}
-
-#[derive(Debug, Default)]
-struct Known {
-    sets: HashMap<Box<str>, Weak<Allowed>, RandomState>,
-    /// Forgotten sets are swept when the map has grown to this size.
-    sweep_at: usize,
+    allowed: Pool<Allowed>,
+    written: Pool<[Box<RawValue>]>,
 }
 
 impl Interner {
@@ -96,18 +95,12 @@ impl Interner {
     pub fn intern(&self, rooms: &[RoomKey]) -> Arc<Allowed> {
         let mut texts: Vec<&str> = rooms.iter().map(RoomKey::as_str).collect();
         texts.sort_unstable();
-        let name = texts.join("\n"); // canonical texts hold no raw line break
-        let mut known = self.known.lock();
-        if let Some(set) = known.sets.get(name.as_str()).and_then(Weak::upgrade) {
-            return set;
-        }
-        if known.sets.len() >= known.sweep_at {
-            known.sets.retain(|_, set| set.strong_count() > 0);
-            known.sweep_at = (known.sets.len() * 2).max(1024);
-        }
-        let set = Arc::new(rooms.iter().collect::<Allowed>());
-        known.sets.insert(name.into(), Arc::downgrade(&set));
-        set
+        self.allowed.get(digest(texts), || Arc::new(rooms.iter().collect()))
+    }
+
+    /// Returns `rooms` as they are written, in their order.
+    pub fn intern_written(&self, rooms: Vec<Box<RawValue>>) -> Arc<[Box<RawValue>]> {
+        self.written.get(digest(rooms.iter().map(|room| room.get())), || rooms.into())
     }
 }
 

@@ -8,6 +8,7 @@ mod key;
 mod nearest;
 mod number;
 mod pattern;
+mod pool;
 
 pub use allowed::{Allowed, Interner};
 pub use key::{Error, Numbers, RoomKey};
