@@ -3,6 +3,7 @@
 //! Any part of the program may count here; only the internal listener reads.
 
 mod by_word;
+mod text;
 mod work;
 
 use std::time::{Duration, SystemTime};
@@ -16,6 +17,7 @@ use prometheus_client::{
 
 pub use self::{
     by_word::{ByResult, ByWord, Counts, Outcome},
+    text::TextFormat,
     work::{Progress, Work},
 };
 
@@ -140,7 +142,7 @@ metrics! {
 }
 
 impl Metrics {
-    /// The numbers as Prometheus reads them (OpenMetrics text, version 1.0.0).
+    /// Returns all numbers as OpenMetrics text.
     ///
     /// # Errors
     /// Only if formatting itself fails.
@@ -148,6 +150,18 @@ impl Metrics {
         let mut text = String::new();
         encode(&mut text, &self.registry)?;
         Ok(text)
+    }
+
+    /// Returns all numbers in `format`.
+    ///
+    /// # Errors
+    /// Only if formatting itself fails.
+    pub fn text_in(&self, format: TextFormat) -> Result<String, std::fmt::Error> {
+        let text = self.text()?;
+        Ok(match format {
+            TextFormat::OpenMetrics => text,
+            TextFormat::Prometheus => text::to_prometheus(&text),
+        })
     }
 
     /// Notes how many users, connections and channels Channelstream has.

@@ -1,6 +1,7 @@
 //! Everything that is asked for over HTTP: the public side, where clients connect, and the internal side, where the
 //! backend posts triggers and operators look.
 
+mod accept;
 mod admin;
 mod body;
 pub mod channelstream;

@@ -17,13 +17,22 @@ async fn health_status_metrics_and_the_document_are_served() {
     let status = server.get("/status").await.json();
     assert_eq!((&status["broker"]["kind"], &status["broker"]["consuming"]), (&json!("embedded"), &json!(true)));
     assert_eq!((&status["subscriptions"], &status["clients"]["num_rooms"]), (&json!(1), &json!(1)));
-    let metrics = server.get("/metrics").await;
-    assert!(
-        metrics.head.to_ascii_lowercase().contains("content-type: application/openmetrics-text"),
-        "{}",
-        metrics.head
-    );
-    assert!(metrics.body.contains("high_templar_connections 1\n") && metrics.body.ends_with("# EOF\n"));
+    for (headers, content_type, counter, end) in [
+        (&[][..], "text/plain; version=0.0.4; charset=utf-8", "high_templar_triggers_total", false),
+        (&[("Accept", "text/plain")], "text/plain; version=0.0.4; charset=utf-8", "high_templar_triggers_total", false),
+        (
+            &[("Accept", "application/openmetrics-text; version=1.0.0, text/plain;q=0.5")],
+            "application/openmetrics-text; version=1.0.0; charset=utf-8",
+            "high_templar_triggers",
+            true,
+        ),
+    ] {
+        let metrics = send(&server.internal, "GET", "/metrics", headers, b"").await;
+        assert_eq!((metrics.header("content-type"), metrics.header("vary")), (Some(content_type), Some("Accept")));
+        assert!(metrics.body.contains("high_templar_connections 1\n"), "{}", metrics.body);
+        assert!(metrics.body.contains(&format!("# TYPE {counter} counter\n")), "{}", metrics.body);
+        assert_eq!(metrics.body.contains("# EOF\n"), end, "{}", metrics.body);
+    }
     assert_eq!(server.get("/openapi.json").await.json()["openapi"], json!("3.1.0"));
     let missing = server.get("/nothing").await;
     assert_eq!((missing.status, missing.json()["message"].as_str()), (404, Some("not-found")));

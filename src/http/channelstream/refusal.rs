@@ -4,7 +4,11 @@ use http::{HeaderMap, HeaderValue, StatusCode, header};
 use serde_json::json;
 use warp::{Reply, reply::Response};
 
-use super::{super::reply, asked::Asked, html};
+use super::{
+    super::{accept::preference, reply},
+    asked::Asked,
+    html,
+};
 use crate::{
     channelstream::Unavailable,
     protocol::channelstream::{Bad, Invalid},
@@ -159,26 +163,6 @@ fn form(headers: &HeaderMap) -> Form {
         best if best == html => Form::Html,
         _ => Form::Json,
     }
-}
-
-/// How much `kind/name` is wanted, from 0 to 1000: as the range says that names it most exactly.
-fn preference(headers: &HeaderMap, kind: &str, name: &str) -> u16 {
-    let ranges = headers.get_all(header::ACCEPT).iter().filter_map(|line| line.to_str().ok());
-    let ranges = ranges.flat_map(|line| line.split(',')).filter_map(|range| {
-        let mut parts = range.split(';').map(str::trim);
-        let (range_kind, range_name) = parts.next()?.split_once('/')?;
-        let is_kind = range_kind.eq_ignore_ascii_case(kind);
-        let exactness = match (range_kind, range_name) {
-            ("*", "*") => 0,
-            (_, "*") if is_kind => 1,
-            (_, range_name) if is_kind && range_name.eq_ignore_ascii_case(name) => 2,
-            _ => return None,
-        };
-        let weight = parts.find_map(|part| part.strip_prefix("q=").or_else(|| part.strip_prefix("Q=")));
-        let weight: f32 = weight.map_or(Some(1.0), |weight| weight.trim().parse().ok())?;
-        Some((exactness, (weight.clamp(0.0, 1.0) * 1000.0) as u16))
-    });
-    ranges.max().map_or(0, |(_, weight)| weight)
 }
 
 #[cfg(test)]
