@@ -3,6 +3,7 @@
 //! Any part of the program may count here; only the internal listener reads.
 
 mod by_word;
+mod process;
 mod text;
 mod work;
 
@@ -195,6 +196,7 @@ impl Metrics {
         let since = self.started.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         start.set(i64::try_from(since.as_secs()).unwrap_or(i64::MAX));
         self.registry.register_with_unit("start_time", "When the process started", Unit::Seconds, start);
+        self.registry.register_collector(Box::new(process::LogCounts));
         self
     }
 }

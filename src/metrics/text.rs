@@ -98,7 +98,7 @@ mod tests {
         assert_eq!(samples["high_templar_connections"], -3.0);
         assert_eq!(samples["high_templar_triggers_dropped_total{reason=\"no-rooms\"}"], 1.0);
         assert!(samples.contains_key("high_templar_start_time_seconds"));
-        for counter in ["dispatch_busy_seconds"] {
+        for counter in ["dispatch_busy_seconds", "log_lines_dropped", "panics"] {
             assert!(samples.contains_key(&format!("high_templar_{counter}_total")), "{counter}");
         }
         let lines: BTreeSet<_> = openmetrics.lines().filter(|line| !line.starts_with('#')).collect();

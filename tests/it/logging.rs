@@ -1,0 +1,135 @@
+//! The log: what it says, how often, and that nothing waits for whoever reads it.
+
+use std::{
+    io::{BufRead, BufReader},
+    time::{Duration, Instant},
+};
+
+use high_templar::config::Listen;
+use rustix::process::Signal;
+use serde_json::{Value, json};
+
+use crate::support::{
+    Client, StubBackend, eventually, http,
+    process::{Running, program},
+};
+
+/// Posts to the internal listener.
+async fn post(running: &Running, path: &str, body: &[u8]) -> http::Reply {
+    http::send(&running.internal, "POST", path, &[], body).await
+}
+
+/// A number of `/metrics`.
+async fn metric(internal: &Listen, name: &str) -> u64 {
+    let text = http::send(internal, "GET", "/metrics", &[], b"").await.body;
+    let line = text.lines().find_map(|line| line.strip_prefix("high_templar_")?.strip_prefix(name)?.strip_prefix(' '));
+    line.unwrap_or_else(|| panic!("{name}: {text}")).parse().unwrap()
+}
+
+/// The lines of a log in JSON that have this message.
+fn lines_of(log: &str, message: &str) -> Vec<Value> {
+    let lines = log.lines().map(|line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}")));
+    lines.filter(|line: &Value| line["message"] == message).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_that_nobody_reads_delays_no_trigger_and_no_stop() {
+    let backend = StubBackend::allowing(json!([{"target": "message"}])).await;
+    let url = backend.url();
+    // Its standard error is a pipe, which is not read until it has ended.
+    let vars = [("API_URL", url.as_str()), ("LOG", "trace"), ("LOG_FORMAT", "json"), ("DRAIN", "5s")];
+    let running = Running::start(&vars).await;
+    let mut client = Client::connect(&running.public, "/ws/", &[]).await;
+    client.next().await;
+    client.subscribe("1", json!({"target": "message"})).await;
+    for number in 0..2000 {
+        assert_eq!(post(&running, "/trigger/", b"{\"rooms\":[],\"data\":NaN}").await.status, 400);
+        let trigger = json!({"rooms": [{"target": "message"}], "data": number}).to_string();
+        assert_eq!(post(&running, "/trigger/", trigger.as_bytes()).await.status, 200);
+        assert_eq!(client.next().await["data"], json!(number));
+    }
+    assert!(metric(&running.internal, "log_lines_dropped_total").await > 0, "the log has to be larger than its queue");
+    let start = Instant::now();
+    running.signal(Signal::TERM);
+    assert_eq!(client.close_code().await, 1001);
+    drop(client);
+    let (status, log) = running.end();
+    assert_eq!(status.code(), Some(0));
+    assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
+    // The lines that were written before the pipe was full are whole.
+    assert!(lines_of(&log, "serving").len() == 1, "{log}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_that_is_read_again_says_how_many_lines_were_lost_and_has_all_others_whole_and_in_order() {
+    let backend = StubBackend::allowing(json!([{"target": "message"}])).await;
+    let url = backend.url();
+    let vars = [("API_URL", url.as_str()), ("LOG", "trace"), ("LOG_FORMAT", "json")];
+    let mut running = Running::start(&vars).await;
+    let mut posted = 0;
+    while metric(&running.internal, "log_lines_dropped_total").await < 1000 {
+        for _ in 0..100 {
+            let trigger = json!({"rooms": [{"target": "message"}], "data": 1}).to_string();
+            assert_eq!(post(&running, "/trigger/", trigger.as_bytes()).await.status, 200);
+        }
+        posted += 100;
+        assert!(posted < 10_000, "no line is lost");
+    }
+    let stderr = running.child.stderr.take().unwrap();
+    let (found, report) = tokio::sync::oneshot::channel();
+    let reading = tokio::task::spawn_blocking(move || {
+        let (mut found, mut last) = (Some(found), String::new());
+        for line in BufReader::new(stderr).lines() {
+            let line: Value = serde_json::from_str(&line.unwrap()).unwrap();
+            let at = line["timestamp"].as_str().unwrap().to_owned();
+            // Two threads may take their time in one order and the queue in the other.
+            assert!(at[..19] >= last[..last.len().min(19)], "{at} after {last}");
+            last = at;
+            if line["message"].as_str().is_some_and(|message| message.starts_with("log lines dropped")) {
+                let _ = found.take().map(|found| found.send(line["lines"].as_u64().unwrap()));
+            }
+        }
+    });
+    let reported = tokio::time::timeout(crate::support::PATIENCE, report).await.unwrap().unwrap();
+    assert!(reported >= 1000, "{reported}");
+    assert_eq!(reported, metric(&running.internal, "log_lines_dropped_total").await);
+    running.signal(Signal::TERM);
+    // Its standard error ends with it.
+    tokio::time::timeout(crate::support::PATIENCE, reading).await.unwrap().unwrap();
+}
+
+/// Set for the process that [`a_panic_is_a_line_of_the_log_and_a_storm_of_them_few`] starts.
+const PANICS: &str = "TEST_LOGGING_PANICS";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_panic_is_a_line_of_the_log_and_a_storm_of_them_few() {
+    if std::env::var_os(PANICS).is_some() {
+        let logging =
+            high_templar::logging::start(&high_templar::config::Log { filter: "info".to_owned(), is_json: true });
+        for number in 0..10_000 {
+            let payload = String::from("s3cret payload");
+            tokio::spawn(async move { payload.parse::<u64>().map_err(|_| payload).unwrap() + number })
+                .await
+                .unwrap_err();
+        }
+        assert_eq!(high_templar::logging::panics(), 10_000);
+        drop(logging);
+        return;
+    }
+    // In a process of its own: the log and the hook for panics are the whole process's.
+    let name = "logging::a_panic_is_a_line_of_the_log_and_a_storm_of_them_few";
+    let mut command = std::process::Command::new(std::env::current_exe().unwrap());
+    command.args(["--exact", name, "--nocapture"]).env(PANICS, "1").env("RUST_BACKTRACE", "0");
+    let output = tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap();
+    let log = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.success(), "{log}");
+    assert!(!log.contains("s3cret"), "{log}");
+    let lines = lines_of(&log, "panic");
+    let suppressed = lines_of(&log, "panic: similar lines suppressed");
+    let suppressed: u64 = suppressed.iter().map(|line| line["suppressed"].as_u64().unwrap()).sum();
+    assert_eq!(lines.len() as u64 + suppressed, 10_000);
+    assert!(lines.len() <= 30 && lines.len().is_multiple_of(5), "{}", lines.len());
+    let kind = lines[0]["kind"].as_str().unwrap();
+    assert!(lines[0]["level"] == "ERROR" && kind.starts_with("tests/it/logging.rs:"), "{}", lines[0]);
+    assert_eq!(lines[0]["text"], "called `Result::unwrap()` on an `Err` value: …");
+}
