@@ -133,3 +133,29 @@ async fn a_panic_is_a_line_of_the_log_and_a_storm_of_them_few() {
     assert!(lines[0]["level"] == "ERROR" && kind.starts_with("tests/it/logging.rs:"), "{}", lines[0]);
     assert_eq!(lines[0]["text"], "called `Result::unwrap()` on an `Err` value: …");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_part_that_ends_early_is_named_at_the_end_of_the_process() {
+    let exchange = format!("test-{}", uuid::Uuid::new_v4());
+    let channel = crate::support::rabbitmq::channel().await;
+    let queue = format!("{exchange}.log");
+    let durable = lapin::options::QueueDeclareOptions { durable: true, ..Default::default() };
+    channel.queue_declare(queue.as_str().into(), durable, Default::default()).await.unwrap();
+    let amqp = crate::support::rabbitmq::shared();
+    let mut command = program();
+    command.envs([
+        ("API_URL", "http://127.0.0.1:1/"),
+        ("LISTEN", "127.0.0.1:0"),
+        ("INTERNAL_LISTEN", "127.0.0.1:0"),
+        ("LOG_FORMAT", "json"),
+        ("AMQP_URL", &amqp),
+        ("AMQP_EXCHANGE", &exchange),
+        ("AMQP_LOG", "stream"),
+    ]);
+    let output = tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap();
+    let log = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{log}");
+    let last = lines_of(&log, "cannot serve").remove(0);
+    let error = last["error"].as_str().unwrap();
+    assert!(error.starts_with("dispatch ended early: the broker cannot be used: AMQP_LOG is stream, but "), "{last}");
+}
