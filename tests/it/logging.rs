@@ -98,6 +98,47 @@ async fn a_log_that_is_read_again_says_how_many_lines_were_lost_and_has_all_othe
     tokio::time::timeout(crate::support::PATIENCE, reading).await.unwrap().unwrap();
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn triggers_that_cannot_be_read_are_told_by_kind_and_place() {
+    let exchange = format!("test-{}", uuid::Uuid::new_v4());
+    let backend = StubBackend::allowing(json!([{"target": "message"}])).await;
+    let (url, amqp) = (backend.url(), crate::support::rabbitmq::shared());
+    let vars = [("API_URL", url.as_str()), ("LOG_FORMAT", "json"), ("AMQP_URL", &amqp), ("AMQP_EXCHANGE", &exchange)];
+    let running = Running::start(&vars).await;
+    let channel = crate::support::rabbitmq::channel().await;
+    let bodies: [(&str, &[u8], &str); 5] = [
+        ("NaN", br#"{"rooms":[{"a":"1"}],"data":{"x":NaN}}"#, "NaN at byte 33"),
+        ("byte order mark", b"\xef\xbb\xbf{\"rooms\":[],\"data\":1}", "byte order mark"),
+        ("gzip", b"\x1f\x8b\x08\0\0\0\0\0", "gzip"),
+        ("UTF-16", b"\xff\xfe{\0\"\0", "UTF-16"),
+        ("pickle", b"\x80\x04\x95\x1d\0\0\0\0\0\0\0}", "pickle"),
+    ];
+    for number in 0..900 {
+        let (_, body, _) = bodies[number % bodies.len()];
+        let published =
+            channel.basic_publish(exchange.as_str().into(), "*".into(), Default::default(), body, Default::default());
+        published.await.unwrap();
+    }
+    let dropped = "triggers_dropped_total{reason=\"malformed-json\"}";
+    eventually("all are dropped", async || {
+        let text = http::send(&running.internal, "GET", "/metrics", &[], b"").await.body;
+        text.contains(&format!("high_templar_{dropped} 900\n"))
+    })
+    .await;
+    running.signal(Signal::TERM);
+    let (_, log) = running.end();
+    for (kind, _, reason) in bodies {
+        let of_kind =
+            |message: &str| lines_of(&log, message).into_iter().filter(|line| line["kind"] == kind).collect::<Vec<_>>();
+        let lines = of_kind("trigger dropped");
+        assert!(lines.iter().all(|line| line["reason"].as_str().unwrap().contains(reason)), "{lines:#?}");
+        let suppressed = of_kind("trigger dropped: similar lines suppressed");
+        let suppressed: u64 = suppressed.iter().map(|line| line["suppressed"].as_u64().unwrap()).sum();
+        assert!(!lines.is_empty() && lines.len() <= 20, "{}", lines.len());
+        assert_eq!(lines.len() as u64 + suppressed, 180, "{kind}");
+    }
+}
+
 /// Set for the process that [`a_panic_is_a_line_of_the_log_and_a_storm_of_them_few`] starts.
 const PANICS: &str = "TEST_LOGGING_PANICS";
 
