@@ -60,6 +60,11 @@ async fn a_list_of_triggers_is_published_in_its_order_and_each_is_answered_for_i
     let list = json!([good(0), {"data": 1}, good(2), 7, {"rooms": [1], "data": 3}, good(4)]);
     let reply = server.post("/trigger/", &list.to_string()).await;
     let answers = reply.json();
+    let detail = |number: usize| answers[number]["detail"].as_str().unwrap();
+    assert!(
+        detail(3).contains("found a number; a trigger is {") && detail(4).contains("rooms must be a list"),
+        "{answers}"
+    );
     let words: Vec<_> = answers.as_array().unwrap().iter().map(|one| one["message"].as_str()).collect();
     assert_eq!(reply.status, 200);
     assert_eq!(words, [None, Some("no-rooms"), None, Some("malformed-json"), Some("malformed-rooms"), None]);
@@ -71,6 +76,9 @@ async fn a_list_of_triggers_is_published_in_its_order_and_each_is_answered_for_i
     assert_eq!((empty.status, empty.json()), (200, json!([])));
     let broken = server.post("/trigger/", &format!("[{},", good(5))).await;
     assert_eq!((broken.status, broken.json()["message"].as_str()), (400, Some("malformed-json")));
+    assert!(broken.json()["detail"].as_str().unwrap().contains("ends early at byte"), "{broken:?}");
+    let not_json = server.post("/trigger/", r#"{"rooms":[{"target":"message"}],"data":NaN}"#).await;
+    assert!(not_json.json()["detail"].as_str().unwrap().contains("NaN at byte 39: "), "{not_json:?}");
     client.expect_silence().await;
 }
 

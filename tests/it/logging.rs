@@ -99,6 +99,87 @@ async fn a_log_that_is_read_again_says_how_many_lines_were_lost_and_has_all_othe
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn every_refused_request_has_a_line_with_its_reason_and_many_have_few() {
+    let backend = StubBackend::allowing(json!([{"target": "message"}])).await;
+    let url = backend.url();
+    let token = "s3cret-token-of-the-api";
+    let vars = [
+        ("API_URL", url.as_str()),
+        ("LOG_FORMAT", "json"),
+        ("INTERNAL_TOKEN", token),
+        ("MESSAGE_LIMIT", "1KiB"),
+        ("URL_LIMIT", "300"),
+        ("MAX_CONNECTIONS", "1"),
+    ];
+    let running = Running::start(&vars).await;
+    let _only = Client::connect(&running.public, "/ws/", &[]).await;
+    let bearer = format!("Bearer {token}");
+    let signed = [("Authorization", bearer.as_str())];
+    let send = async |method: &str, path: &str, body: &[u8]| {
+        http::send(&running.internal, method, path, &signed, body).await.status
+    };
+    for _ in 0..300 {
+        assert_eq!(send("POST", "/trigger/", br#"{"rooms":[{"a":"s3cret"}],"data":NaN}"#).await, 400);
+        assert_eq!(send("POST", "/trigger/", b"\x1f\x8b\x08\0s3cret").await, 400);
+        assert_eq!(http::send(&running.internal, "POST", "/trigger/", &[], b"{}").await.status, 401);
+    }
+    assert_eq!(send("POST", "/trigger/?token=s3cret", &[b'x'; 2000]).await, 413);
+    assert_eq!(send("POST", "/trigger/", br#"[{"rooms":[],"data":"s3cret"},{"rooms":1,"data":"s3cret"}]"#).await, 200);
+    assert_eq!(send("POST", "/control/", b"s3cret").await, 400);
+    assert_eq!(send("POST", "/triggers/", b"{}").await, 404);
+    assert_eq!(send("GET", "/trigger/", b"").await, 405);
+    let dial =
+        async |path: &str, headers: &[(&str, &str)]| match Client::try_connect(&running.public, path, headers).await {
+            Err(tokio_tungstenite::tungstenite::Error::Http(response)) => response.status().as_u16(),
+            other => panic!("{:?}", other.map(drop)),
+        };
+    let cookie = ("Cookie", "sessionid=s3cret");
+    assert_eq!(dial("/ws/?a=s3cret", &[("Origin", "https://evil.example"), cookie]).await, 403);
+    assert_eq!(dial("/ws/", &[cookie]).await, 503);
+    assert_eq!(dial(&format!("/ws/?{}", "s3cret".repeat(100)), &[]).await, 414);
+    for path in ["/ws/", "/sse/?room={}", "/nothing"] {
+        let headers = [("Origin", "https://evil.example"), cookie];
+        http::send(&running.public, "GET", path, &headers, b"").await;
+    }
+    running.signal(Signal::TERM);
+    let (_, log) = running.end();
+    assert!(!log.contains("s3cret"), "{log}");
+    for (message, kind, status, words, count) in [
+        ("request refused", "NaN", 400, "NaN at byte 33: JSON has no such number", 5),
+        ("request refused", "gzip", 400, "gzip: send the body uncompressed", 5),
+        ("request refused", "not-authorized", 401, "INTERNAL_TOKEN", 5),
+        ("request refused", "too-large", 413, "MESSAGE_LIMIT", 1),
+        ("request refused", "not JSON", 400, "a control message must be", 1),
+        ("request refused", "not-found", 404, "nothing at this path", 1),
+        ("request refused", "method-not-allowed", 405, "another method", 1),
+        ("client refused", "origin", 403, "ALLOWED_ORIGINS (Origin https://evil.example, Host localhost)", 2),
+        ("client refused", "connections", 503, "MAX_CONNECTIONS", 1),
+        ("client refused", "url-too-long", 414, "URL_LIMIT", 1),
+        ("client refused", "not-an-upgrade", 426, "Upgrade", 1),
+        ("client refused", "not-found", 404, "nothing at this path", 1),
+    ] {
+        let lines: Vec<_> = lines_of(&log, message).into_iter().filter(|line| line["kind"] == kind).collect();
+        let are_right = |line: &Value| {
+            line["status"] == status && line["detail"].as_str().unwrap().contains(words) && line["level"] == "WARN"
+        };
+        // A slow machine needs more than one period for 300 requests.
+        let is_count = lines.len() == count || count == 5 && lines.len() > 5 && lines.len().is_multiple_of(5);
+        assert!(is_count && lines.iter().all(are_right), "{kind}: {lines:#?}");
+    }
+    assert_eq!(lines_of(&log, "trigger of a list refused")[0]["kind"], "malformed-rooms");
+    assert_eq!(lines_of(&log, "request refused")[0]["path"], "/trigger/");
+    assert!(lines_of(&log, "request refused")[0]["peer"].as_str().unwrap().starts_with("127.0.0.1:"));
+    let suppressed = |kind: &str| -> u64 {
+        let lines = lines_of(&log, "request refused: similar lines suppressed");
+        lines.iter().filter(|line| line["kind"] == kind).map(|line| line["suppressed"].as_u64().unwrap()).sum()
+    };
+    for kind in ["NaN", "gzip", "not-authorized"] {
+        let lines = lines_of(&log, "request refused").into_iter().filter(|line| line["kind"] == kind).count();
+        assert_eq!(suppressed(kind) + lines as u64, 300, "{kind}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn triggers_that_cannot_be_read_are_told_by_kind_and_place() {
     let exchange = format!("test-{}", uuid::Uuid::new_v4());
     let backend = StubBackend::allowing(json!([{"target": "message"}])).await;

@@ -80,6 +80,24 @@ impl Refusal {
         }
     }
 
+    /// What the log says of it; `None` for what is no mistake of anybody.
+    pub(super) fn hint(&self) -> Option<&'static str> {
+        Some(match self {
+            Self::Insecure => "not by https: see CHANNELSTREAM_ENFORCE_HTTPS and TRUSTED_PROXIES",
+            Self::BadSignature => "the signature does not verify: see CHANNELSTREAM_SECRET, or is a minute old",
+            Self::NotFound => "Channelstream has nothing at this path for this method",
+            Self::Forbidden => "not signed, or from an address that is not in CHANNELSTREAM_ALLOW_POSTING_FROM",
+            Self::CrossSite => "the form was sent by a page of another host",
+            Self::NotJson => "the body is not JSON",
+            Self::Invalid(_) => "the body is not what this call takes: the answer says what is wrong",
+            Self::TooLarge(_) => "the body is larger than MESSAGE_LIMIT",
+            Self::Incomplete => "the body did not arrive whole in time",
+            Self::TooManySignIns => "too many are trying to sign in at once",
+            Self::Unavailable => "the log cannot be written or read at present",
+            Self::SignIn | Self::UnknownConnection => return None,
+        })
+    }
+
     /// The answer to `asked`.
     pub(super) fn response(&self, asked: &Asked) -> Response {
         let document = |status, explanation, detail: &str| document(&asked.headers, status, explanation, detail);
