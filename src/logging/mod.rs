@@ -1,7 +1,7 @@
 //! The log on standard error: its format, a writer that never blocks, limits on what input can repeat, and panics.
 //!
 //! Every part of the program logs with `tracing`. Wherever a client, a publisher or an operator can cause a line for each
-//! message, the line goes through [`limited!`], so that nobody can fill the log or hide other lines in it.
+//! message, the line goes through `limited!`, so that nobody can fill the log or hide other lines in it.
 //!
 //! Invariants: no thread of the runtime writes to standard error; a thread of its own does, and when the reader of standard
 //! error stops, lines are dropped and counted. Nothing here knows payloads, cookies, tokens or query strings.

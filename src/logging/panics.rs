@@ -14,6 +14,8 @@ use super::{PANICS, limited};
 const UNWRAP: &str = "called `Result::unwrap()` on an `Err` value";
 /// The longest text of a panic, in bytes.
 const LONGEST_TEXT: usize = 300;
+/// The longest backtrace, in bytes.
+const LONGEST_BACKTRACE: usize = 16 << 10;
 
 /// Logs and counts panics from now on. The standard hook writes to standard error, which may block the thread that panics, and
 /// writes each one.
@@ -35,10 +37,14 @@ fn write(info: &PanicHookInfo<'_>) {
     );
 }
 
-/// The backtrace, if `RUST_BACKTRACE` asks for one.
+/// The backtrace, if `RUST_BACKTRACE` asks for one: its inner end, as it can be longer than what the log keeps waiting.
 fn backtrace() -> Option<String> {
     let backtrace = Backtrace::capture();
-    (backtrace.status() == BacktraceStatus::Captured).then(|| backtrace.to_string())
+    (backtrace.status() == BacktraceStatus::Captured).then(|| {
+        let mut text = backtrace.to_string();
+        text.truncate(text.floor_char_boundary(LONGEST_BACKTRACE));
+        text
+    })
 }
 
 /// Returns what a panic says, as far as it cannot be data of a client or a publisher.
