@@ -22,6 +22,7 @@ use crate::{
     connection::Connections,
     hub::{Audience, Hub, Outbox, Pace, Publication, Tally},
     instances::Instances,
+    logging::{chain, limited},
     metrics::Metrics,
     protocol::{control::Control, trigger::Trigger},
 };
@@ -233,7 +234,8 @@ impl Dispatch {
             Ok(control) => self.connections.control(&control, offset, is_recalled),
             Err(error) => {
                 self.metrics.controls.inc(error.word());
-                warn!(%error, bytes = body.len(), "control message dropped");
+                let reason = chain(&error);
+                limited!(warn[error.kind()], "control message dropped", reason, bytes = body.len(), offset);
             }
         }
         self.pass(offset);
@@ -251,7 +253,8 @@ impl Dispatch {
             Err(error) => {
                 if !is_recalled {
                     self.metrics.triggers_dropped.inc(error.word());
-                    warn!(%error, bytes = body.len(), "trigger dropped");
+                    let reason = chain(&error);
+                    limited!(warn[error.kind()], "trigger dropped", reason, bytes = body.len(), offset);
                 }
                 self.pass(offset);
                 return None;

@@ -13,6 +13,7 @@ pub mod dispatch;
 pub mod http;
 pub mod hub;
 pub mod instances;
+pub mod logging;
 pub mod metrics;
 pub mod protocol;
 pub mod room;

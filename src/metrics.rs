@@ -3,6 +3,8 @@
 //! Any part of the program may count here; only the internal listener reads.
 
 mod by_word;
+mod process;
+mod text;
 mod work;
 
 use std::time::{Duration, SystemTime};
@@ -16,6 +18,7 @@ use prometheus_client::{
 
 pub use self::{
     by_word::{ByResult, ByWord, Counts, Outcome},
+    text::TextFormat,
     work::{Progress, Work},
 };
 
@@ -146,7 +149,7 @@ metrics! {
 }
 
 impl Metrics {
-    /// The numbers as Prometheus reads them (OpenMetrics text, version 1.0.0).
+    /// Returns all numbers as OpenMetrics text.
     ///
     /// # Errors
     /// Only if formatting itself fails.
@@ -154,6 +157,18 @@ impl Metrics {
         let mut text = String::new();
         encode(&mut text, &self.registry)?;
         Ok(text)
+    }
+
+    /// Returns all numbers in `format`.
+    ///
+    /// # Errors
+    /// Only if formatting itself fails.
+    pub fn text_in(&self, format: TextFormat) -> Result<String, std::fmt::Error> {
+        let text = self.text()?;
+        Ok(match format {
+            TextFormat::OpenMetrics => text,
+            TextFormat::Prometheus => text::to_prometheus(&text),
+        })
     }
 
     /// Notes how many users, connections and channels Channelstream has.
@@ -187,6 +202,7 @@ impl Metrics {
         let since = self.started.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         start.set(i64::try_from(since.as_secs()).unwrap_or(i64::MAX));
         self.registry.register_with_unit("start_time", "When the process started", Unit::Seconds, start);
+        self.registry.register_collector(Box::new(process::LogCounts));
         self
     }
 }

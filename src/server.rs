@@ -1,17 +1,19 @@
 //! Puts the parts together, and takes them apart again in the right order.
 
+mod parts;
+
 use std::{io, sync::Arc, time::Duration};
 
-use tokio::{
-    task::JoinSet,
-    time::{Instant, timeout_at},
-};
+use tokio::time::{Instant, timeout_at};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{info, warn};
 
+pub use self::parts::{Cause, EndedEarly};
+
+use self::parts::Parts;
 use crate::{
     backend::{self, Backend, Changes, Hooks},
-    broker::{self, Consumer, LogFailed, Publisher, Unusable, Upkeep},
+    broker::{self, Consumer, LogFailed, Publisher, Upkeep},
     channelstream::Channelstream,
     config::{self, Broker, Config, Listen},
     connection::Connections,
@@ -22,6 +24,7 @@ use crate::{
     },
     hub::Hub,
     instances::Instances,
+    logging,
     metrics::Metrics,
 };
 
@@ -45,12 +48,9 @@ pub enum Error {
     /// The embedded broker's log cannot be used.
     #[error(transparent)]
     Log(#[from] LogFailed),
-    /// The broker cannot be used as it is configured.
-    #[error("the broker cannot be used")]
-    Broker(#[source] Unusable),
-    /// A part ended although nobody had asked it to.
-    #[error("{0} ended early")]
-    EndedEarly(&'static str),
+    /// A part of the server ended that should still be running.
+    #[error(transparent)]
+    EndedEarly(#[from] EndedEarly),
 }
 
 /// What a clean stop has left undone.
@@ -171,41 +171,39 @@ impl Server {
             self.readiness.clone(),
             channelstream,
         );
-        let (mut intake, mut rest) = (JoinSet::new(), JoinSet::new());
+        let mut intake = Parts::default();
+        let mut rest = Parts::default();
         if self.config.connection.closes_on_gap {
-            rest.spawn(self.connections.clone().close_at_gaps(self.stop_intake.clone()));
+            let closing = self.connections.clone().close_at_gaps(self.stop_intake.clone());
+            rest.spawn("closing of clients at gaps", closing);
         }
         if let Some(instances) = &self.instances {
-            rest.spawn(instances.clone().run(publisher.clone(), self.stop_rest.clone()));
+            rest.spawn("membership of instances", instances.clone().run(publisher.clone(), self.stop_rest.clone()));
         }
         if let Some(channelstream) = &self.channelstream {
-            rest.spawn(channelstream.clone().run(publisher.clone(), self.stop_rest.clone()));
+            rest.spawn("Channelstream", channelstream.clone().run(publisher.clone(), self.stop_rest.clone()));
         }
-        rest.spawn(self.connections.clone().recheck(self.stop_intake.clone()));
-        rest.spawn(self.connections.clone().tell_forgotten(publisher.clone(), self.stop_rest.clone()));
-        rest.spawn(self.connections.backend.clone().keep(self.stop_rest.clone()));
-        let dispatching = self.dispatch.run(self.consumer, self.stop_intake.clone());
-        intake.spawn(async { dispatching.await.map_err(Error::Broker) });
+        rest.spawn("re-checks of permissions", self.connections.clone().recheck(self.stop_intake.clone()));
+        let forgetting = self.connections.clone().tell_forgotten(publisher.clone(), self.stop_rest.clone());
+        rest.spawn("messages about forgotten users", forgetting);
+        rest.spawn("gate of the API", self.connections.backend.clone().keep(self.stop_rest.clone()));
+        rest.spawn("reports of suppressed log lines", logging::report_suppressed(self.stop_rest.clone()));
+        intake.try_spawn("dispatch", self.dispatch.run(self.consumer, self.stop_intake.clone()));
         let serving = self.public.serve(public, terms.clone(), http_tasks.clone(), self.stop_intake.clone());
-        intake.spawn(async {
-            serving.await;
-            Ok(())
-        });
-        rest.spawn(self.internal.serve(internal, terms, http_tasks.clone(), self.stop_rest.clone()));
-        rest.spawn(self.upkeep);
+        intake.spawn("public listener", serving);
+        let serving = self.internal.serve(internal, terms, http_tasks.clone(), self.stop_rest.clone());
+        rest.spawn("internal listener", serving);
+        rest.spawn("upkeep of the broker", self.upkeep);
         let outcome = tokio::select! {
             () = stop.cancelled() => Ok(()),
-            Some(ended) = intake.join_next() => match ended {
-                Ok(Err(error)) => Err(error),
-                _ => Err(Error::EndedEarly("a part that takes in clients or triggers")),
-            },
-            Some(_) = rest.join_next() => Err(Error::EndedEarly("the internal listener or the broker's upkeep")),
+            ended = intake.ended_early() => Err(ended),
+            ended = rest.ended_early() => Err(ended),
         };
         info!(connections = self.connections.count(), "stopping");
         let deadline = Instant::now() + self.config.drain;
         self.readiness.stop();
         self.stop_intake.cancel();
-        while intake.join_next().await.is_some() {}
+        let outcome = outcome.and(intake.finish().await);
         let connections = &self.connections;
         connections.tasks.close();
         let drained = async {
@@ -226,7 +224,7 @@ impl Server {
         };
         let is_drained = timeout_at(deadline, drained).await.is_ok();
         self.stop_rest.cancel();
-        while rest.join_next().await.is_some() {}
+        let outcome = outcome.and(rest.finish().await);
         let report = Report { connections: connections.count(), hooks: connections.hooks.unfinished() };
         if is_drained {
             info!("stopped");
@@ -237,7 +235,7 @@ impl Server {
                 "the drain deadline has passed, stopping all the same"
             );
         }
-        outcome.map(|()| report)
+        outcome.map(|()| report).map_err(Error::EndedEarly)
     }
 }
 

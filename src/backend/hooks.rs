@@ -13,14 +13,18 @@ use reqwest::Url;
 use serde_json::json;
 use tokio::time::sleep;
 use tokio_util::task::TaskTracker;
-use tracing::{debug, warn};
+use tracing::debug;
 use uuid::Uuid;
 
 use super::{
     Backend, Caller, Error, Identity,
     books::{Books, Reported},
 };
-use crate::{config, metrics::Outcome};
+use crate::{
+    config,
+    logging::{chain, limited},
+    metrics::Outcome,
+};
 
 /// How often a hook is tried that the backend may take the next time.
 const ATTEMPTS: u32 = 5;
@@ -108,9 +112,7 @@ impl Hooks {
         let caller = self.backend.caller(identity, address);
         if self.waiting.lock().is_full_for(caller) {
             self.backend.metrics.hooks.inc(Outcome::Dropped);
-            if let Some(suppressed) = self.backend.reports.due("hooks") {
-                warn!(suppressed, "too many hooks are waiting: a connection is not reported to the backend");
-            }
+            limited!(warn, "too many hooks are waiting: a connection is not reported to the API", waiting = WAITING);
             return None;
         }
         let (hooks, identity, state) = (self.clone(), identity.clone(), Mutex::default());
@@ -185,8 +187,15 @@ impl Hooks {
             let metrics = &self.backend.metrics;
             metrics.hooks.inc(outcome.as_ref().map_or_else(Error::outcome, |()| Outcome::Ok));
             let Err(error) = outcome else { return };
-            debug!(error = &error as &dyn std::error::Error, attempt, "hook failed");
+            debug!(error = chain(&error), attempt, "hook failed");
             if error.is_final() || attempt == ATTEMPTS || !is_wanted() {
+                limited!(
+                    warn[error.outcome().word()],
+                    "hook given up",
+                    path = url.path(),
+                    attempt,
+                    error = chain(&error)
+                );
                 break;
             }
             let part = rand::rng().random_range(0.5..1.0);

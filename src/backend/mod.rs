@@ -12,7 +12,6 @@ mod error;
 mod gate;
 mod headers;
 mod hooks;
-mod reports;
 
 use std::{
     collections::HashMap,
@@ -45,7 +44,6 @@ use self::{
     cache::Cache,
     caller::Caller,
     gate::{CallId, Gate, Request, Verdict},
-    reports::Reports,
 };
 use crate::{
     config,
@@ -103,7 +101,6 @@ pub struct Backend {
     calls: Mutex<Calls>,
     cache: Option<Cache>,
     hasher: RandomState,
-    reports: Reports,
     /// Whose permissions have changed: who learns of a change notes it here.
     pub changes: Changes,
     me: Weak<Self>,
@@ -135,7 +132,6 @@ impl Backend {
             calls: Mutex::default(),
             cache,
             hasher: RandomState::new(),
-            reports: Reports::default(),
             changes,
             me: me.clone(),
         }))
@@ -286,9 +282,6 @@ impl Backend {
             }
         };
         self.metrics.bootstraps.inc(outcome.as_ref().map_or_else(Error::outcome, |_| Outcome::Ok));
-        if let Err(error) = &outcome {
-            self.reports.report(error);
-        }
         outcome
     }
 

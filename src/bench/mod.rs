@@ -22,7 +22,12 @@ mod side;
 mod stub;
 mod target;
 
-use std::{io, net::SocketAddr, thread, time::Duration};
+use std::{
+    io::{self, Write},
+    net::SocketAddr,
+    thread,
+    time::Duration,
+};
 
 pub(crate) use options::Options;
 use options::{Route, Subject};
@@ -117,7 +122,7 @@ fn serve_api(address: SocketAddr) -> Result<Outcome, Error> {
     let side = Side::start()?;
     let address = api(&side, address)?;
     // Whoever has started it may wait for this line.
-    eprintln!("answering bootstrap/ at http://{address}/");
+    let _ = writeln!(io::stderr(), "answering bootstrap/ at http://{address}/");
     while !side.is_interrupted() {
         thread::sleep(Duration::from_millis(50));
     }

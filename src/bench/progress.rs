@@ -5,6 +5,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use crate::logging::Writer;
+
 /// How often the line on a terminal is written over.
 const ON_TERMINAL: Duration = Duration::from_millis(500);
 /// How often there is a line elsewhere.
@@ -12,6 +14,8 @@ const ELSEWHERE: Duration = Duration::from_secs(5);
 
 /// The line. It is wiped when this is dropped.
 pub(super) struct Progress {
+    /// A terminal that is held up must not hold up the measurement. `None` if there is no thread for it.
+    writer: Option<Writer>,
     is_terminal: bool,
     last: Instant,
     width: usize,
@@ -19,7 +23,12 @@ pub(super) struct Progress {
 
 impl Progress {
     pub(super) fn new() -> Self {
-        Self { is_terminal: io::stderr().is_terminal(), last: Instant::now(), width: 0 }
+        Self {
+            writer: Writer::start(io::stderr(), |_| {}).ok(),
+            is_terminal: io::stderr().is_terminal(),
+            last: Instant::now(),
+            width: 0,
+        }
     }
 
     /// Shows what `line` says, if it is time to.
@@ -31,20 +40,26 @@ impl Progress {
         self.last = Instant::now();
         let line = line();
         let width = line.chars().count();
-        // With nowhere to say it, it is not said.
-        let _ = match self.is_terminal {
-            true => write!(io::stderr(), "\r{line:<before$}", before = self.width),
-            false => writeln!(io::stderr(), "{line}"),
-        };
+        self.write(match self.is_terminal {
+            true => format!("\r{line:<before$}", before = self.width),
+            false => format!("{line}\n"),
+        });
         self.width = width;
+    }
+
+    fn write(&mut self, text: String) {
+        // With nowhere to say it, it is not said.
+        let _ = self.writer.as_mut().map(|writer| writer.write_all(text.as_bytes()));
     }
 
     /// Wipes the line.
     pub(super) fn clear(&mut self) {
         if self.is_terminal && self.width > 0 {
-            let _ = write!(io::stderr(), "\r{:width$}\r", "", width = self.width);
+            self.write(format!("\r{:width$}\r", "", width = self.width));
             self.width = 0;
         }
+        // What comes next goes to standard output.
+        self.writer.iter().for_each(Writer::flush);
     }
 }
 

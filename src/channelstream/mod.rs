@@ -45,6 +45,7 @@ use self::{
 use crate::{
     broker::State as BrokerState,
     hub::{Hub, Outbox, Publication},
+    logging::limited,
     metrics::Metrics,
     protocol::channelstream::Invalid,
 };
@@ -267,7 +268,9 @@ impl Channelstream {
         let message: Message = match serde_json::from_slice(body) {
             Ok(message) => message,
             Err(error) => {
-                warn!(%error, bytes = body.len(), "what claims to be about Channelstream is not");
+                // The parser's words may quote the body.
+                let (line, column) = (error.line(), error.column());
+                limited!(warn, "message of Channelstream dropped: it cannot be read", bytes = body.len(), line, column);
                 return Vec::new();
             }
         };

@@ -18,7 +18,7 @@ use super::{
     command::{Command, Maker, Order, Piece},
     state::{Done, Effect, Era, State},
 };
-use crate::protocol::channelstream::Invalid;
+use crate::{logging::limited, protocol::channelstream::Invalid};
 
 /// The most characters of a piece of a snapshot, about: RabbitMQ takes some MiB, and triggers go the same way.
 const PIECE_BYTES: usize = 256 << 10;
@@ -318,7 +318,9 @@ impl Blank {
         let mut state: State = match serde_json::from_str(&text) {
             Ok(state) => state,
             Err(error) => {
-                warn!(%error, "a snapshot of Channelstream's users and channels cannot be read");
+                // The parser's words may quote the snapshot.
+                let (line, column) = (error.line(), error.column());
+                limited!(warn, "a snapshot of Channelstream's users and channels cannot be read", line, column);
                 return None;
             }
         };

@@ -4,14 +4,16 @@ use tokio::{
     sync::{mpsc, oneshot},
     time::Instant,
 };
-use tracing::warn;
 use uuid::Uuid;
 
 use super::{
     DEADLINE,
     command::{Command, Message},
 };
-use crate::broker::{Kind, Publisher};
+use crate::{
+    broker::{Kind, Publisher},
+    logging::{chain, limited},
+};
 
 /// Commands of one message.
 const COMMANDS: usize = 256;
@@ -103,7 +105,8 @@ impl Writer {
             }
             Err(error) => {
                 let ids: Vec<_> = written.iter().map(|written| written.id).collect();
-                warn!(error = &error as &dyn std::error::Error, commands = ids.len(), "not accepted by the broker");
+                let error = chain(&error);
+                limited!(warn, "commands of Channelstream not accepted by the broker", error, commands = ids.len());
                 failed(&ids);
             }
         }

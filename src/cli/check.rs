@@ -8,12 +8,12 @@ use std::{
 
 use http::HeaderMap;
 
-use super::chain;
 use crate::{
     backend::{self, Backend, Changes, Handshake, Patience},
     broker,
     config::{Broker, Config, Note},
     http::listener::Listener,
+    logging::chain,
     metrics::Metrics,
 };
 

@@ -12,10 +12,10 @@ use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::value::RawValue;
 use uuid::Uuid;
 
-use super::chain;
 use crate::{
     backend::provide_cryptography,
     config::{Internal, Listen},
+    logging::chain,
 };
 
 /// How long the server may take to answer.

@@ -2,7 +2,6 @@
 
 mod check;
 mod explain;
-mod logging;
 mod system;
 
 use std::{
@@ -22,6 +21,7 @@ use tracing::{info, warn};
 use crate::{
     bench,
     config::{self, Config, Note},
+    logging::{self, chain},
     server::Server,
 };
 
@@ -106,7 +106,10 @@ fn measure(options: &bench::Options) -> ExitCode {
 }
 
 fn serve(runtime: Runtime, config: Config) -> ExitCode {
-    logging::start(&config.log);
+    let _logging = match logging::start(&config.log) {
+        Ok(logging) => logging,
+        Err(error) => return fail(FAILED, &error),
+    };
     for note in &config.notes {
         match note {
             Note::Taken(text) => info!("{text}"),
@@ -118,7 +121,7 @@ fn serve(runtime: Runtime, config: Config) -> ExitCode {
     match outcome {
         Ok(()) => OK.into(),
         Err(error) => {
-            tracing::error!(error = &*error, "cannot serve");
+            tracing::error!(error = chain(&*error), "cannot serve");
             FAILED.into()
         }
     }
@@ -166,16 +169,4 @@ fn fail(code: u8, error: &dyn StdError) -> ExitCode {
     // With nowhere to say it, the exit code has to do.
     let _ = writeln!(io::stderr(), "high-templar: {}", chain(error));
     code.into()
-}
-
-/// An error with what caused it.
-fn chain(error: &dyn StdError) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(error) = source {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        source = error.source();
-    }
-    text
 }

@@ -24,6 +24,7 @@ use crate::{
     backend::{Admission, Answer, Moment, Urgency, Whom},
     broker::{Kind, Publisher, State},
     hub::{Frame, Full},
+    logging::{chain, limited},
     protocol::{
         CloseCode, Version,
         control::{Action, Control, Target},
@@ -232,7 +233,7 @@ impl Connections {
                 for user in self.take_forgotten() {
                     let body = json!({"action": Action::Forget.word(), "user": user}).to_string();
                     while let Err(error) = publisher.publish(Kind::Control, body.clone().into()).await {
-                        debug!(error = &error as &dyn std::error::Error, "the instances cannot be told of a change");
+                        limited!(warn, "the instances cannot be told of a change, trying again", error = chain(&error));
                         sleep(TELL_AGAIN).await;
                     }
                 }

@@ -8,6 +8,7 @@ use tokio::{
     time::{Instant, sleep_until, timeout_at},
 };
 use tracing::debug;
+use uuid::Uuid;
 
 use super::{
     CatchUp, Connections,
@@ -17,6 +18,7 @@ use super::{
 use crate::{
     backend::{self, Admission, Event, Moment, Notifier, Patience},
     hub::{Frame, Full, Hub, Outbox, Seat},
+    logging::{chain, limited},
     protocol::{
         CloseCode, Version,
         client::{Message, Wanted},
@@ -204,6 +206,7 @@ impl Link {
             return Refused::Gone;
         }
         self.connections.metrics.limited.inc("connections-per-user");
+        limited!(warn, "client refused: its user has MAX_CONNECTIONS_PER_USER connections");
         self.connections.metrics.connections_refused.inc("limit");
         Refused::TooMany { retry_after: random_seconds(TOO_MANY_SECONDS) }
     }
@@ -216,7 +219,17 @@ impl Link {
     /// What somebody is told whom the backend could not be asked about, or does not know, and counts that.
     pub(super) fn refusal(&self, error: &backend::Error) -> Refused {
         self.connections.metrics.connections_refused.inc("backend");
-        debug!(error = error as &dyn std::error::Error, "not authorised");
+        match error {
+            // Visitors whose session is over are no news.
+            backend::Error::Refused { status, .. } if matches!(status.as_u16(), 401 | 403) => {
+                debug!(error = chain(error), "not authorised");
+            }
+            _ => limited!(
+                warn[error.outcome().word()],
+                "client not admitted: see API_URL and the API's log",
+                error = chain(error)
+            ),
+        }
         if error.is_final() {
             return Refused::NotAuthorized;
         }
@@ -270,8 +283,21 @@ impl Drop for Link {
         self.connections.clients.remove(&self.client);
         if let Some(code) = self.outbox().close_code() {
             self.connections.metrics.connections_closed.inc(code.word());
+            log_end(code, self.client.id());
         }
     }
+}
+
+/// Logs an end that a limit has brought about, or a mistake of the client.
+fn log_end(code: CloseCode, connection: Uuid) {
+    let reason = match code {
+        CloseCode::TooSlow => "it does not read as fast as it is sent to: see OUTBOX_LIMIT",
+        CloseCode::TooMany => "it sends too many messages: see MESSAGE_RATE",
+        CloseCode::TooBig => "it has sent a message that is too large: see MESSAGE_LIMIT",
+        CloseCode::ProtocolError | CloseCode::InvalidText => "it broke the WebSocket protocol",
+        _ => return,
+    };
+    limited!(warn[code.word()], "client closed", %connection, reason);
 }
 
 /// An authorised client. Leaves its rooms, and is reported as gone, when dropped.

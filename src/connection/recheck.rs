@@ -19,12 +19,12 @@ use tokio::{
     time::{Instant, MissedTickBehavior, interval, sleep_until},
 };
 use tokio_util::sync::CancellationToken;
-use tracing::debug;
 use uuid::Uuid;
 
 use super::{Connections, clients::Client, session::Session};
 use crate::{
     backend::{Answer, Error, Identity, Urgency},
+    logging::{chain, limited},
     protocol::{CloseCode, server::v4},
 };
 
@@ -227,7 +227,13 @@ impl Connections {
                     return;
                 }
                 self.metrics.rechecks.inc("failed");
-                debug!(error = &**error as &dyn std::error::Error, clients = clients.len(), "cannot check permissions");
+                let word = error.outcome().word();
+                limited!(
+                    warn[word],
+                    "cannot check permissions, trying again",
+                    error = chain(&**error),
+                    clients = clients.len()
+                );
                 let random = wait.mul_f64(rand::rng().random_range(0.5..1.0));
                 let until = (now + error.retry_after().unwrap_or_default().max(random)).min(end);
                 group.clients.retain(|_, client| client.strong_count() > 0);

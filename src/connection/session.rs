@@ -19,6 +19,7 @@ use super::Connections;
 use crate::{
     backend::{Admission, Moment},
     hub::{Frame, Full, Hub, Outbox, Seat},
+    logging::limited,
     protocol::{
         CloseCode, RequestId, Version,
         client::{Message, Wanted},
@@ -129,6 +130,8 @@ impl Session {
         let most = connections.config.limits.subscriptions;
         if self.places >= most {
             connections.metrics.limited.inc("subscriptions");
+            let connection = self.outbox.connection();
+            limited!(warn, "subscription refused: the connection has MAX_SUBSCRIPTIONS", %connection, most);
             let detail = || format!("a connection may have {most} subscriptions");
             return self.refuse(Some(&request_id), Refusal::TooManySubscriptions, detail);
         }

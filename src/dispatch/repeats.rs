@@ -7,7 +7,8 @@ use std::{
 
 use smol_str::SmolStr;
 use tokio::time::Instant;
-use tracing::warn;
+
+use crate::logging::limited;
 
 /// The most ids that are remembered: some 200 MiB at worst, most often a tenth of that.
 const MOST: usize = 1 << 20;
@@ -46,7 +47,11 @@ impl Repeats {
                 break;
             }
             if !is_old && self.oldest_first.len() == MOST {
-                warn!(ids = MOST, "too many ids of triggers within TRIGGER_ID_TTL, the oldest is forgotten early");
+                limited!(
+                    warn,
+                    "too many ids of triggers within TRIGGER_ID_TTL, the oldest is forgotten early",
+                    ids = MOST
+                );
             }
             if let Some((_, id)) = self.oldest_first.pop_front() {
                 self.known.remove(&id);

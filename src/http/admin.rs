@@ -5,15 +5,15 @@ use std::sync::{
     atomic::{AtomicBool, Ordering::Relaxed},
 };
 
-use http::{HeaderValue, StatusCode, header};
+use http::{HeaderMap, HeaderValue, StatusCode, header};
 use serde_json::json;
 use tokio::sync::watch;
 use warp::{Filter, Rejection, Reply, reply::Response};
 
-use super::reply;
+use super::{accept::preference, reply};
 use crate::{
     broker::{Consumer, Publishing, State},
-    metrics::Metrics,
+    metrics::{Metrics, TextFormat},
 };
 
 /// The paths of the internal listener, for machines.
@@ -88,13 +88,25 @@ pub(super) fn health(readiness: Readiness) -> impl Filter<Extract = (Response,),
 }
 
 /// `/metrics` and `/openapi.json`.
-pub(super) fn routes(metrics: Arc<Metrics>) -> impl Filter<Extract = (Response,), Error = Rejection> + Clone {
-    let metrics = warp::path!("metrics").and(warp::get()).map(move || match metrics.text() {
-        Ok(text) => typed(text, "application/openmetrics-text; version=1.0.0; charset=utf-8"),
-        Err(_) => reply::error(StatusCode::INTERNAL_SERVER_ERROR, "no-metrics", "the numbers could not be written"),
+pub(super) fn routes(numbers: Arc<Metrics>) -> impl Filter<Extract = (Response,), Error = Rejection> + Clone {
+    let metrics = warp::path!("metrics").and(warp::get()).and(warp::header::headers_cloned());
+    let metrics = metrics.map(move |headers: HeaderMap| {
+        let format = text_format(&headers);
+        let Ok(text) = numbers.text_in(format) else {
+            let detail = "the numbers could not be written";
+            return reply::error(StatusCode::INTERNAL_SERVER_ERROR, "no-metrics", detail);
+        };
+        reply::with_headers(typed(text, format.content_type()), &[(header::VARY, "Accept")])
     });
     let openapi = warp::path!("openapi.json").and(warp::get()).map(|| typed(OPENAPI, "application/json"));
     metrics.or(openapi).unify()
+}
+
+/// The format that a scraper prefers. Without a preference it is the older one, as with every Prometheus client library: whoever
+/// reads OpenMetrics asks for it.
+fn text_format(headers: &HeaderMap) -> TextFormat {
+    let openmetrics = preference(headers, "application", "openmetrics-text");
+    if openmetrics > preference(headers, "text", "plain") { TextFormat::OpenMetrics } else { TextFormat::Prometheus }
 }
 
 /// `body` of this type.
@@ -109,6 +121,33 @@ mod tests {
     use serde_json::Value;
 
     use super::*;
+
+    #[test]
+    fn numbers_are_written_in_the_format_that_is_asked_for() {
+        let prometheus_3 = "application/openmetrics-text;version=1.0.0;escaping=allow-utf-8;q=0.6,\
+                            application/openmetrics-text;version=0.0.1;q=0.5,\
+                            text/plain;version=1.0.0;escaping=allow-utf-8;q=0.4,text/plain;version=0.0.4;q=0.3,*/*;q=0.2";
+        for (accept, expected) in [
+            (None, TextFormat::Prometheus),
+            (Some(""), TextFormat::Prometheus),
+            (Some("*/*"), TextFormat::Prometheus),
+            (Some("text/plain"), TextFormat::Prometheus),
+            (Some("text/*"), TextFormat::Prometheus),
+            (Some("text/plain;version=0.0.4"), TextFormat::Prometheus),
+            (Some("text/html,application/xhtml+xml,*/*;q=0.8"), TextFormat::Prometheus),
+            (Some("application/json"), TextFormat::Prometheus),
+            (Some("application/openmetrics-text"), TextFormat::OpenMetrics),
+            (Some("Application/OpenMetrics-Text; version=1.0.0; charset=utf-8"), TextFormat::OpenMetrics),
+            (Some("application/openmetrics-text;q=0.5, text/plain;q=0.2"), TextFormat::OpenMetrics),
+            (Some("application/openmetrics-text;q=0.2, text/plain;q=0.5"), TextFormat::Prometheus),
+            (Some("application/openmetrics-text;q=0, */*"), TextFormat::Prometheus),
+            (Some("text/plain;q=0, */*"), TextFormat::OpenMetrics),
+            (Some(prometheus_3), TextFormat::OpenMetrics),
+        ] {
+            let headers = accept.map(|accept| (header::ACCEPT, HeaderValue::from_static(accept)));
+            assert_eq!(text_format(&headers.into_iter().collect()), expected, "{accept:?}");
+        }
+    }
 
     #[test]
     fn the_openapi_document_names_the_routes_there_are() {

@@ -1,15 +1,15 @@
 //! `POST /control/`: has every instance ask again for some connections, end them, or take them out of a room.
 
 use http::StatusCode;
-use tracing::warn;
 use warp::{Filter, Rejection, reply::Response};
 
 use super::{
     body::{self, Unread},
-    reply,
+    refusals, reply,
 };
 use crate::{
     broker::{Kind, Publisher},
+    logging::{chain, limited},
     protocol::control::{Control, Error},
     room::Numbers,
 };
@@ -43,8 +43,8 @@ pub(super) fn route(
             match publisher.publish(Kind::Control, body).await {
                 Ok(()) => reply::success(),
                 Err(error) => {
-                    warn!(error = &error as &dyn std::error::Error, "control message not accepted");
-                    reply::try_later("the broker did not confirm the control message")
+                    limited!(warn, "control message not accepted by the broker", error = chain(&error));
+                    refusals::unlogged(reply::try_later("the broker did not confirm the control message"))
                 }
             }
         }
@@ -52,5 +52,7 @@ pub(super) fn route(
 }
 
 fn misunderstood(error: &Error) -> Response {
-    reply::error(StatusCode::BAD_REQUEST, error.word(), &format!("{error}; {SHAPE}"))
+    let wrong = chain(error);
+    let response = reply::error(StatusCode::BAD_REQUEST, error.word(), &format!("{wrong}; {SHAPE}"));
+    refusals::logged_as(response, error.kind(), &wrong)
 }

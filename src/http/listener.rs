@@ -21,11 +21,11 @@ use tokio::{
     time::sleep,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use tracing::{debug, warn};
+use tracing::debug;
 use warp::{filters::BoxedFilter, reply::Response};
 
 use super::Origination;
-use crate::{config::Listen, metrics::Metrics, transport::socket::Socket};
+use crate::{config::Listen, logging::limited, metrics::Metrics, transport::socket::Socket};
 
 /// How long a connection may take to send the head of a request.
 const HEAD_DEADLINE: Duration = Duration::from_secs(5);
@@ -146,7 +146,7 @@ impl Listener {
                     debug!(%error, "a connection was gone before it was accepted")
                 }
                 Err(error) => {
-                    warn!(%error, "cannot accept connections at present");
+                    limited!(warn, "cannot accept connections at present", %error);
                     sleep(EXHAUSTED).await;
                 }
             }
@@ -187,6 +187,9 @@ async fn serve_one(socket: Socket, routes: BoxedFilter<(Response,)>, terms: Term
     if let Err(error) = outcome {
         if error.is_parse_too_large() {
             terms.metrics.limited.inc("headers");
+            limited!(warn["headers"], "request refused unread: its head is too large, see HEADER_LIMIT and URL_LIMIT");
+        } else if error.is_parse() {
+            limited!(warn["parse"], "request refused unread: it is not HTTP/1.1", %error);
         } else if error.is_timeout() && !has_asked.load(Relaxed) {
             terms.metrics.limited.inc("handshake");
         }

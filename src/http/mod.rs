@@ -1,6 +1,7 @@
 //! Everything that is asked for over HTTP: the public side, where clients connect, and the internal side, where the
 //! backend posts triggers and operators look.
 
+mod accept;
 mod admin;
 mod body;
 pub mod channelstream;
@@ -9,6 +10,7 @@ mod inspect;
 pub mod listener;
 mod page;
 mod position;
+mod refusals;
 mod reply;
 mod sse;
 mod status;
@@ -87,7 +89,7 @@ pub fn public(
         },
     );
     let route = with_channelstream(channelstream, Side::Public, route.boxed());
-    events.or(within_limits.and(route)).unify().recover(reply::rejected).unify().boxed()
+    refusals::log(refusals::Side::Public, events.or(within_limits.and(route)).unify())
 }
 
 /// `own`, and what is Channelstream's.
@@ -112,7 +114,7 @@ fn open_websocket(
     origins: &Origins,
 ) -> Result<Response, Box<Response>> {
     let request = websocket::Request { version: from.version, headers };
-    let refused = |refused: Refused| refused_websocket(connections, refused);
+    let refused = |refused: Refused| refused_websocket(connections, headers, refused);
     let (response, version) = websocket::accept(&request, origins).map_err(refused)?;
     let upgrade = upgrade.ok_or_else(|| refused(Refused::NotAnUpgrade))?;
     let handshake = Handshake { headers, query, peer: from.peer };
@@ -132,9 +134,15 @@ fn open_websocket(
 }
 
 /// The answer to a handshake that makes no WebSocket.
-fn refused_websocket(connections: &Connections, refused: Refused) -> Box<Response> {
+fn refused_websocket(connections: &Connections, headers: &HeaderMap, refused: Refused) -> Box<Response> {
     connections.metrics.connections_refused.inc(refused.word());
-    let mut response = reply::error(refused.status(), "no-websocket", &refused.to_string());
+    let response = reply::error(refused.status(), "no-websocket", &refused.to_string());
+    let detail = match refused {
+        Refused::Origin => format!("{refused} ({})", refusals::page(headers)),
+        Refused::NotAnUpgrade => format!("{refused}; a proxy has to pass on the headers Upgrade and Connection"),
+        Refused::Version | Refused::Key => refused.to_string(),
+    };
+    let mut response = refusals::logged_as(response, refused.word(), &detail);
     if refused == Refused::Version {
         response.headers_mut().insert(http::header::SEC_WEBSOCKET_VERSION, http::HeaderValue::from_static("13"));
     }
@@ -170,5 +178,5 @@ pub fn internal(
     let guarded = reply::guard(config.token.clone()).and(private);
     let own = health.or(page).unify().or(guarded).unify().boxed();
     let routes = with_channelstream(channelstream, Side::Internal, own);
-    routes.recover(reply::rejected).unify().boxed()
+    refusals::log(refusals::Side::Internal, routes)
 }

@@ -8,7 +8,7 @@ use serde::Serialize;
 use serde_json::json;
 use warp::{Filter, Rejection, Reply, path::FullPath, reply::Response};
 
-use super::Origination;
+use super::{Origination, refusals};
 use crate::{
     config::{Limits, Secret},
     connection::TooMany,
@@ -20,9 +20,11 @@ pub(super) fn success() -> Response {
     json(StatusCode::OK, &json!({"code": "success"}))
 }
 
-/// `{"code":"error","message":…,"detail":…}`: `message` is one word for programs, `detail` is for people.
+/// `{"code":"error","message":…,"detail":…}`: `message` is one word for programs, from a fixed list, `detail` is for people. Both
+/// are logged.
 pub(super) fn error(status: StatusCode, message: &str, detail: &str) -> Response {
-    json(status, &json!({"code": "error", "message": message, "detail": detail}))
+    let response = json(status, &json!({"code": "error", "message": message, "detail": detail}));
+    refusals::logged_as(response, message, detail)
 }
 
 /// `body` as JSON.
@@ -63,7 +65,12 @@ pub(super) fn too_many(limit: TooMany) -> Response {
         TooMany::InAll => StatusCode::SERVICE_UNAVAILABLE,
         TooMany::FromAddress => StatusCode::TOO_MANY_REQUESTS,
     };
-    let mut response = error(status, "too-many-connections", &limit.to_string());
+    let setting = match limit {
+        TooMany::InAll => "MAX_CONNECTIONS, or the limit on open files",
+        TooMany::FromAddress => "MAX_CONNECTIONS_PER_ADDRESS",
+    };
+    let response = error(status, "too-many-connections", &limit.to_string());
+    let mut response = refusals::logged_as(response, limit.word(), &format!("{limit}: see {setting}"));
     let seconds = rand::rng().random_range(FULL_SECONDS);
     response.headers_mut().insert(header::RETRY_AFTER, seconds.into());
     response

@@ -6,7 +6,7 @@ use http::{HeaderMap, HeaderValue, StatusCode, header};
 use serde_json::{json, value::RawValue};
 use warp::{Filter, Rejection, filters::BoxedFilter, reply::Response};
 
-use super::{Origination, admin::typed, reply};
+use super::{Origination, admin::typed, refusals, reply};
 use crate::{
     backend::Handshake,
     config::Origins,
@@ -61,7 +61,8 @@ async fn answer(
     }
     connections.metrics.connections_refused.inc("origin");
     let detail = "the page's Origin may not connect: see ALLOWED_ORIGINS";
-    reply::error(StatusCode::FORBIDDEN, "origin-not-allowed", detail)
+    let response = reply::error(StatusCode::FORBIDDEN, "origin-not-allowed", detail);
+    refusals::logged_as(response, "origin", &format!("{detail} ({})", refusals::page(&headers)))
 }
 
 /// `response`, to be read by the page that asked if it may, and kept by nobody.
@@ -89,7 +90,7 @@ async fn open(
     let most = connections.config.limits.subscriptions;
     if wanted.len() > most {
         connections.metrics.limited.inc("subscriptions");
-        let detail = format!("a connection may have {most} subscriptions");
+        let detail = format!("a connection may have {most} subscriptions (MAX_SUBSCRIPTIONS)");
         return Err(refusal(StatusCode::BAD_REQUEST, "too-many-subscriptions", &detail));
     }
     let handshake = Handshake { headers, query, peer: from.peer };
@@ -101,7 +102,10 @@ async fn open(
         count("limit");
         Box::new(reply::too_many(limit))
     })?;
-    let events = sse::open(&wanted, identity, place, connections).await.map_err(|refused| refused_stream(&refused))?;
+    let events = sse::open(&wanted, identity, place, connections).await.map_err(|refused| {
+        // What the API says of clients is logged where it is asked.
+        Box::new(refusals::unlogged(*refused_stream(&refused)))
+    })?;
     let mut response = typed(warp::reply::stream(events), "text/event-stream");
     // A proxy that keeps the events until it has enough of them would keep them for ever.
     response.headers_mut().insert("x-accel-buffering", HeaderValue::from_static("no"));

@@ -6,17 +6,20 @@ use bytes::Bytes;
 use http::StatusCode;
 use serde_json::{Value, json, value::RawValue};
 use tokio::sync::Semaphore;
-use tracing::warn;
 use warp::{Filter, Rejection, reply::Response};
 
 use super::{
     body::{self, Unread},
-    reply,
+    refusals, reply,
 };
 use crate::{
     broker::{self, Kind, Publisher},
+    logging::{chain, limited},
     metrics::Metrics,
-    protocol::trigger::Trigger,
+    protocol::{
+        elements,
+        trigger::{Error, Trigger},
+    },
     room::Numbers,
 };
 
@@ -90,11 +93,11 @@ impl Drop for Held {
 }
 
 /// What a caller is told.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug)]
 enum Answer {
     Success,
     /// The trigger is wrong, in this way.
-    Wrong(&'static str),
+    Wrong(Error),
     TooLarge,
     /// The broker takes up to so many bytes.
     TooLargeForBroker(usize),
@@ -105,44 +108,58 @@ enum Answer {
 }
 
 impl Answer {
-    fn word(self) -> &'static str {
+    fn word(&self) -> &'static str {
         match self {
             Self::Success => "success",
-            Self::Wrong(word) => word,
+            Self::Wrong(error) => error.word(),
             Self::TooLarge | Self::TooLargeForBroker(_) => "too-large",
             Self::Incomplete => "incomplete",
             Self::TryLater | Self::Busy => "try-later",
         }
     }
 
-    fn response(self, limit_bytes: usize) -> Response {
+    fn response(&self, limit_bytes: usize) -> Response {
         let (status, detail) = match self {
             Self::Success => return reply::success(),
-            Self::Wrong(_) => (StatusCode::BAD_REQUEST, SHAPE.to_owned()),
+            Self::Wrong(error) => {
+                let response = reply::error(StatusCode::BAD_REQUEST, self.word(), &wrong(error));
+                return refusals::logged_as(response, error.kind(), &chain(error));
+            }
             Self::TooLarge => {
                 (StatusCode::PAYLOAD_TOO_LARGE, format!("a trigger may have up to {limit_bytes} bytes (MESSAGE_LIMIT)"))
             }
-            Self::TooLargeForBroker(limit_bytes) => (StatusCode::PAYLOAD_TOO_LARGE, too_large_for_broker(limit_bytes)),
+            Self::TooLargeForBroker(limit_bytes) => (StatusCode::PAYLOAD_TOO_LARGE, too_large_for_broker(*limit_bytes)),
             Self::Incomplete => {
                 (StatusCode::REQUEST_TIMEOUT, format!("the body did not arrive whole within {:?}", body::DEADLINE))
             }
-            Self::TryLater => (StatusCode::SERVICE_UNAVAILABLE, UNCONFIRMED.to_owned()),
+            Self::TryLater => return refusals::unlogged(reply::try_later(UNCONFIRMED)), // logged with its reason
             Self::Busy => (StatusCode::SERVICE_UNAVAILABLE, "too much is being published at once".to_owned()),
         };
         reply::with_retry_after(reply::error(status, self.word(), &detail))
     }
 
     /// The outcome as one of several.
-    fn item(self) -> Value {
-        match self {
-            Self::Success => json!({"code": "success"}),
-            Self::TryLater => json!({"code": "error", "message": self.word(), "detail": UNCONFIRMED}),
-            Self::TooLargeForBroker(limit_bytes) => {
-                json!({"code": "error", "message": self.word(), "detail": too_large_for_broker(limit_bytes)})
+    fn item(&self) -> Value {
+        let detail = match self {
+            Self::Success => return json!({"code": "success"}),
+            Self::Wrong(error) => {
+                limited!(warn[error.kind()], "trigger of a list refused", detail = chain(error));
+                wrong(error)
             }
-            _ => json!({"code": "error", "message": self.word(), "detail": SHAPE}),
-        }
+            Self::TooLargeForBroker(limit_bytes) => {
+                let detail = too_large_for_broker(*limit_bytes);
+                limited!(warn[self.word()], "trigger of a list refused", detail);
+                detail
+            }
+            _ => UNCONFIRMED.to_owned(), // neither size nor memory is looked at for each
+        };
+        json!({"code": "error", "message": self.word(), "detail": detail})
     }
+}
+
+/// What is wrong with a trigger, and what one looks like.
+fn wrong(error: &Error) -> String {
+    format!("{}; {SHAPE}", chain(error))
 }
 
 fn too_large_for_broker(limit_bytes: usize) -> String {
@@ -156,15 +173,17 @@ fn is_list(body: &[u8]) -> bool {
 
 /// Publishes a list in its order. Each trigger is taken or not by itself; 503 when the broker took none of those it was given.
 async fn publish_all(publisher: &Publisher, body: &Bytes, metrics: &Metrics) -> Response {
-    let Ok(triggers) = serde_json::from_slice::<Vec<&RawValue>>(body) else {
-        let answer = Answer::Wrong("malformed-json");
-        metrics.trigger_requests.inc(answer.word());
-        return reply::error(StatusCode::BAD_REQUEST, answer.word(), SHAPE);
+    let triggers = match elements(body) {
+        Ok(triggers) => triggers,
+        Err(reason) => {
+            let word = Error::Malformed(reason.clone()).word();
+            metrics.trigger_requests.inc(word);
+            let detail = format!("the list of triggers cannot be read: {reason}");
+            let response = reply::error(StatusCode::BAD_REQUEST, word, &format!("{detail}; {SHAPE}"));
+            return refusals::logged_as(response, reason.kind(), &detail);
+        }
     };
-    let check = |trigger: &RawValue| match Trigger::parse(trigger.get().as_bytes(), Numbers::ByValue) {
-        Ok(_) => Ok(()),
-        Err(error) => Err(error.word()),
-    };
+    let check = |trigger: &RawValue| Trigger::parse(trigger.get().as_bytes(), Numbers::ByValue).map(drop);
     let checked: Vec<_> = triggers.iter().map(|trigger| check(trigger)).collect();
     let good = triggers.iter().zip(&checked).filter(|(_, checked)| checked.is_ok());
     let bodies: Vec<Bytes> = good.map(|(trigger, _)| body.slice_ref(trigger.get().as_bytes())).collect();
@@ -174,18 +193,21 @@ async fn publish_all(publisher: &Publisher, body: &Bytes, metrics: &Metrics) -> 
         .into_iter()
         .map(|checked| match checked {
             Ok(()) => outcomes.next().map_or(Answer::TryLater, accepted),
-            Err(word) => Answer::Wrong(word),
+            Err(error) => Answer::Wrong(error),
         })
         .collect();
     answers.iter().for_each(|answer| metrics.trigger_requests.inc(answer.word()));
-    let is_away = given > 0 && answers.contains(&Answer::TryLater) && !answers.contains(&Answer::Success);
+    let has = |wanted: fn(&Answer) -> bool| answers.iter().any(wanted);
+    let is_away = given > 0
+        && has(|answer| matches!(answer, Answer::TryLater))
+        && !has(|answer| matches!(answer, Answer::Success));
     let status = if is_away { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::OK };
-    reply::with_retry_after(reply::json(status, &answers.into_iter().map(Answer::item).collect::<Vec<_>>()))
+    reply::with_retry_after(reply::json(status, &answers.iter().map(Answer::item).collect::<Vec<_>>()))
 }
 
 async fn publish(publisher: &Publisher, body: Bytes) -> Answer {
     if let Err(error) = Trigger::parse(&body, Numbers::ByValue) {
-        return Answer::Wrong(error.word());
+        return Answer::Wrong(error);
     }
     accepted(publisher.publish(Kind::Trigger, body).await)
 }
@@ -195,7 +217,8 @@ fn accepted(outcome: Result<(), broker::Error>) -> Answer {
         Ok(()) => Answer::Success,
         Err(broker::Error::TooLarge(limit_bytes)) => Answer::TooLargeForBroker(limit_bytes),
         Err(error) => {
-            warn!(error = &error as &dyn std::error::Error, "trigger not accepted");
+            let kind = error.to_string(); // one of a few
+            limited!(warn[&*kind], "trigger not accepted by the broker", error = chain(&error));
             Answer::TryLater
         }
     }

@@ -14,7 +14,7 @@ use tokio::{
     time::{Instant, MissedTickBehavior, interval},
 };
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, info, warn};
+use tracing::info;
 use uuid::Uuid;
 
 use self::message::{Message, Seal};
@@ -22,6 +22,7 @@ use crate::{
     backend::{Hooks, News, Reported},
     broker::{Kind, Publisher, State},
     config::Secret,
+    logging::{chain, limited},
     metrics::Metrics,
 };
 
@@ -83,7 +84,7 @@ impl Instances {
     /// Takes note of what an instance has said, in the order of the log.
     pub fn take_note(&self, body: &[u8]) {
         let Ok(message) = serde_json::from_slice::<Message>(body) else {
-            return warn!(bytes = body.len(), "what claims to be an instance's message is none");
+            return limited!(warn, "message of an instance dropped: it cannot be read", bytes = body.len());
         };
         let Some(books) = self.hooks.books() else { return };
         let mut others = self.others.lock();
@@ -124,7 +125,7 @@ impl Instances {
                 others.entry(message.instance).or_default().connections.extend(came);
             }
             Some(None) => {
-                warn!("an instance has another RESUME_SECRET: should it die, its connections are not reported")
+                limited!(warn, "an instance has another RESUME_SECRET: should it die, its connections are not reported")
             }
             None => {}
         }
@@ -205,7 +206,7 @@ impl Instances {
         let Ok(body) = serde_json::to_vec(message) else { return false };
         let outcome = publisher.publish(Kind::Instance, body.into()).await;
         if let Err(error) = &outcome {
-            debug!(error = error as &dyn std::error::Error, "the other instances cannot be told");
+            limited!(warn, "the other instances cannot be told", error = chain(error));
         } else {
             self.metrics.instances_told.inc();
         }

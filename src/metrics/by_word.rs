@@ -28,7 +28,8 @@ pub enum Outcome {
 }
 
 impl Outcome {
-    fn word(self) -> &'static str {
+    /// The word that it is counted under.
+    pub fn word(self) -> &'static str {
         match self {
             Self::Ok => "Ok",
             Self::Refused => "Refused",

@@ -3,7 +3,7 @@
 use serde_json::{Value, value::RawValue};
 use uuid::Uuid;
 
-use super::fields;
+use super::{Unreadable, unreadable::members};
 use crate::room::{self, Numbers, RoomKey};
 
 /// Something to be done to some connections, on every instance.
@@ -56,7 +56,7 @@ pub struct Target {
 pub enum Error {
     /// The body is not UTF-8, not JSON, or not an object.
     #[error("a control message must be a JSON object in UTF-8")]
-    Malformed,
+    Malformed(#[source] Unreadable),
     /// `action` is missing or none of these.
     #[error("action must be reauthorize, unsubscribe, disconnect or forget")]
     BadAction,
@@ -81,13 +81,21 @@ impl Error {
     /// The word a caller is told.
     pub fn word(&self) -> &'static str {
         match self {
-            Self::Malformed => "malformed-json",
+            Self::Malformed(_) => "malformed-json",
             Self::BadAction => "unknown-action",
             Self::BadUser => "malformed-user",
             Self::BadConnection => "malformed-connection",
             Self::BadRoom(_) => "malformed-room",
             Self::NoTarget => "no-target",
             Self::NoRoom => "no-room",
+        }
+    }
+
+    /// The same, or more exactly why the body cannot be read; from a fixed list.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Malformed(reason) => reason.kind(),
+            other => other.word(),
         }
     }
 }
@@ -98,9 +106,8 @@ impl Control {
     /// # Errors
     /// When anything about the body is wrong.
     pub fn parse(body: &[u8], numbers: Numbers) -> Result<Self, Error> {
-        let text = std::str::from_utf8(body).map_err(|_| Error::Malformed)?;
         let names = ["action", "user", "connection", "room", "all"];
-        let [action, user, connection, room, all] = fields(text, names).map_err(|_| Error::Malformed)?;
+        let [action, user, connection, room, all] = members(body, names).map_err(Error::Malformed)?;
         let action: Option<String> = action.and_then(|action| serde_json::from_str(action.get()).ok());
         let action = match action.as_deref() {
             Some("reauthorize") => Action::Reauthorize,

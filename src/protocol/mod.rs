@@ -11,10 +11,12 @@ mod position;
 mod request_id;
 pub mod server;
 pub mod trigger;
+mod unreadable;
 mod version;
 
 pub use close::CloseCode;
 pub(crate) use fields::fields;
 pub use position::{Epoch, NoPosition, Position};
 pub use request_id::RequestId;
+pub use unreadable::{Unreadable, elements};
 pub use version::{Dialect, Version};

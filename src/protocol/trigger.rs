@@ -4,7 +4,7 @@ use serde_json::value::RawValue;
 use smol_str::SmolStr;
 use uuid::Uuid;
 
-use super::fields;
+use super::{Unreadable, unreadable::members};
 use crate::room::{self, Numbers, RoomKey};
 
 /// A request to publish `data` to `rooms`.
@@ -28,7 +28,7 @@ const ID_LIMIT_BYTES: usize = 255;
 pub enum Error {
     /// The body is not UTF-8, not JSON, or not an object.
     #[error("a trigger must be a JSON object in UTF-8")]
-    Malformed,
+    Malformed(#[source] Unreadable),
     /// There is no `rooms`.
     #[error("a trigger needs rooms")]
     NoRooms,
@@ -50,12 +50,20 @@ impl Error {
     /// The word a publisher is told.
     pub fn word(&self) -> &'static str {
         match self {
-            Self::Malformed => "malformed-json",
+            Self::Malformed(_) => "malformed-json",
             Self::NoRooms => "no-rooms",
             Self::NoData => "no-data",
             Self::BadRooms(_) => "malformed-rooms",
             Self::BadExclude => "malformed-exclude",
             Self::BadId => "malformed-id",
+        }
+    }
+
+    /// The same, or more exactly why the body cannot be read; from a fixed list.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Malformed(reason) => reason.kind(),
+            other => other.word(),
         }
     }
 }
@@ -66,9 +74,8 @@ impl<'a> Trigger<'a> {
     /// # Errors
     /// When anything about the body is wrong: a trigger is taken whole or not at all.
     pub fn parse(body: &'a [u8], numbers: Numbers) -> Result<Self, Error> {
-        let text = std::str::from_utf8(body).map_err(|_| Error::Malformed)?;
         let names = ["rooms", "data", "exclude", "id"];
-        let [rooms, data, exclude, id] = fields(text, names).map_err(|_| Error::Malformed)?;
+        let [rooms, data, exclude, id] = members(body, names).map_err(Error::Malformed)?;
         let (rooms, data) = (rooms.ok_or(Error::NoRooms)?, data.ok_or(Error::NoData)?);
         let rooms = RoomKey::list(rooms, numbers).map_err(Error::BadRooms)?;
         let exclude = match exclude {

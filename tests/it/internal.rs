@@ -17,13 +17,22 @@ async fn health_status_metrics_and_the_document_are_served() {
     let status = server.get("/status").await.json();
     assert_eq!((&status["broker"]["kind"], &status["broker"]["consuming"]), (&json!("embedded"), &json!(true)));
     assert_eq!((&status["subscriptions"], &status["clients"]["num_rooms"]), (&json!(1), &json!(1)));
-    let metrics = server.get("/metrics").await;
-    assert!(
-        metrics.head.to_ascii_lowercase().contains("content-type: application/openmetrics-text"),
-        "{}",
-        metrics.head
-    );
-    assert!(metrics.body.contains("high_templar_connections 1\n") && metrics.body.ends_with("# EOF\n"));
+    for (headers, content_type, counter, end) in [
+        (&[][..], "text/plain; version=0.0.4; charset=utf-8", "high_templar_triggers_total", false),
+        (&[("Accept", "text/plain")], "text/plain; version=0.0.4; charset=utf-8", "high_templar_triggers_total", false),
+        (
+            &[("Accept", "application/openmetrics-text; version=1.0.0, text/plain;q=0.5")],
+            "application/openmetrics-text; version=1.0.0; charset=utf-8",
+            "high_templar_triggers",
+            true,
+        ),
+    ] {
+        let metrics = send(&server.internal, "GET", "/metrics", headers, b"").await;
+        assert_eq!((metrics.header("content-type"), metrics.header("vary")), (Some(content_type), Some("Accept")));
+        assert!(metrics.body.contains("high_templar_connections 1\n"), "{}", metrics.body);
+        assert!(metrics.body.contains(&format!("# TYPE {counter} counter\n")), "{}", metrics.body);
+        assert_eq!(metrics.body.contains("# EOF\n"), end, "{}", metrics.body);
+    }
     assert_eq!(server.get("/openapi.json").await.json()["openapi"], json!("3.1.0"));
     let missing = server.get("/nothing").await;
     assert_eq!((missing.status, missing.json()["message"].as_str()), (404, Some("not-found")));
@@ -51,6 +60,11 @@ async fn a_list_of_triggers_is_published_in_its_order_and_each_is_answered_for_i
     let list = json!([good(0), {"data": 1}, good(2), 7, {"rooms": [1], "data": 3}, good(4)]);
     let reply = server.post("/trigger/", &list.to_string()).await;
     let answers = reply.json();
+    let detail = |number: usize| answers[number]["detail"].as_str().unwrap();
+    assert!(
+        detail(3).contains("found a number; a trigger is {") && detail(4).contains("rooms must be a list"),
+        "{answers}"
+    );
     let words: Vec<_> = answers.as_array().unwrap().iter().map(|one| one["message"].as_str()).collect();
     assert_eq!(reply.status, 200);
     assert_eq!(words, [None, Some("no-rooms"), None, Some("malformed-json"), Some("malformed-rooms"), None]);
@@ -62,6 +76,9 @@ async fn a_list_of_triggers_is_published_in_its_order_and_each_is_answered_for_i
     assert_eq!((empty.status, empty.json()), (200, json!([])));
     let broken = server.post("/trigger/", &format!("[{},", good(5))).await;
     assert_eq!((broken.status, broken.json()["message"].as_str()), (400, Some("malformed-json")));
+    assert!(broken.json()["detail"].as_str().unwrap().contains("ends early at byte"), "{broken:?}");
+    let not_json = server.post("/trigger/", r#"{"rooms":[{"target":"message"}],"data":NaN}"#).await;
+    assert!(not_json.json()["detail"].as_str().unwrap().contains("NaN at byte 39: "), "{not_json:?}");
     client.expect_silence().await;
 }
 

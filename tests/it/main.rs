@@ -21,6 +21,7 @@ mod inspect;
 mod internal;
 mod ledger;
 mod limits;
+mod logging;
 mod nothing_lost;
 mod orphans;
 mod outage;

@@ -4,6 +4,7 @@ use std::{
     fs::OpenOptions,
     io,
     os::unix::fs::OpenOptionsExt,
+    panic::resume_unwind,
     path::{Path, PathBuf},
     time::{SystemTime, UNIX_EPOCH},
 };
@@ -11,13 +12,12 @@ use std::{
 use bytes::Bytes;
 use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
 use tokio::{sync::mpsc, task::spawn_blocking};
-use tracing::error;
 
 use super::{
     super::{Delivery, Kind},
     Entry, Unwritten,
 };
-use crate::{config, protocol::Epoch};
+use crate::{config, logging::limited, protocol::Epoch};
 
 /// By offset: when it was written, in milliseconds since 1970, and the body.
 const TRIGGERS: TableDefinition<'_, u64, (u64, &[u8])> = TableDefinition::new("triggers");
@@ -186,17 +186,21 @@ pub(super) async fn write(mut log: Log, mut unwritten: mpsc::Receiver<Unwritten>
             batch.push(next);
         }
         let entries: Vec<Entry> = batch.iter().map(|unwritten| unwritten.entry.clone()).collect();
-        let Ok((back, outcome)) = spawn_blocking(move || {
+        let writing = spawn_blocking(move || {
             let outcome = log.append(&entries);
             (log, outcome)
-        })
-        .await
-        else {
-            return;
+        });
+        let (back, outcome) = match writing.await {
+            Ok(written) => written,
+            Err(error) => match error.try_into_panic() {
+                Ok(panic) => resume_unwind(panic), // so that the server ends and says why
+                Err(_) => return,
+            },
         };
         log = back;
         if let Err(error) = outcome {
-            error!(%error, triggers = batch.len(), "the embedded log cannot be written: triggers are refused");
+            let triggers = batch.len();
+            limited!(error, "the embedded log cannot be written: triggers are refused", %error, triggers);
             continue; // whoever published them is told
         }
         for Unwritten { entry, written } in batch {

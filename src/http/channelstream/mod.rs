@@ -28,7 +28,7 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use warp::{Filter, Rejection, path::FullPath, reply::Response};
 
-use super::{Origination, is_own};
+use super::{Origination, is_own, refusals};
 use crate::{
     channelstream::Channelstream,
     config::{self, Networks},
@@ -136,7 +136,10 @@ impl Api {
             Err(refusal) => Err(refusal),
         };
         self.metrics.channelstream_requests.inc(outcome.as_ref().map_or_else(Refusal::word, |_| "done"));
-        let mut response = outcome.unwrap_or_else(|refusal| refusal.response(&asked));
+        let mut response = outcome.unwrap_or_else(|refusal| match refusal.hint() {
+            Some(hint) => refusals::logged_as(refusal.response(&asked), refusal.word(), hint),
+            None => refusal.response(&asked),
+        });
         if is_unread {
             // Nothing else can follow on this connection.
             response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));

@@ -4,7 +4,11 @@ use http::{HeaderMap, HeaderValue, StatusCode, header};
 use serde_json::json;
 use warp::{Reply, reply::Response};
 
-use super::{super::reply, asked::Asked, html};
+use super::{
+    super::{accept::preference, reply},
+    asked::Asked,
+    html,
+};
 use crate::{
     channelstream::Unavailable,
     protocol::channelstream::{Bad, Invalid},
@@ -74,6 +78,24 @@ impl Refusal {
             Self::TooManySignIns => "too-many-sign-ins",
             Self::Unavailable => "unavailable",
         }
+    }
+
+    /// What the log says of it; `None` for what is no mistake of anybody.
+    pub(super) fn hint(&self) -> Option<&'static str> {
+        Some(match self {
+            Self::Insecure => "not by https: see CHANNELSTREAM_ENFORCE_HTTPS and TRUSTED_PROXIES",
+            Self::BadSignature => "the signature does not verify: see CHANNELSTREAM_SECRET, or is a minute old",
+            Self::NotFound => "Channelstream has nothing at this path for this method",
+            Self::Forbidden => "not signed, or from an address that is not in CHANNELSTREAM_ALLOW_POSTING_FROM",
+            Self::CrossSite => "the form was sent by a page of another host",
+            Self::NotJson => "the body is not JSON",
+            Self::Invalid(_) => "the body is not what this call takes: the answer says what is wrong",
+            Self::TooLarge(_) => "the body is larger than MESSAGE_LIMIT",
+            Self::Incomplete => "the body did not arrive whole in time",
+            Self::TooManySignIns => "too many are trying to sign in at once",
+            Self::Unavailable => "the log cannot be written or read at present",
+            Self::SignIn | Self::UnknownConnection => return None,
+        })
     }
 
     /// The answer to `asked`.
@@ -159,26 +181,6 @@ fn form(headers: &HeaderMap) -> Form {
         best if best == html => Form::Html,
         _ => Form::Json,
     }
-}
-
-/// How much `kind/name` is wanted, from 0 to 1000: as the range says that names it most exactly.
-fn preference(headers: &HeaderMap, kind: &str, name: &str) -> u16 {
-    let ranges = headers.get_all(header::ACCEPT).iter().filter_map(|line| line.to_str().ok());
-    let ranges = ranges.flat_map(|line| line.split(',')).filter_map(|range| {
-        let mut parts = range.split(';').map(str::trim);
-        let (range_kind, range_name) = parts.next()?.split_once('/')?;
-        let is_kind = range_kind.eq_ignore_ascii_case(kind);
-        let exactness = match (range_kind, range_name) {
-            ("*", "*") => 0,
-            (_, "*") if is_kind => 1,
-            (_, range_name) if is_kind && range_name.eq_ignore_ascii_case(name) => 2,
-            _ => return None,
-        };
-        let weight = parts.find_map(|part| part.strip_prefix("q=").or_else(|| part.strip_prefix("Q=")));
-        let weight: f32 = weight.map_or(Some(1.0), |weight| weight.trim().parse().ok())?;
-        Some((exactness, (weight.clamp(0.0, 1.0) * 1000.0) as u16))
-    });
-    ranges.max().map_or(0, |(_, weight)| weight)
 }
 
 #[cfg(test)]

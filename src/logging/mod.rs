@@ -1,0 +1,124 @@
+//! The log on standard error: its format, a writer that never blocks, limits on what input can repeat, and panics.
+//!
+//! Every part of the program logs with `tracing`. Wherever a client, a publisher or an operator can cause a line for each
+//! message, the line goes through `limited!`, so that nobody can fill the log or hide other lines in it.
+//!
+//! Invariants: no thread of the runtime writes to standard error; a thread of its own does, and when the reader of standard
+//! error stops, lines are dropped and counted. Nothing here knows payloads, cookies, tokens or query strings.
+
+mod limit;
+mod panics;
+mod writer;
+
+use std::{
+    error::Error,
+    io::{self, IsTerminal},
+    sync::atomic::{AtomicU64, Ordering::Relaxed},
+    time::{Duration, Instant},
+};
+
+use tokio::time::{MissedTickBehavior, interval};
+use tokio_util::sync::CancellationToken;
+use tracing_subscriber::{
+    Layer,
+    filter::{LevelFilter, Targets},
+    fmt,
+    layer::SubscriberExt,
+    util::SubscriberInitExt,
+};
+
+pub(crate) use self::{
+    limit::{Limit, limited},
+    panics::text_of as panic_text,
+    writer::Writer,
+};
+use crate::config::Log;
+
+/// Targets of the AMQP library.
+const AMQP_LIBRARY: [&str; 5] = ["lapin", "amq_protocol", "async_rs", "tcp_stream", "io_loop"];
+/// How often the limits are asked for lines that they have suppressed.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// Lines that did not reach standard error since the process started.
+static LINES_DROPPED: AtomicU64 = AtomicU64::new(0);
+/// Panics since the process started.
+static PANICS: AtomicU64 = AtomicU64::new(0);
+
+/// Returns how many lines did not reach standard error since the process started.
+pub fn lines_dropped() -> u64 {
+    LINES_DROPPED.load(Relaxed)
+}
+
+/// Returns how many threads and tasks have panicked since the process started.
+pub fn panics() -> u64 {
+    PANICS.load(Relaxed)
+}
+
+/// The running log. Dropping it reports what the limits still hold back and writes what is queued, as long as standard error
+/// takes it.
+#[derive(Debug)]
+pub struct Logging {
+    writer: Writer,
+}
+
+impl Drop for Logging {
+    fn drop(&mut self) {
+        limit::report_all();
+        self.writer.flush();
+    }
+}
+
+/// Starts logging to standard error, for the life of the process. Panics go to the log, too.
+///
+/// # Errors
+/// When the writer's thread cannot be started.
+pub fn start(config: &Log) -> io::Result<Logging> {
+    let writer = Writer::start(io::stderr(), |lines| {
+        LINES_DROPPED.fetch_add(lines, Relaxed);
+    })?;
+    // The filter has been checked together with the rest of the configuration.
+    let mut filter: Targets = config.filter.parse().unwrap_or_default();
+    // The AMQP library logs passwords at its lower levels, and returned triggers at its higher ones. Its errors are logged
+    // where they are handled.
+    for library in AMQP_LIBRARY {
+        filter = filter.with_target(library, LevelFilter::OFF);
+    }
+    let queue = writer.clone();
+    // The layer reports its own errors with `eprintln!`, which blocks.
+    let lines = fmt::layer().with_writer(move || queue.clone()).log_internal_errors(false);
+    let lines = if config.is_json {
+        lines.json().flatten_event(true).boxed()
+    } else {
+        lines.with_ansi(io::stderr().is_terminal()).boxed()
+    };
+    // Fails only when logging has been started before.
+    let _ = tracing_subscriber::registry().with(lines.with_filter(filter)).try_init();
+    panics::log();
+    Ok(Logging { writer })
+}
+
+/// Reports the lines that the limits have suppressed, soon after each limit's period is over, until `stop`.
+pub(crate) async fn report_suppressed(stop: CancellationToken) {
+    let mut looks = interval(LOOK);
+    looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let reporting = async {
+        loop {
+            looks.tick().await;
+            limit::report_over(Instant::now());
+        }
+    };
+    stop.run_until_cancelled(reporting).await;
+}
+
+/// Returns an error's message followed by those of its sources. Log lines take an error as this text: the JSON format leaves out
+/// the sources of an error that is a field itself.
+pub(crate) fn chain(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        source = error.source();
+    }
+    text
+}
