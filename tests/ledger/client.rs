@@ -120,7 +120,7 @@ impl Client {
                 self.error(format!("{behind} triggers have not come to subscription {id} ({:?})", page.room()));
             }
             for wrong in page.suspended() {
-                self.error(format!("{wrong}; this was in a gap, and no notice has come"));
+                self.error(format!("{wrong}; this was in a gap, and no notice has come since"));
             }
             if let Some(fault) = self.world.books.unnotified(page.last_notice(), page.room()) {
                 self.error(format!(
@@ -254,7 +254,10 @@ impl Client {
                 instance.name
             );
             match self.world.books.is_in_gap(subscription.page.last_notice()) {
-                true => subscription.page.suspend(wrong),
+                true => {
+                    let time = self.world.books.time().as_secs_f64();
+                    subscription.page.suspend(format!("[{time:7.1} s] {wrong}"));
+                }
                 false => self.error(wrong),
             }
         }
