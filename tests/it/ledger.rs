@@ -174,10 +174,11 @@ fn the_default_seed_has_each_fault_in_the_way_that_is_hardest_to_notice() {
 fn faults_can_be_chosen_by_name() {
     let named = |name: &str| words(&lanes(3, 130, &Kinds::parse(name).unwrap())).into_iter().collect::<Vec<_>>();
     assert_eq!(named("memory"), ["memory alarm"]);
-    assert_eq!(named("instance"), ["instance killed", "instance stopped"]);
+    assert_eq!(named("instance,memory"), ["instance killed", "instance stopped", "memory alarm"]);
     assert_eq!(Kinds::parse("classic"), Ok(Kinds::Classic));
     assert_eq!(Kinds::parse("all"), Ok(Kinds::All));
     assert!(Kinds::parse("flood").is_err());
+    assert!(Kinds::parse(",").is_err());
 }
 
 #[test]

@@ -9,7 +9,7 @@ use super::schedule::{DEFAULT_SEED, DEFAULT_TIME, Kinds};
 pub const HELP: &str = "\
 Numbered triggers, clients that check every number, and faults at random
 
-    cargo test --test ledger -- [--seed N|random] [--seconds N] [--faults classic|all|NAME]
+    cargo test --test ledger -- [--seed N|random] [--seconds N] [--faults classic|all|NAMES]
 
     --seed N         the faults that this number stands for; `random` draws one. Without it always the same ones, which
                      include every kind of fault in the default time
@@ -17,7 +17,7 @@ Numbered triggers, clients that check every number, and faults at random
     --faults classic cuts, kills, stops and pauses, after which nothing may be lost
     --faults all     also faults after which something may be lost if the clients are notified, and faults of publishers,
                      operators and logs; this is the default
-    --faults NAME    only the faults with this in their name, as \"memory\"
+    --faults NAMES   only the faults with one of these in their name, as \"memory,instance\"
     FILTER           does nothing unless it is part of the word \"ledger\"
 
 The exit code is 0 when nothing was missing, came twice or came out of order without a notice to the client, and no client

@@ -47,19 +47,19 @@ pub enum Kinds {
     /// Cuts, kills, stops and pauses only. Nothing may be lost by them.
     Classic,
     All,
-    /// Those with this in their name.
+    /// Those with one of these parts in their name, separated by commas.
     Named(String),
 }
 
 impl Kinds {
-    /// `classic`, `all`, or a part of a fault's name.
+    /// `classic`, `all`, or parts of faults' names.
     pub fn parse(word: &str) -> Result<Self, String> {
         let kinds = match word {
             "classic" => Self::Classic,
             "all" => Self::All,
             name => Self::Named(name.to_owned()),
         };
-        match !word.is_empty() && kinds.lanes().iter().any(|lane| lane.has(&kinds)) {
+        match kinds.lanes().iter().any(|lane| lane.has(&kinds)) {
             true => Ok(kinds),
             false => Err(format!("there is no fault {word:?}")),
         }
@@ -74,7 +74,7 @@ impl Kinds {
 
     fn include(&self, fault: Fault) -> bool {
         match self {
-            Self::Named(name) => fault.word().contains(name.as_str()),
+            Self::Named(names) => names.split(',').any(|name| !name.is_empty() && fault.word().contains(name)),
             Self::Classic | Self::All => true,
         }
     }
