@@ -5,7 +5,10 @@ use std::{collections::BTreeMap, fmt::Display, sync::OnceLock, time::Duration};
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
-use crate::page::Numbers;
+use crate::{
+    gaps::{GapId, Gaps},
+    page::{Numbers, PUBLISHERS},
+};
 
 /// The most errors that are shown.
 const SHOWN: usize = 10;
@@ -25,6 +28,9 @@ pub struct Books {
 struct Inner {
     /// The last number that was accepted.
     accepted: Numbers,
+    /// Of each publisher, the last trigger that was accepted.
+    serials: [u64; PUBLISHERS],
+    gaps: Gaps,
     counts: BTreeMap<&'static str, u64>,
     faults: Vec<(Duration, String)>,
     errors: Vec<String>,
@@ -41,7 +47,8 @@ impl Books {
         *self.start.get_or_init(Instant::now)
     }
 
-    fn time(&self) -> Duration {
+    /// Since the start.
+    pub fn time(&self) -> Duration {
         self.start().elapsed()
     }
 
@@ -51,7 +58,11 @@ impl Books {
     }
 
     pub fn count(&self, what: &'static str) {
-        *self.inner.lock().counts.entry(what).or_default() += 1;
+        self.add(what, 1);
+    }
+
+    fn add(&self, what: &'static str, count: u64) {
+        *self.inner.lock().counts.entry(what).or_default() += count;
     }
 
     /// A fault begins.
@@ -77,9 +88,10 @@ impl Books {
         inner.errors.push(format!("{error}\n            after: {}", near.join("; ")));
     }
 
-    /// The numbers of a trigger were accepted.
-    pub fn accept(&self, publisher: usize, numbers: &[(usize, u64)]) {
+    /// A trigger with these numbers was accepted.
+    pub fn accept(&self, publisher: usize, serial: u64, numbers: &[(usize, u64)]) {
         let mut inner = self.inner.lock();
+        inner.serials[publisher] = serial;
         for (room, number) in numbers {
             inner.accepted[publisher][*room] = *number;
         }
@@ -88,6 +100,39 @@ impl Books {
 
     pub fn accepted(&self) -> Numbers {
         self.inner.lock().accepted
+    }
+
+    /// Of each publisher, the last trigger that was accepted.
+    pub fn serials(&self) -> [u64; PUBLISHERS] {
+        self.inner.lock().serials
+    }
+
+    /// From now on publications may be missing, if the server notifies the clients.
+    pub fn open_gap(&self, fault: &'static str) -> GapId {
+        let now = self.time();
+        self.inner.lock().gaps.open(fault, now)
+    }
+
+    /// What was accepted between `kept` and `reached` is lost: the server has to notify the clients of these rooms.
+    pub fn lose(&self, gap: GapId, kept: &Numbers, reached: &Numbers) {
+        let lost = self.inner.lock().gaps.lose(gap, kept, reached);
+        self.add("numbers lost with the end of the log", lost);
+    }
+
+    pub fn close_gap(&self, gap: GapId) {
+        let now = self.time();
+        self.inner.lock().gaps.close(gap, now);
+    }
+
+    /// Whether a subscription with this last notice may be notified of a gap now, and may miss publications until it is.
+    pub fn is_in_gap(&self, last_notice: Option<Duration>) -> bool {
+        let now = self.time();
+        self.inner.lock().gaps.excuse(last_notice, now)
+    }
+
+    /// The fault by which a subscription to `room`, or to all of them, has lost something without any notice since.
+    pub fn unnotified(&self, last_notice: Option<Duration>, room: Option<usize>) -> Option<&'static str> {
+        self.inner.lock().gaps.unnotified(last_notice, room)
     }
 
     /// The summary and the verdict; whether all was right.
@@ -99,7 +144,7 @@ impl Books {
         }
         println!();
         if inner.errors_total == 0 {
-            println!("verdict: nothing missing, nothing twice, nothing out of order, nobody sent away without need");
+            println!("verdict: nothing missing, nothing twice, nothing out of order, every gap notified, and no other");
             return true;
         }
         println!("verdict: {} errors", inner.errors_total);

@@ -1,6 +1,6 @@
 //! A client that speaks version 4, checks every number, and comes back with its last positions, to either instance.
 
-use std::{pin::pin, sync::Arc, time::Duration};
+use std::{ops::RangeInclusive, pin::pin, sync::Arc, time::Duration};
 
 use futures::{SinkExt, StreamExt};
 use rand::{Rng, SeedableRng, rngs::StdRng};
@@ -100,6 +100,12 @@ impl Client {
                 End::Over => break,
                 End::Told(1001) => self.world.books.count("connections ended: 1001, going away"),
                 End::Told(3008) => self.world.books.count("connections ended: 3008, too slow"),
+                End::Told(1012) => {
+                    self.notified("close code 1012", which, || "at the end of its connection".to_owned());
+                    for subscription in &mut self.subscriptions {
+                        subscription.position = None;
+                    }
+                }
                 End::Told(code) => self.error(format!("closed with {code}")),
                 End::Cut => self.world.books.count("connections ended: cut"),
             }
@@ -112,6 +118,15 @@ impl Client {
             let (page, behind) = (&subscription.page, subscription.page.behind(&accepted));
             if behind > 0 {
                 self.error(format!("{behind} triggers have not come to subscription {id} ({:?})", page.room()));
+            }
+            for wrong in page.suspended() {
+                self.error(format!("{wrong}; this was in a gap, and no notice has come since"));
+            }
+            if let Some(fault) = self.world.books.unnotified(page.last_notice(), page.room()) {
+                self.error(format!(
+                    "subscription {id} ({:?}) was never notified that publications are lost: {fault}",
+                    page.room()
+                ));
             }
         }
     }
@@ -208,9 +223,8 @@ impl Client {
             ("publish", Some(id)) => self.enter(id, &frame, instance),
             ("reply", Some(id)) if frame.code == Some("success") => self.answered(id, &frame, instance, asked),
             ("resync", None) => {
-                self.told_to_fetch_again("resync", instance, || format!("{:?} after subscribing", asked.elapsed()));
+                self.notified("resync", instance.name, || format!("{:?} after subscribing", asked.elapsed()));
                 for subscription in &mut self.subscriptions {
-                    subscription.page.excuse();
                     subscription.position = frame.position.map(str::to_owned);
                 }
             }
@@ -232,12 +246,20 @@ impl Client {
             subscription.position = Some(position.to_owned());
         }
         self.world.books.count("deliveries checked");
+        instance.delivered(entry.publisher, entry.serial);
         if let Err(wrong) = outcome {
             let (publisher, numbers, position) = (entry.publisher, &entry.numbers, frame.position);
-            self.error(format!(
+            let wrong = format!(
                 "{wrong} at subscription {id}, instance {}: publisher {publisher}, {numbers:?}, position {position:?}",
                 instance.name
-            ));
+            );
+            match self.world.books.is_in_gap(subscription.page.last_notice()) {
+                true => {
+                    let time = self.world.books.time().as_secs_f64();
+                    subscription.page.suspend(format!("[{time:7.1} s] {wrong}"));
+                }
+                false => self.error(wrong),
+            }
         }
     }
 
@@ -247,12 +269,15 @@ impl Client {
         let since = subscription.position.take();
         subscription.position = frame.position.map(str::to_owned);
         match (frame.recovered, since) {
-            (None, None) => self.world.subscribed.add_permits(1),
+            (None, None) => {
+                // Publications from before this are of no interest to it.
+                subscription.page.excuse(self.world.books.time(), &self.world.books.accepted());
+                self.world.subscribed.add_permits(1);
+            }
             (Some(true), Some(_)) => self.world.books.count("recovered: true"),
             (Some(false), Some(since)) => {
-                subscription.page.excuse();
                 let position = frame.position;
-                self.told_to_fetch_again("recovered: false", instance, || {
+                self.notified_of(id..=id, "recovered: false", instance.name, || {
                     format!("{:?} after asking since {since}, now {position:?}", asked.elapsed())
                 });
             }
@@ -260,14 +285,32 @@ impl Client {
         }
     }
 
-    fn told_to_fetch_again(&self, how: &'static str, instance: &Instance, details: impl FnOnce() -> String) {
-        self.world.books.count(how);
-        let away = instance.absence().max(self.world.node_absence.lock().length());
-        if away >= PATIENCE {
-            self.world.books.count("told to fetch again by an instance that was without the broker for long");
+    /// The server has notified the client of a gap in all subscriptions.
+    fn notified(&mut self, how: &'static str, which: usize, details: impl FnOnce() -> String) {
+        self.notified_of(0..=self.subscriptions.len() - 1, how, which, details);
+    }
+
+    /// The same of a gap in some of them.
+    fn notified_of(
+        &mut self,
+        ids: RangeInclusive<usize>,
+        how: &'static str,
+        which: usize,
+        details: impl FnOnce() -> String,
+    ) {
+        let world = &self.world;
+        world.books.count(how);
+        let subscriptions = &mut self.subscriptions[ids];
+        let is_in_gap = subscriptions.iter().any(|one| world.books.is_in_gap(one.page.last_notice()));
+        let (now, accepted) = (world.books.time(), world.books.accepted());
+        subscriptions.iter_mut().for_each(|subscription| subscription.page.excuse(now, &accepted));
+        let away = world.instances[which].absence().max(world.node_absence.lock().length());
+        if is_in_gap {
+            world.books.count("gap notices near a fault that may lose something");
+        } else if away >= PATIENCE {
+            world.books.count("gap notices by an instance that was without the broker for long");
         } else {
-            let name = instance.name;
-            self.error(format!("{how} by instance {name}, without the broker for {away:?}, {}", details()));
+            self.error(format!("{how} by instance {which}, without the broker for {away:?}, {}", details()));
         }
     }
 

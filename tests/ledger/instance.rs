@@ -1,10 +1,10 @@
 //! An instance of the program, as a process that is killed, stopped and started again on the same ports.
 
 use std::{
-    fs::OpenOptions,
     net::{SocketAddr, TcpListener},
     path::PathBuf,
     process::{Child, Command, ExitStatus, Stdio},
+    sync::atomic::{AtomicU64, Ordering},
     time::Duration,
 };
 
@@ -17,7 +17,7 @@ use tokio::{
     time::{Instant, sleep, timeout},
 };
 
-use crate::absence::Absence;
+use crate::{absence::Absence, page::PUBLISHERS, stderr::Stderr};
 
 /// How often is looked whether it is ready.
 const LOOK: Duration = Duration::from_millis(200);
@@ -33,8 +33,10 @@ pub struct Instance {
     pub public: SocketAddr,
     internal: SocketAddr,
     vars: Vec<(&'static str, String)>,
-    log: PathBuf,
+    pub stderr: Stderr,
     state: Mutex<State>,
+    /// Of each publisher, the last trigger that it has delivered to any client.
+    delivered: [AtomicU64; PUBLISHERS],
 }
 
 #[derive(Debug, Default)]
@@ -49,15 +51,23 @@ impl Instance {
     pub fn new(name: usize, mut vars: Vec<(&'static str, String)>, log: PathBuf) -> Self {
         let (public, internal) = (free_address(), free_address());
         vars.extend([("LISTEN", public.to_string()), ("INTERNAL_LISTEN", internal.to_string())]);
-        let state = Mutex::default();
-        Self { name, public, internal, vars, log, state }
+        Self {
+            name,
+            public,
+            internal,
+            vars,
+            stderr: Stderr::new(log),
+            state: Mutex::default(),
+            delivered: Default::default(),
+        }
     }
 
     pub fn start(&self) {
-        let log = OpenOptions::new().create(true).append(true).open(&self.log).unwrap();
         let mut command = Command::new(env!("CARGO_BIN_EXE_high-templar"));
-        command.env_clear().envs(self.vars.iter().cloned()).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
-        let child = command.spawn().unwrap();
+        command.env_clear().envs(self.vars.iter().cloned());
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        self.stderr.read(child.stderr.take().unwrap());
         let mut state = self.state.lock();
         state.child = Some(child);
         state.absence.begin();
@@ -69,6 +79,12 @@ impl Instance {
             let _ = child.kill();
             let _ = child.wait();
         }
+    }
+
+    /// Has it log into a pipe that is full and that nobody reads, until [`Stderr::unblock`].
+    pub fn block_log(&self) -> std::io::Result<()> {
+        let process = self.state.lock().child.as_ref().map(Child::id);
+        process.map_or(Ok(()), |process| self.stderr.block(process))
     }
 
     /// SIGTERM, as soon as it answers at all: before that it does not know what to do about it. How it ended, if it did in
@@ -107,6 +123,19 @@ impl Instance {
     /// For how long it has not been ready, or was not until just now.
     pub fn absence(&self) -> Duration {
         self.state.lock().absence.length()
+    }
+
+    /// A client has got this trigger.
+    pub fn delivered(&self, publisher: usize, serial: u64) {
+        if let Some(delivered) = self.delivered.get(publisher) {
+            delivered.fetch_max(serial, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether a client has got anything that was published after each publisher's trigger of `serials`.
+    pub fn has_delivered_since(&self, serials: &[u64; PUBLISHERS]) -> bool {
+        // The next one may have been in flight then.
+        self.delivered.iter().zip(serials).any(|(delivered, serial)| delivered.load(Ordering::Relaxed) > serial + 1)
     }
 
     /// Looks at its readiness again and again. `died` is told when the process has ended by itself.

@@ -1,5 +1,5 @@
-//! The ledger: publishers number their triggers and clients check every number, while broker, instances and clients are
-//! cut off, killed, stopped and held up at random. `cargo test --test ledger -- --help`.
+//! The ledger: publishers number their triggers and clients check every number, while RabbitMQ, instances, clients and
+//! publishers meet one fault after the other. `cargo test --test ledger -- --help`.
 
 #![expect(unreachable_pub, reason = "a test binary has no outside")]
 #![expect(clippy::unwrap_used, reason = "this is how a test fails")]
@@ -8,11 +8,14 @@ mod absence;
 mod books;
 mod client;
 mod faults;
+mod gaps;
 mod instance;
+mod operator;
 mod options;
 mod page;
 mod publisher;
 mod schedule;
+mod stderr;
 #[path = "../it/support/mod.rs"]
 #[expect(dead_code, unused_imports, clippy::expect_used, clippy::panic, reason = "written for tests/it")]
 mod support;
@@ -22,7 +25,7 @@ use std::{
     process::ExitCode,
     sync::{
         Arc,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -44,13 +47,15 @@ use self::{
     faults::Faults,
     instance::Instance,
     options::Wanted,
-    page::ROOMS,
+    page::{PUBLISHERS, ROOMS},
     publisher::{Publisher, Way},
-    schedule::Schedule,
-    support::{Node, StubBackend},
+    schedule::{Kinds, Schedule},
+    support::{Node, Proxy, StubBackend},
 };
 
 const CLIENTS: usize = 200;
+/// Publishers that publish straight to RabbitMQ; the others post to the instances.
+const AMQP_PUBLISHERS: usize = 2;
 /// How long everything may take to be there.
 const READY: Duration = Duration::from_secs(60);
 /// How long the last numbers may take to come to everybody.
@@ -63,8 +68,16 @@ pub struct World {
     node: Arc<Node>,
     node_absence: Mutex<Absence>,
     instances: [Instance; 2],
+    /// The way to RabbitMQ of each instance.
+    proxies: [Proxy; 2],
     /// Kinds of load that are asked for.
     loads: AtomicUsize,
+    /// How many of the next triggers have a property that is not UTF-8.
+    unreadable: AtomicUsize,
+    /// Whether publishers do not ask RabbitMQ to return what no queue takes.
+    is_careless: AtomicBool,
+    /// Whether publishers wait before they offer a trigger.
+    is_quiet: AtomicBool,
     /// A permit for each subscription that is there for the first time.
     subscribed: Semaphore,
     faults_over: CancellationToken,
@@ -86,11 +99,29 @@ impl World {
             false => self.loads.fetch_sub(1, Ordering::Relaxed),
         };
     }
+
+    /// Whether the next trigger has a property that is not UTF-8.
+    fn take_unreadable(&self) -> bool {
+        let take = |count: usize| count.checked_sub(1);
+        self.unreadable.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take).is_ok()
+    }
+
+    /// What is done to the node takes its time.
+    async fn with_node(&self, work: impl FnOnce(&Node) + Send + 'static) {
+        let node = self.node.clone();
+        if let Err(error) = tokio::task::spawn_blocking(move || work(&node)).await {
+            self.books.error(format!("the node cannot be handled: {error}"));
+        }
+    }
+
+    fn is_careless(&self) -> bool {
+        self.is_careless.load(Ordering::Relaxed)
+    }
 }
 
 fn main() -> ExitCode {
-    let (seed, faults_for) = match Wanted::parse(std::env::args().skip(1)) {
-        Ok(Wanted::Run { seed, faults_for }) => (seed, faults_for),
+    let (seed, faults_for, kinds) = match Wanted::parse(std::env::args().skip(1)) {
+        Ok(Wanted::Run { seed, faults_for, kinds }) => (seed, faults_for, kinds),
         Ok(Wanted::Help) => {
             println!("{}", options::HELP);
             return ExitCode::SUCCESS;
@@ -108,14 +139,15 @@ fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     };
-    println!("ledger: seed {seed}, {} s of faults, {CLIENTS} clients", faults_for.as_secs());
+    let again = format!("--seed {seed} --seconds {} --faults {kinds}", faults_for.as_secs());
+    println!("ledger: {again}, {CLIENTS} clients, {PUBLISHERS} publishers");
     let folder = tempfile::Builder::new().prefix("ht-ledger-").tempdir().unwrap();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
     let is_right = runtime.block_on(async {
         let (mut interrupt, mut terminate) =
             (signal(SignalKind::interrupt()).unwrap(), signal(SignalKind::terminate()).unwrap());
         tokio::select! {
-            is_right = run(seed, faults_for, folder.path()) => is_right,
+            is_right = run(seed, faults_for, &kinds, folder.path()) => is_right,
             _ = interrupt.recv() => false,
             _ = terminate.recv() => false,
         }
@@ -125,17 +157,16 @@ fn main() -> ExitCode {
         return ExitCode::SUCCESS;
     }
     println!("logs: {}", folder.keep().display());
-    println!("again: cargo test --test ledger -- --seed {seed} --seconds {}", faults_for.as_secs());
+    println!("again: cargo test --test ledger -- {again}");
     ExitCode::FAILURE
 }
 
 /// Whether all was right.
-async fn run(seed: u64, faults_for: Duration, folder: &Path) -> bool {
+async fn run(seed: u64, faults_for: Duration, kinds: &Kinds, folder: &Path) -> bool {
     let backend = StubBackend::allowing(json!([client::room(None)])).await;
     let node = Arc::new(Node::start().await);
-    let vars = vec![
+    let vars = [
         ("API_URL", backend.url()),
-        ("AMQP_URL", node.url.clone()),
         ("AMQP_LOG", "stream".to_owned()),
         ("OUTBOX_LIMIT", "128KiB".to_owned()),
         ("HISTORY", "2m".to_owned()),
@@ -143,7 +174,11 @@ async fn run(seed: u64, faults_for: Duration, folder: &Path) -> bool {
         ("PING_INTERVAL", "5s".to_owned()),
         ("LOG", std::env::var("LEDGER_LOG").unwrap_or_else(|_| "info".to_owned())),
     ];
-    let instance = |name: usize| Instance::new(name, vars.clone(), folder.join(format!("instance-{name}.log")));
+    let proxies = [Proxy::before(&node.url).await, Proxy::before(&node.url).await];
+    let instance = |name: usize| {
+        let vars = [&vars[..], &[("AMQP_URL", proxies[name].url.clone())]].concat();
+        Instance::new(name, vars, folder.join(format!("instance-{name}.log")))
+    };
     let (tell_accepted, all_accepted) = watch::channel(false);
     let world = Arc::new(World {
         seed,
@@ -151,7 +186,11 @@ async fn run(seed: u64, faults_for: Duration, folder: &Path) -> bool {
         node,
         node_absence: Mutex::default(),
         instances: [instance(0), instance(1)],
+        proxies,
         loads: AtomicUsize::new(0),
+        unreadable: AtomicUsize::new(0),
+        is_careless: AtomicBool::new(false),
+        is_quiet: AtomicBool::new(false),
         subscribed: Semaphore::new(0),
         faults_over: CancellationToken::new(),
         all_accepted,
@@ -192,13 +231,16 @@ async fn run(seed: u64, faults_for: Duration, folder: &Path) -> bool {
     world.books.tell(format_args!("{CLIENTS} clients with {subscriptions} subscriptions"));
     let mut publishers = JoinSet::new();
     let url = format!("{}?heartbeat=5", world.node.url);
-    let ways = [Way::Http(0), Way::Http(1), Way::Amqp { url, open: None }];
-    for (name, way) in ways.into_iter().enumerate() {
+    for name in 0..PUBLISHERS {
+        let way = match name < AMQP_PUBLISHERS {
+            true => Way::Amqp { url: url.clone(), open: None },
+            false => Way::Http(name % 2),
+        };
         publishers.spawn(Publisher::new(world.clone(), name, way).run());
     }
     let mut lanes = JoinSet::new();
-    for lane in Schedule::new(seed, faults_for).lanes {
-        lanes.spawn(Faults { world: world.clone(), clients: orders.clone() }.run(lane));
+    for lane in Schedule::new(seed, faults_for, kinds).lanes {
+        lanes.spawn(Faults { world: world.clone(), clients: orders.clone(), time: faults_for }.run(lane));
     }
     sleep(faults_for).await;
     join(&world, lanes).await;

@@ -4,19 +4,26 @@ use std::time::Duration;
 
 use rand::Rng;
 
+use super::schedule::{DEFAULT_SEED, DEFAULT_TIME, Kinds};
+
 pub const HELP: &str = "\
 Numbered triggers, clients that check every number, and faults at random
 
-    cargo test --test ledger -- [--seed N] [--seconds N]
+    cargo test --test ledger -- [--seed N|random] [--seconds N] [--faults classic|all|NAMES]
 
-    --seed N       the faults of an earlier run; otherwise others each time
-    --seconds N    how long there are faults, 130 unless told
-    FILTER         does nothing unless it is part of the word \"ledger\"
+    --seed N         the faults that this number stands for; `random` draws one. Without it always the same ones, which
+                     include every kind of fault in the default time
+    --seconds N      how long there are faults, 130 unless told
+    --faults classic cuts, kills, stops and pauses, after which nothing may be lost
+    --faults all     also faults after which something may be lost if the clients are notified, and faults of publishers,
+                     operators and logs; this is the default
+    --faults NAMES   only the faults with one of these in their name, as \"memory,instance\"
+    FILTER           does nothing unless it is part of the word \"ledger\"
 
-The exit code is 0 when nothing was missing, came twice or came out of order, 1 when something was, and 2 for options
-that make no sense. LEDGER_LOG is the log filter of the instances.";
+The exit code is 0 when nothing was missing, came twice or came out of order without a notice to the client, and no client
+was notified of a gap without need; 1 otherwise, and 2 for options that make no sense. LEDGER_LOG is the log filter of the
+instances.";
 
-const SECONDS: u64 = 130;
 const NAME: &str = "ledger";
 
 /// What is to be done.
@@ -25,6 +32,7 @@ pub enum Wanted {
     Run {
         seed: u64,
         faults_for: Duration,
+        kinds: Kinds,
     },
     Help,
     /// The test harness asks what there is.
@@ -36,7 +44,7 @@ pub enum Wanted {
 impl Wanted {
     /// Reads the arguments behind the program's name. Options of the usual test harness are passed over.
     pub fn parse(arguments: impl Iterator<Item = String>) -> Result<Self, String> {
-        let (mut seed, mut seconds) = (None, SECONDS);
+        let (mut seed, mut faults_for, mut kinds) = (DEFAULT_SEED, DEFAULT_TIME, Kinds::All);
         let (mut filters, mut is_listing) = (Vec::new(), false);
         let mut arguments = arguments;
         while let Some(argument) = arguments.next() {
@@ -47,8 +55,16 @@ impl Wanted {
             match name {
                 "--help" | "-h" => return Ok(Self::Help),
                 "--list" => is_listing = true,
-                "--seed" => seed = Some(number(name, value.or_else(|| arguments.next()))?),
-                "--seconds" => seconds = number(name, value.or_else(|| arguments.next()))?.max(1),
+                "--seed" => {
+                    seed = match value.or_else(|| arguments.next()) {
+                        Some(value) if value == "random" => rand::rng().random_range(0..1_000_000),
+                        value => number(name, value)?,
+                    };
+                }
+                "--seconds" => {
+                    faults_for = Duration::from_secs(number(name, value.or_else(|| arguments.next()))?.max(1));
+                }
+                "--faults" => kinds = Kinds::parse(&value.or_else(|| arguments.next()).unwrap_or_default())?,
                 // The harness's own that take a value.
                 "--skip" | "--test-threads" | "--format" | "--color" | "--logfile" | "-Z" if value.is_none() => {
                     arguments.next();
@@ -63,8 +79,7 @@ impl Wanted {
         if is_listing {
             return Ok(Self::List);
         }
-        let seed = seed.unwrap_or_else(|| rand::rng().random_range(0..1_000_000));
-        Ok(Self::Run { seed, faults_for: Duration::from_secs(seconds) })
+        Ok(Self::Run { seed, faults_for, kinds })
     }
 }
 

@@ -2,7 +2,10 @@
 //!
 //! A trigger keeps its `id` however often it is offered, so it counts once even when a confirmation was lost on the way.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use lapin::{
     BasicProperties, Channel, Confirmation, Connection, ConnectionProperties,
@@ -15,13 +18,16 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 use crate::{
     World,
     client::room,
-    page::{Entry, ROOMS},
+    page::{Entry, PUBLISHERS, ROOMS},
+    support::raw_amqp::{Confirmed, Property, RawPublisher},
 };
 
-/// Between two triggers of a publisher.
-const PACE: Duration = Duration::from_millis(25);
+/// Between two triggers of all publishers together.
+const PACE: Duration = Duration::from_micros(8_300);
 /// Before a trigger is offered again.
 const AGAIN: Duration = Duration::from_millis(100);
+/// How often a publisher that waits looks whether it still has to.
+const QUIET: Duration = Duration::from_millis(20);
 /// How long RabbitMQ may take for a connection, or to confirm.
 const CONFIRM: Duration = Duration::from_secs(8);
 /// How long a trigger may not be taken after the last fault.
@@ -36,7 +42,8 @@ const LARGE_UNDER_LOAD: u32 = 2;
 pub enum Way {
     /// `POST /trigger/`, to whichever instance takes it; this one first.
     Http(usize),
-    /// Straight to RabbitMQ. It declares nothing, as publishers of 3.1 do not.
+    /// Straight to RabbitMQ. It declares nothing, as publishers of 3.1 do not. Some triggers have a property that is not
+    /// UTF-8; those go out on a connection of their own.
     Amqp { url: String, open: Option<Box<(Connection, Channel)>> },
 }
 
@@ -57,7 +64,7 @@ impl Publisher {
 
     /// Publishes until all faults are over, and then what is in hand.
     pub async fn run(mut self) {
-        let mut pace = interval(PACE);
+        let mut pace = interval(PACE * u32::try_from(PUBLISHERS).unwrap());
         pace.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let world = self.world.clone();
         while !world.faults_over.is_cancelled() {
@@ -66,7 +73,7 @@ impl Publisher {
             if !self.offer(trigger.to_string().as_bytes()).await {
                 return world.books.error(format!("publisher {}: {} was never taken", self.name, self.serial));
             }
-            world.books.accept(self.name, &numbers);
+            world.books.accept(self.name, self.serial, &numbers);
         }
     }
 
@@ -104,7 +111,9 @@ impl Publisher {
     /// Offers a trigger until it is taken. Whether it was.
     async fn offer(&mut self, body: &[u8]) -> bool {
         let mut over_since = None;
-        while !self.is_taken(body).await {
+        let is_unreadable = matches!(self.way, Way::Amqp { .. }) && self.world.take_unreadable();
+        let property = is_unreadable.then(|| Property::ALL[self.rng.random_range(0..Property::ALL.len())]);
+        while !self.is_taken(body, property).await {
             self.world.books.count("triggers offered again");
             if self.world.faults_over.is_cancelled() && over_since.get_or_insert_with(Instant::now).elapsed() > STUCK {
                 return false;
@@ -114,7 +123,10 @@ impl Publisher {
         true
     }
 
-    async fn is_taken(&mut self, body: &[u8]) -> bool {
+    async fn is_taken(&mut self, body: &[u8], unreadable: Option<Property>) -> bool {
+        while self.world.is_quiet.load(Ordering::Relaxed) {
+            sleep(QUIET).await;
+        }
         match &mut self.way {
             Way::Http(which) => {
                 let instance = &self.world.instances[*which];
@@ -126,13 +138,24 @@ impl Publisher {
                 *which = 1 - *which;
                 false
             }
+            Way::Amqp { url, .. } if let Some(property) = unreadable => {
+                let publishing =
+                    async { RawPublisher::connect(url).await?.publish("hightemplar", "*", property, body).await };
+                let is_taken = matches!(timeout(CONFIRM, publishing).await, Ok(Ok(Confirmed::Taken)));
+                if is_taken {
+                    self.world.books.count("triggers accepted with a property that is not UTF-8");
+                }
+                is_taken
+            }
             Way::Amqp { url, open } => {
+                // Publishers of 3.1 do not ask whether a queue takes their triggers.
+                let mandatory = !self.world.is_careless();
                 let publishing = async {
                     if open.is_none() {
                         *open = Some(Box::new(connect(url).await?));
                     }
                     let Some((_, channel)) = open.as_deref() else { return Ok(false) };
-                    let options = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
+                    let options = BasicPublishOptions { mandatory, ..BasicPublishOptions::default() };
                     let properties = BasicProperties::default();
                     let sent =
                         channel.basic_publish("hightemplar".into(), "*".into(), options, body, properties).await?;

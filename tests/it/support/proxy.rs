@@ -1,6 +1,6 @@
 //! A way to RabbitMQ that can be cut: all of it, or the connections of one name.
 
-use std::collections::VecDeque;
+use std::{collections::VecDeque, time::Duration};
 
 use high_templar::config::Uris;
 use tokio::{
@@ -8,7 +8,11 @@ use tokio::{
     net::{TcpListener, TcpStream},
     sync::watch,
     task::JoinSet,
+    time::sleep,
 };
+
+/// How long a connection that is cut early still gets RabbitMQ's answers to the messages that it has published.
+const LAST_ANSWERS: Duration = Duration::from_millis(30);
 
 /// Passes everything on, unless it is cut. Gone when dropped.
 pub struct Proxy {
@@ -48,8 +52,9 @@ impl Proxy {
         self.is_cut.send_replace(false);
     }
 
-    /// Ends the connections that clients call `name`, and as many of the next ones as there are numbers: each as soon as it
-    /// has published that many messages and is about to publish another one. Earlier calls no longer count.
+    /// Ends the connections that clients call `name`, and as many of the next ones as there are numbers: each a moment
+    /// after it has published that many messages and is about to publish another one, which RabbitMQ never gets. Earlier
+    /// calls no longer count.
     pub fn cut_early(&self, name: &str, publishes: impl IntoIterator<Item = usize>) {
         let cuts = EarlyCuts { name: name.as_bytes().to_vec(), publishes: publishes.into_iter().collect() };
         self.early_cuts.send_replace(cuts);
@@ -113,6 +118,7 @@ async fn pass(mut client: TcpStream, port: u16, cuts: watch::Sender<EarlyCuts>) 
                     Some(left) => *allowance = left,
                     None => {
                         let _ = to_broker.write_all(&piece[..publishes[*allowance]]).await;
+                        sleep(LAST_ANSWERS).await;
                         return;
                     }
                 }
