@@ -1,16 +1,19 @@
 //! No message of a publisher ends an instance's connection to RabbitMQ, whatever bytes its properties are.
 
 use lapin::{ExchangeKind, options::ExchangeDeclareOptions, types::FieldTable};
-use serde_json::{Value, json};
+use serde_json::json;
 use uuid::Uuid;
 
 use crate::support::{
-    TestServer,
+    Client, StubBackend, TestServer,
     amqp::{
         APP_ID, CLUSTER_ID, CONTENT_ENCODING, CONTENT_TYPE, CORRELATION_ID, FRAME_MAX, HEADERS, MESSAGE_ID, PRIORITY,
         REPLY_TO, RawPublisher, Refused, TIMESTAMP, TYPE, counted, entry, nested, short,
     },
+    eventually, http,
+    process::{Running, program},
     rabbitmq,
+    tls::TlsProxy,
 };
 
 /// A byte sequence that is UTF-8 nowhere.
@@ -88,6 +91,13 @@ async fn publish(url: &str, exchange: &str, routing_key: &[u8]) -> Vec<String> {
             }
         }
     }
+    // One body in several frames, and one in none, which is no trigger.
+    let body = json!({"rooms": [{"target": "message"}], "data": "long"}).to_string();
+    let body = [body.into_bytes(), vec![b' '; 3 * FRAME_MAX as usize]].concat();
+    for body in [&body[..], &[]] {
+        publisher.publish(exchange, routing_key, CORRELATION_ID, &short(INVALID), body).await.unwrap();
+    }
+    taken.push("long".to_owned());
     taken
 }
 
@@ -110,11 +120,13 @@ async fn are_delivered(log: &str, kind: ExchangeKind, routing_key: &[u8]) {
     client.expect_silence().await;
     assert_eq!(server.metric("broker_failures_total").await, 0);
     if log == "stream" {
-        // An instance that starts reads them again, and so does one that knows all of them.
+        // An instance that starts reads all of them.
         let other = TestServer::with(&vars).await;
-        let position = server.get("/position").await.json();
-        assert_ne!(position, json!({"position": Value::Null}));
-        assert_eq!(other.get("/position").await.json(), position);
+        eventually("both are at the same position", async || {
+            let position = server.get("/position").await.json();
+            position["position"].is_string() && other.get("/position").await.json() == position
+        })
+        .await;
         assert_eq!(other.metric("broker_failures_total").await, 0);
         other.stop().await;
     }
@@ -136,4 +148,36 @@ async fn messages_with_any_routing_key_are_delivered_from_an_adopted_exchange() 
     for log in ["stream", "off"] {
         are_delivered(log, ExchangeKind::Fanout, INVALID).await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn over_tls_they_are_delivered_too_and_the_certificate_is_verified() {
+    let broker = TlsProxy::before(&rabbitmq::shared()).await;
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("authorities.pem");
+    std::fs::write(&path, &broker.certificate).unwrap();
+    let trusted = path.to_str().unwrap();
+    let exchange = format!("test-{}", Uuid::new_v4());
+    let backend = StubBackend::allowing(json!([{"target": "message"}])).await;
+    let url = |host: &str| format!("amqps://guest:guest@{host}:{}/%2f", broker.port);
+    for (host, authorities) in [("localhost", "/dev/null"), ("127.0.0.1", trusted)] {
+        let vars = [("AMQP_URL", url(host)), ("API_URL", backend.url()), ("AMQP_EXCHANGE", exchange.clone())];
+        let output = program().arg("check").envs(vars).env("SSL_CERT_FILE", authorities).output().unwrap();
+        assert_ne!(output.status.code(), Some(0), "{host}, {authorities}");
+        let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).to_lowercase();
+        assert!(said.contains("certificate"), "{said}");
+    }
+
+    let (url, api) = (url("localhost"), backend.url());
+    let vars =
+        [("AMQP_URL", url.as_str()), ("API_URL", &api), ("AMQP_EXCHANGE", &exchange), ("SSL_CERT_FILE", trusted)];
+    let running = Running::start(&vars).await;
+    let mut client = Client::connect(&running.public, "/ws/", &[]).await;
+    assert_eq!(client.next().await["is_authorized"], json!(true));
+    client.subscribe("1", json!({"target": "message"})).await;
+    for name in publish(&rabbitmq::shared(), &exchange, b"*").await {
+        assert_eq!(client.next().await["data"], json!(name));
+    }
+    let metrics = http::send(&running.internal, "GET", "/metrics", &[], b"").await.body;
+    assert!(metrics.contains("\nhigh_templar_broker_failures_total 0\n"), "{metrics}");
 }

@@ -77,7 +77,9 @@ impl RawPublisher {
         let size = (body.len() as u64).to_be_bytes();
         let header = [&[0, 60, 0, 0][..], &size, &flags.to_be_bytes(), properties].concat();
         self.frame(CONTENT_HEADER, 1, &header).await;
-        self.frame(BODY, 1, body).await;
+        for part in body.chunks(FRAME_MAX as usize - 8) {
+            self.frame(BODY, 1, part).await;
+        }
         self.until(60, 80).await
     }
 

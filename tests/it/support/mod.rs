@@ -11,6 +11,7 @@ pub mod proxy;
 pub mod rabbitmq;
 pub mod raw_amqp;
 pub mod server;
+pub mod tls;
 pub mod users;
 
 use std::{future::Future, time::Duration};
