@@ -62,7 +62,8 @@ pub(super) async fn connect(
         let server = Arc::clone(&server);
         async move |uri: AMQPUri, _| dial(&uri, tokio.clone(), Arc::clone(&server)).await
     };
-    let connection = Connection::connector(uri, runtime, connecting, properties).await?;
+    // A large future, which `connect_uri` boxes, too.
+    let connection = Box::pin(Connection::connector(uri, runtime, connecting, properties)).await?;
     let server = server.lock().clone();
     Ok((connection, server))
 }
