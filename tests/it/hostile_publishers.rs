@@ -5,24 +5,47 @@ use serde_json::json;
 use uuid::Uuid;
 
 use crate::support::{
-    Client, StubBackend, TestServer,
-    amqp::{
-        APP_ID, CLUSTER_ID, CONTENT_ENCODING, CONTENT_TYPE, CORRELATION_ID, FRAME_MAX, HEADERS, MESSAGE_ID, PRIORITY,
-        REPLY_TO, RawPublisher, Refused, TIMESTAMP, TYPE, counted, entry, nested, short,
-    },
-    eventually, http,
+    Client, StubBackend, TestServer, eventually, http,
     process::{Running, program},
     rabbitmq,
+    raw_amqp::{Confirmed, RawPublisher, long, short},
     tls::TlsProxy,
 };
 
+/// The largest frame that RabbitMQ takes unless configured otherwise.
+const FRAME_BYTES: usize = 131_072;
+/// Bits of the properties of a message, in the order in which they are encoded.
+const CONTENT_TYPE: u16 = 1 << 15;
+const CONTENT_ENCODING: u16 = 1 << 14;
+const HEADERS: u16 = 1 << 13;
+const PRIORITY: u16 = 1 << 11;
+const CORRELATION_ID: u16 = 1 << 10;
+const REPLY_TO: u16 = 1 << 9;
+const MESSAGE_ID: u16 = 1 << 7;
+const TIMESTAMP: u16 = 1 << 6;
+const TYPE: u16 = 1 << 5;
+const APP_ID: u16 = 1 << 3;
+const CLUSTER_ID: u16 = 1 << 2;
 /// A byte sequence that is UTF-8 nowhere.
 const INVALID: &[u8] = b"\x8f\xe9\x01\xff";
 
-/// Flags and properties of messages, by name.
-fn messages() -> Vec<(String, u16, Vec<u8>)> {
+/// One entry of a table.
+fn entry(name: &[u8], kind: u8, value: &[u8]) -> Vec<u8> {
+    [&short(name), &[kind][..], value].concat()
+}
+
+/// Arrays in each other.
+fn nested(depth: u32) -> Vec<u8> {
+    let inner_bytes = (0..depth).rev().map(|depth| depth * 5);
+    inner_bytes.flat_map(|length| [&[b'A'][..], &length.to_be_bytes()].concat()).collect()
+}
+
+/// Encoded properties of messages, by name.
+fn messages() -> Vec<(String, Vec<u8>)> {
     let mut messages = Vec::new();
-    let mut add = |name: &str, flags, properties| messages.push((name.to_owned(), flags, properties));
+    let mut add = |name: &str, flags: u16, properties: Vec<u8>| {
+        messages.push((name.to_owned(), [&flags.to_be_bytes()[..], &properties].concat()));
+    };
     for (name, flag) in [
         ("correlation id", CORRELATION_ID),
         ("message id", MESSAGE_ID),
@@ -42,10 +65,10 @@ fn messages() -> Vec<(String, u16, Vec<u8>)> {
     add("last timestamp", TIMESTAMP, vec![0xff; 8]);
     add("unknown flags", 3, vec![]);
 
-    let header = |name: &[u8], kind, value: &[u8]| counted(&entry(name, kind, value));
-    add("a header's name", HEADERS, header(INVALID, b'S', &counted(b"x")));
-    add("a header without a name", HEADERS, header(b"", b'S', &counted(b"x")));
-    add("a header's value", HEADERS, header(b"k", b'S', &counted(INVALID)));
+    let header = |name: &[u8], kind, value: &[u8]| long(&entry(name, kind, value));
+    add("a header's name", HEADERS, header(INVALID, b'S', &long(b"x")));
+    add("a header without a name", HEADERS, header(b"", b'S', &long(b"x")));
+    add("a header's value", HEADERS, header(b"k", b'S', &long(INVALID)));
     for kind in *b"tbBsuUIilLfdDTxVASFZ" {
         let value = match kind {
             b'V' => vec![],
@@ -55,9 +78,9 @@ fn messages() -> Vec<(String, u16, Vec<u8>)> {
             b'f' => 1_f32.to_be_bytes().to_vec(),
             b'd' => 1_f64.to_be_bytes().to_vec(),
             b'D' => vec![0xff; 5],
-            b'x' | b'S' => counted(INVALID),
-            b'A' => counted(&entry(b"", b'x', &counted(INVALID))[1..]),
-            b'F' => header(INVALID, b'F', &header(INVALID, b'A', &counted(b""))),
+            b'x' | b'S' => long(INVALID),
+            b'A' => long(&entry(b"", b'x', &long(INVALID))[1..]),
+            b'F' => header(INVALID, b'F', &header(INVALID, b'A', &long(b""))),
             _ => vec![0xff; 8],
         };
         add(&format!("a header of type {}", char::from(kind)), HEADERS, header(b"k", kind, &value));
@@ -67,37 +90,41 @@ fn messages() -> Vec<(String, u16, Vec<u8>)> {
     }
     // RabbitMQ adds the offset to it.
     let head = 7 + 14 + 4 + 2 + 1 + 4 + 1;
-    let filler = vec![b'x'; FRAME_MAX as usize - head];
-    add("a frame full of headers", HEADERS, header(b"k", b'S', &counted(&filler)));
+    let filler = vec![b'x'; FRAME_BYTES - head];
+    add("a frame full of headers", HEADERS, header(b"k", b'S', &long(&filler)));
     let offset = |offset: i64| entry(b"x-stream-offset", b'l', &offset.to_be_bytes());
-    add("an offset of its own", HEADERS, counted(&offset(1 << 40)));
-    add("several offsets of its own", HEADERS, counted(&[offset(1 << 40), offset(2), offset(-1)].concat()));
-    add("an offset that is none", HEADERS, header(b"x-stream-offset", b'S', &counted(b"first")));
+    add("an offset of its own", HEADERS, long(&offset(1 << 40)));
+    add("several offsets of its own", HEADERS, long(&[offset(1 << 40), offset(2), offset(-1)].concat()));
+    add("an offset that is none", HEADERS, header(b"x-stream-offset", b'S', &long(b"first")));
     messages
 }
 
 /// Publishes them all; the names of those that RabbitMQ takes.
-async fn publish(url: &str, exchange: &str, routing_key: &[u8]) -> Vec<String> {
-    let mut publisher = RawPublisher::connect(url).await;
+async fn publish(url: &str, exchange: &str, key: &[u8]) -> Vec<String> {
+    let mut publisher = RawPublisher::connect(url).await.unwrap();
     let mut taken = Vec::new();
-    for (name, flags, properties) in messages() {
-        let body = json!({"rooms": [{"target": "message"}], "data": name}).to_string();
-        match publisher.publish(exchange, routing_key, flags, &properties, body.as_bytes()).await {
-            Ok(()) => taken.push(name),
-            Err(Refused(why)) => {
+    let body = |name: &str| json!({"rooms": [{"target": "message"}], "data": name}).to_string().into_bytes();
+    for (name, properties) in messages() {
+        match publisher.publish_bytes(exchange, key, &properties, &body(&name)).await {
+            Ok(confirmed) => {
+                assert_eq!(confirmed, Confirmed::Taken, "{name}");
+                taken.push(name);
+            }
+            Err(why) => {
                 // RabbitMQ 3.10 cannot read the types U and Z itself, nor keep D in a stream, and ends the connection.
                 assert!(["U", "Z", "D"].iter().any(|kind| name == format!("a header of type {kind}")), "{name}: {why}");
-                publisher = RawPublisher::connect(url).await;
+                publisher = RawPublisher::connect(url).await.unwrap();
             }
         }
     }
-    // One body in several frames, and one in none, which is no trigger.
-    let body = json!({"rooms": [{"target": "message"}], "data": "long"}).to_string();
-    let body = [body.into_bytes(), vec![b' '; 3 * FRAME_MAX as usize]].concat();
-    for body in [&body[..], &[]] {
-        publisher.publish(exchange, routing_key, CORRELATION_ID, &short(INVALID), body).await.unwrap();
+    // One body in many frames, and one in none, which is no trigger.
+    let large = [body("large"), vec![b' '; 3 * FRAME_BYTES]].concat();
+    let properties = [&CORRELATION_ID.to_be_bytes()[..], &short(INVALID)].concat();
+    for body in [&large[..], &[]] {
+        let confirmed = publisher.publish_bytes(exchange, key, &properties, body).await.unwrap();
+        assert_eq!(confirmed, Confirmed::Taken);
     }
-    taken.push("long".to_owned());
+    taken.push("large".to_owned());
     taken
 }
 

@@ -1,6 +1,5 @@
 //! What the tests stand on.
 
-pub mod amqp;
 pub mod backend;
 pub mod channelstream;
 pub mod client;

@@ -25,8 +25,8 @@ const LOG_BYTES: usize = 1 << 10;
 /// tables, so time is linear in the payload's size, and neither memory nor stack depend on it. A property that cannot be
 /// parsed is dropped, and so is what follows it in the same table or payload.
 ///
-/// If a header occurs more than once, the first one counts. RabbitMQ sorts headers by name or puts its own first, so a
-/// publisher's header of the same name always follows RabbitMQ's. (lapin takes the last one.)
+/// If a header occurs more than once, the first one counts. RabbitMQ replaces a publisher's first `x-stream-offset` by its
+/// own and leaves further ones behind it; lapin would take the last one.
 #[derive(Debug, Default)]
 pub(super) struct ContentHeader {
     step: Step,
