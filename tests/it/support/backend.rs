@@ -11,7 +11,6 @@ use std::{
 };
 
 use parking_lot::Mutex;
-use rustls::{ServerConfig, pki_types::PrivatePkcs8KeyDer};
 use serde_json::Value;
 use tokio::{
     io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader},
@@ -19,7 +18,8 @@ use tokio::{
     sync::Semaphore,
     task::JoinSet,
 };
-use tokio_rustls::TlsAcceptor;
+
+use super::tls;
 
 /// One request as it arrived.
 #[derive(Debug, Clone)]
@@ -105,15 +105,7 @@ impl StubBackend {
 
     /// The same over TLS, with a certificate for `localhost` that is returned in PEM.
     pub async fn over_tls(rule: impl Fn(&Asked) -> Answer + Send + Sync + 'static) -> (Self, String) {
-        let signed = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
-        let key = PrivatePkcs8KeyDer::from(signed.signing_key.serialize_der());
-        let config = ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
-            .with_safe_default_protocol_versions()
-            .unwrap()
-            .with_no_client_auth()
-            .with_single_cert(vec![signed.cert.der().clone()], key.into())
-            .unwrap();
-        let acceptor = TlsAcceptor::from(Arc::new(config));
+        let (acceptor, certificate) = tls::acceptor();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let (mut backend, shared) = Self::new(Address::Tcp(listener.local_addr().unwrap()), Arc::new(rule));
         backend._tasks.spawn(async move {
@@ -124,7 +116,7 @@ impl StubBackend {
                 }
             }
         });
-        (backend, signed.cert.pem())
+        (backend, certificate)
     }
 
     fn new(address: Address, rule: Rule) -> (Self, Shared) {

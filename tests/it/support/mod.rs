@@ -1,6 +1,5 @@
 //! What the tests stand on.
 
-pub mod amqp;
 pub mod backend;
 pub mod channelstream;
 pub mod client;
@@ -11,6 +10,7 @@ pub mod proxy;
 pub mod rabbitmq;
 pub mod raw_amqp;
 pub mod server;
+pub mod tls;
 pub mod users;
 
 use std::{future::Future, time::Duration};

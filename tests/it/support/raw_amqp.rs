@@ -114,9 +114,20 @@ impl RawPublisher {
         property: Property,
         body: &[u8],
     ) -> io::Result<Confirmed> {
-        let publish = [&[0, 0][..], &short(exchange.as_bytes()), &short(key.as_bytes()), &[1]].concat();
+        self.publish_bytes(exchange, key.as_bytes(), &property.encoded(), body).await
+    }
+
+    /// The same with any key, and any property flags and properties as they are encoded.
+    pub async fn publish_bytes(
+        &mut self,
+        exchange: &str,
+        key: &[u8],
+        properties: &[u8],
+        body: &[u8],
+    ) -> io::Result<Confirmed> {
+        let publish = [&[0, 0][..], &short(exchange.as_bytes()), &short(key), &[1]].concat();
         self.send(CHANNEL, 60, 40, &publish).await?;
-        let header = [&[0, 60, 0, 0][..], &(body.len() as u64).to_be_bytes(), &property.encoded()].concat();
+        let header = [&[0, 60, 0, 0][..], &(body.len() as u64).to_be_bytes(), properties].concat();
         self.frame(HEADER, CHANNEL, &header).await?;
         for part in body.chunks(BODY_BYTES) {
             self.frame(BODY, CHANNEL, part).await?;
@@ -173,11 +184,11 @@ fn unexpected(class: u16, method: u16) -> io::Error {
 }
 
 /// A short string.
-fn short(text: &[u8]) -> Vec<u8> {
+pub fn short(text: &[u8]) -> Vec<u8> {
     [&[text.len() as u8][..], text].concat()
 }
 
-/// A long string, or a table.
-fn long(bytes: &[u8]) -> Vec<u8> {
+/// A long string, a table or an array.
+pub fn long(bytes: &[u8]) -> Vec<u8> {
     [&(bytes.len() as u32).to_be_bytes()[..], bytes].concat()
 }

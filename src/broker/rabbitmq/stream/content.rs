@@ -1,52 +1,52 @@
-//! Content headers, reduced to the properties that this project reads.
+//! Content headers, reduced to the properties that this project uses.
 
 use std::mem;
 
 /// Class, weight and body size, which come before the properties.
 const FIXED_BYTES: usize = 12;
-/// The shortest payload that has properties: these and the flags that say which.
+/// Shortest payload that is valid: [`FIXED_BYTES`] and the property flags.
 pub(super) const SHORTEST_BYTES: u32 = 14;
-/// Flags of the properties, which follow in this order.
+/// Property flags. The properties follow in the order of the flags, highest bit first.
 const HEADERS: u16 = 1 << 13;
 const DELIVERY_MODE: u16 = 1 << 12;
 const PRIORITY: u16 = 1 << 11;
 const MESSAGE_ID: u16 = 1 << 7;
-/// Header that RabbitMQ adds to what it delivers from a stream.
+/// Header that RabbitMQ adds to each delivery from a stream.
 const STREAM_OFFSET: &[u8] = b"x-stream-offset";
-/// Header of what this project publishes for itself.
+/// Header of messages that instances publish for each other.
 const LOG: &[u8] = b"x-high-templar-log";
-/// The longest value of it that is kept.
+/// Longest value of [`LOG`] that is kept.
 const LOG_BYTES: usize = 1 << 10;
 
-/// The payload of a content header frame while it is read, reduced to the headers `x-stream-offset` (an integer) and
-/// `x-high-templar-log` (UTF-8) and the property `message_id` (UTF-8).
+/// Incremental parser of a content header frame's payload. Keeps the headers `x-stream-offset` (an integer) and
+/// `x-high-templar-log` (UTF-8) and the property `message_id` (UTF-8), and drops all other properties.
 ///
-/// Everything else in it is a publisher's and is skipped by its length: nested tables are not entered, so the work is
-/// linear and the stack stays flat, and only what is kept takes memory, however large the header is. What cannot be
-/// read is left out.
+/// A publisher chooses what the payload contains. The parser skips values by their length and does not enter nested
+/// tables, so time is linear in the payload's size, and neither memory nor stack depend on it. A property that cannot be
+/// parsed is dropped, and so is what follows it in the same table or payload.
 ///
-/// Of a header that occurs more than once, the first one counts. RabbitMQ sorts headers by name, or puts its own first;
-/// a publisher's header of the same name always follows.
+/// If a header occurs more than once, the first one counts. RabbitMQ replaces a publisher's first `x-stream-offset` by its
+/// own and leaves further ones behind it; lapin would take the last one.
 #[derive(Debug, Default)]
 pub(super) struct ContentHeader {
     step: Step,
-    /// The item that `step` reads, as far as it is there.
+    /// Beginning of the item that `step` reads.
     item: Vec<u8>,
-    /// The properties that are still to come.
+    /// Flags of the properties that still have to be parsed.
     flags: u16,
-    /// Bytes of the headers that are still to come.
+    /// Bytes of the header table that still have to be parsed.
     table_bytes: usize,
-    /// What is kept, as it is encoded.
+    /// The encoded items that are kept; empty if the payload does not have them.
     fixed: Vec<u8>,
     offset: Vec<u8>,
     log: Vec<u8>,
     message_id: Vec<u8>,
 }
 
-/// What is read next; the numbers are lengths in bytes.
+/// The item to be read next. Numbers are lengths in bytes.
 #[derive(Debug, Default, Clone, Copy)]
 enum Step {
-    /// [`FIXED_BYTES`] and the flags.
+    /// [`FIXED_BYTES`] and the property flags.
     #[default]
     Fixed,
     ShortStringLength,
@@ -56,7 +56,7 @@ enum Step {
     NameLength,
     /// The name of a header and its type.
     Name(usize),
-    /// The length of a value, perhaps of the header [`LOG`].
+    /// The length of a value, which belongs to the header [`LOG`] if `is_log`.
     ValueLength {
         is_log: bool,
     },
@@ -64,19 +64,19 @@ enum Step {
     /// The value of [`STREAM_OFFSET`], of this type.
     Offset(u8, usize),
     Skip(usize),
-    /// The rest is not needed.
+    /// All properties that are kept have been read.
     Done,
 }
 
-/// How the length of a value is known.
+/// Length of an encoded value.
 pub(super) enum Width {
     Bytes(usize),
-    /// From the four bytes before it.
+    /// Four bytes with the length of the rest precede it.
     Counted,
 }
 
 impl Width {
-    /// Of a value of type `kind`, as RabbitMQ and lapin understand the types, which is not quite AMQP's grammar.
+    /// Returns the width of a value of type `kind` as RabbitMQ and lapin encode it, which differs from AMQP's grammar.
     pub(super) fn of(kind: u8) -> Option<Self> {
         Some(match kind {
             b'V' => Self::Bytes(0),
@@ -128,7 +128,7 @@ impl ContentHeader {
         }
     }
 
-    /// Appends the reduced payload to `frame` and gets ready for the next one.
+    /// Appends the reduced payload to `frame` and resets the parser.
     pub(super) fn finish(&mut self, frame: &mut Vec<u8>) {
         let headers_bytes = self.offset.len() + self.log.len();
         let mut flags = 0;
@@ -141,7 +141,7 @@ impl ContentHeader {
         frame.append(&mut self.fixed);
         frame.extend_from_slice(&flags.to_be_bytes());
         if headers_bytes > 0 {
-            // Some 1,100 at most.
+            // At most some 1,100 bytes.
             frame.extend_from_slice(&u32::try_from(headers_bytes).unwrap_or(u32::MAX).to_be_bytes());
         }
         for kept in [&mut self.offset, &mut self.log, &mut self.message_id] {
@@ -153,13 +153,13 @@ impl ContentHeader {
         self.table_bytes = 0;
     }
 
-    /// Memory that it takes beside its own size.
+    /// Returns the bytes that the parser has allocated.
     #[cfg(test)]
     pub(super) fn kept_bytes(&self) -> usize {
         [&self.item, &self.fixed, &self.offset, &self.log, &self.message_id].map(Vec::capacity).iter().sum()
     }
 
-    /// The step after `item`, which is complete.
+    /// Returns the step that follows the complete `item`.
     fn after_item(&mut self) -> Step {
         let item = mem::take(&mut self.item);
         let step = self.after(&item);
@@ -230,7 +230,7 @@ impl ContentHeader {
         }
     }
 
-    /// `step`, which reads `length` bytes of the headers, if they have so many.
+    /// Returns `step`, which reads `length` bytes of the table, or skips the table if it is shorter.
     fn in_table(&mut self, length: usize, step: Step) -> Step {
         match self.table_bytes.checked_sub(length) {
             Some(rest) => {
@@ -245,7 +245,7 @@ impl ContentHeader {
         Step::Skip(mem::take(&mut self.table_bytes))
     }
 
-    /// The next header if there is one, or else the next property.
+    /// Returns the step for the next header, or for the next property after the last header.
     fn next_entry(&mut self) -> Step {
         if self.table_bytes == 0 {
             self.next_property()
@@ -275,7 +275,7 @@ fn push_name(entry: &mut Vec<u8>, name: &[u8], kind: u8) {
     entry.push(kind);
 }
 
-/// An unsigned number of one, two or four bytes.
+/// Decodes an unsigned number of one, two or four bytes.
 fn number(bytes: &[u8]) -> usize {
     bytes.iter().fold(0, |number, byte| number << 8 | usize::from(*byte))
 }

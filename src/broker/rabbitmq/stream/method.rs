@@ -1,8 +1,8 @@
-//! Methods that quote a publisher, or say something of the broker.
+//! Methods that can contain a publisher's strings, and methods that describe the broker.
 
 use super::{ServerProperties, content::Width};
 
-/// Ids of class and method, as a method's payload begins with them.
+/// Class id and method id.
 pub(super) type Method = (u16, u16);
 
 pub(super) const CONNECTION_START: Method = (10, 10);
@@ -14,39 +14,40 @@ const BASIC_RETURN: Method = (60, 50);
 const BASIC_DELIVER: Method = (60, 60);
 const BASIC_GET_OK: Method = (60, 71);
 
-/// An argument of a method.
+/// Argument of a method.
 #[derive(Debug, Clone, Copy)]
 enum Argument {
-    /// So many bytes.
+    /// Numbers and flags of this many bytes.
     Bytes(usize),
     ShortString,
 }
 
-/// The arguments of a method up to the last one that can quote a publisher; `None` for a method that quotes nobody.
+/// Returns the arguments up to the last string that a publisher can choose; `None` if a publisher can choose none.
 fn arguments(method: Method) -> Option<&'static [Argument]> {
     use Argument::{Bytes, ShortString};
     Some(match method {
-        // Consumer tag, delivery tag and whether it is redelivered, exchange, routing key.
+        // Consumer tag, delivery tag and redelivered flag, exchange, routing key.
         BASIC_DELIVER => &[ShortString, Bytes(9), ShortString, ShortString],
         // Code, text, exchange, routing key.
         BASIC_RETURN => &[Bytes(2), ShortString, ShortString, ShortString],
-        // Delivery tag and whether it is redelivered, exchange, routing key.
+        // Delivery tag and redelivered flag, exchange, routing key.
         BASIC_GET_OK => &[Bytes(9), ShortString, ShortString],
-        // Code and text. RabbitMQ quotes names and arguments in it, and cuts it after 255 bytes, within a character too.
+        // Code, text. RabbitMQ quotes names and arguments in the text, and truncates it to 255 bytes, even within a
+        // character.
         CONNECTION_CLOSE | CHANNEL_CLOSE => &[Bytes(2), ShortString],
         CONNECTION_BLOCKED => &[ShortString],
         _ => return None,
     })
 }
 
-/// Whether `method` can quote a publisher.
-pub(super) fn has_foreign_strings(method: Method) -> bool {
+/// Returns whether a publisher can choose strings in `method`.
+pub(super) fn has_publisher_strings(method: Method) -> bool {
     arguments(method).is_some()
 }
 
-/// Makes the strings that `method` quotes UTF-8, in the bytes of its arguments. Their lengths stay as they are.
+/// Replaces each byte that is not UTF-8 by `?` in the strings among the arguments of `method`.
 pub(super) fn repair(method: Method, bytes: &mut [u8]) {
-    // What ends early is no method; lapin says so.
+    // lapin reports arguments that end early.
     let _ = repair_strings(arguments(method).unwrap_or_default(), bytes);
 }
 
@@ -65,7 +66,6 @@ fn repair_strings(arguments: &[Argument], mut bytes: &mut [u8]) -> Option<()> {
     Some(())
 }
 
-/// Replaces each byte that is not UTF-8 by a question mark.
 fn repair_string(mut bytes: &mut [u8]) {
     while let Err(error) = str::from_utf8(bytes) {
         let (_, rest) = bytes.split_at_mut(error.valid_up_to());
@@ -75,14 +75,14 @@ fn repair_string(mut bytes: &mut [u8]) {
     }
 }
 
-/// Returns what the broker says of itself in the arguments of `connection.start`.
+/// Parses the arguments of `connection.start`.
 pub(super) fn server_properties(start: &[u8]) -> ServerProperties {
-    // After the two bytes of the version.
+    // The version precedes the table.
     let name = start.get(2..).and_then(|table| find_string(table, b"cluster_name"));
     ServerProperties { cluster_name: name.map(|name| String::from_utf8_lossy(name).into_owned()) }
 }
 
-/// Returns the string called `name` in the table that `bytes` begin with.
+/// Returns the string `name` of the table at the beginning of `bytes`.
 fn find_string<'a>(mut bytes: &'a [u8], name: &[u8]) -> Option<&'a [u8]> {
     let mut table = split_counted(&mut bytes)?;
     loop {
@@ -104,9 +104,9 @@ fn split_counted<'a>(bytes: &mut &'a [u8]) -> Option<&'a [u8]> {
     bytes.split_off(..usize::try_from(u32::from_be_bytes(length)).ok()?)
 }
 
-/// Returns the largest frame that the broker wants, from the arguments of `connection.tune`; `None` for any.
+/// Returns the largest frame that the broker allows, from the arguments of `connection.tune`; `None` for no limit.
 pub(super) fn frame_max(tune: &[u8]) -> Option<u32> {
-    // After the largest number of a channel.
+    // `channel_max` precedes it.
     let bytes = tune.get(2..6)?.try_into().ok()?;
     Some(u32::from_be_bytes(bytes)).filter(|frame_max| *frame_max != 0)
 }

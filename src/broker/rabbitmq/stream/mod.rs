@@ -1,10 +1,11 @@
-//! Connects lapin through a stream of our own, which repairs what the broker sends before lapin parses it.
+//! Connector for lapin that repairs the broker's frames before lapin parses them.
 //!
-//! A publisher chooses most strings of a message, and AMQP lets them be any bytes. lapin's parser takes a string that is
-//! not UTF-8, or a header of a type it does not know, for a broken connection. Without the repair, one such message in
-//! the log ends every connection that reads it.
+//! A publisher chooses most strings of a message, and AMQP 0-9-1 allows any bytes in them. lapin's parser treats a string
+//! that is not UTF-8, or a header of an unknown type, as a broken connection. Without the repair, one such message in the
+//! log would end every connection that reads it, again and again.
 //!
-//! TCP, TLS and its verification stay lapin's own. Only bytes that come from the broker are looked at; see [`Repair`].
+//! lapin still opens the TCP connection, performs the TLS handshake and verifies the certificate. This module rewrites
+//! bytes that come from the broker, see [`Repair`], and passes on bytes to the broker unchanged.
 
 mod content;
 mod method;
@@ -34,22 +35,22 @@ use parking_lot::Mutex;
 
 use repair::{Progress, Repair};
 
-/// Bytes read from the broker at once.
+/// Size of the buffer for bytes that are read from the broker.
 const READ_BYTES: usize = 64 << 10;
 
-/// What the broker says of itself when a connection begins.
+/// The properties in `connection.start` that this project uses. lapin parses them and does not hand them out.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct ServerProperties {
     /// Name of the broker's cluster.
     pub cluster_name: Option<String>,
 }
 
-/// Connects to the broker at `uri`, as [`Connection::connect_uri`] does, with every frame repaired before lapin sees it.
+/// Connects to the broker at `uri` as [`Connection::connect_uri`] does, and repairs what the broker sends.
 ///
-/// Returns the connection, and what the broker says of itself.
+/// Returns the connection and the broker's properties.
 ///
 /// # Errors
-/// Those of [`Connection::connect_uri`].
+/// Returns the errors of [`Connection::connect_uri`].
 pub(super) async fn connect(
     uri: AMQPUri,
     properties: ConnectionProperties,
@@ -61,7 +62,8 @@ pub(super) async fn connect(
         let server = Arc::clone(&server);
         async move |uri: AMQPUri, _| dial(&uri, tokio.clone(), Arc::clone(&server)).await
     };
-    let connection = Connection::connector(uri, runtime, connecting, properties).await?;
+    // A large future, which `connect_uri` boxes, too.
+    let connection = Box::pin(Connection::connector(uri, runtime, connecting, properties)).await?;
     let server = server.lock().clone();
     Ok((connection, server))
 }
@@ -69,7 +71,7 @@ pub(super) async fn connect(
 type TokioStream = <Tokio as Reactor>::TcpStream;
 type RepairedStream = Repaired<AsyncTcpStream<TokioStream>>;
 
-/// Connects TCP, and TLS if the URL says so, exactly as lapin does by itself.
+/// Opens the TCP connection, with TLS for `amqps://`, by lapin's own function and its default configuration.
 async fn dial(
     uri: &AMQPUri,
     tokio: Tokio,
@@ -85,7 +87,7 @@ async fn dial(
     }
 }
 
-/// Tokio's reactor, but for the type of its streams: lapin accepts no other stream than its reactor's.
+/// Tokio's reactor with another type of stream. lapin's connector has to return the stream type of its reactor.
 #[derive(Debug, Clone)]
 struct RepairingReactor {
     tokio: Tokio,
@@ -119,11 +121,11 @@ impl Reactor for RepairingReactor {
     }
 }
 
-/// A stream to the broker that repairs what is read from it. What is written to it passes untouched.
+/// Stream to the broker that repairs the frames read from it.
 struct Repaired<S> {
     stream: S,
     repair: Repair,
-    /// What was read and not repaired yet: `input[begin..end]`.
+    /// Bytes from the broker; `input[begin..end]` still has to be repaired.
     input: Box<[u8]>,
     begin: usize,
     end: usize,
@@ -146,7 +148,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Repaired<S> {
             if let Some(properties) = this.repair.take_server_properties() {
                 *this.server.lock() = properties;
             }
-            // Nothing written means the rest of a frame has to come first; an empty read would tell lapin of the end.
+            // An empty read would mean the end of the stream, so wait for the rest of the frame instead.
             if written > 0 || output.is_empty() {
                 return Poll::Ready(Ok(written));
             }

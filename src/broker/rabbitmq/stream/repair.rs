@@ -1,4 +1,4 @@
-//! The frames that a broker sends, repaired one after the other: bytes in, bytes out, no I/O.
+//! State machine that repairs the frames of one connection: bytes in, bytes out, no I/O.
 
 use super::{
     ServerProperties,
@@ -6,26 +6,26 @@ use super::{
     method::{self, Method},
 };
 
-/// Type, channel and payload size, which every frame begins with.
+/// Type, channel and payload size at the beginning of each frame.
 const HEAD_BYTES: usize = 7;
-/// The same with the ids of class and method, which the payload of a method frame begins with.
+/// The same, with class id and method id at the beginning of a method's payload.
 const METHOD_BYTES: usize = HEAD_BYTES + 4;
-/// The largest payload of a method that is repaired; four short strings and some numbers are smaller.
+/// Largest payload of a method that is repaired. Valid ones have at most three short strings.
 const REPAIRED_BYTES: u32 = 2 << 10;
-/// The largest payload of `connection.start` that is read.
+/// Largest payload of `connection.start` that is parsed.
 const START_BYTES: u32 = 64 << 10;
-/// The largest payload before the broker has said what is (`connection.tune`).
+/// Largest payload before the broker has announced its limit (`connection.tune`).
 const UNTUNED_BYTES: u32 = 1 << 20;
 
-/// Types of frames.
+/// Frame types.
 const METHOD: u8 = 1;
 const CONTENT_HEADER: u8 = 2;
 const BODY: u8 = 3;
 const HEARTBEAT: u8 = 8;
 
-/// A frame that is larger than the broker itself allows.
+/// A frame is larger than the broker itself allows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("the broker sent a frame of {bytes} bytes, and allows {limit_bytes}")]
+#[error("the broker sent a frame of {bytes} bytes, more than its own limit of {limit_bytes}")]
 pub(super) struct TooLarge {
     bytes: u32,
     limit_bytes: u32,
@@ -37,65 +37,63 @@ impl From<TooLarge> for std::io::Error {
     }
 }
 
-/// How far [`Repair::advance`] got, in bytes.
+/// Bytes that [`Repair::advance`] has processed.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Progress {
-    /// Of the input.
+    /// Bytes read from the input.
     pub read: usize,
-    /// Of the output.
+    /// Bytes written to the output.
     pub written: usize,
 }
 
-/// Repairs what a broker sends on one connection.
+/// Repairs the frames that a broker sends on one connection.
 ///
-/// - Content headers are reduced to what this project reads, see [`ContentHeader`].
-/// - In methods that can quote a publisher, each byte of a string that is not UTF-8 becomes `?`.
-/// - Everything else passes unchanged, and is not kept: bodies, heartbeats, other methods, and whatever is not AMQP
-///   0-9-1, for lapin to say so.
+/// - Content headers are reduced to the properties that this project uses, see [`ContentHeader`].
+/// - In methods that can contain a publisher's strings, each byte that is not UTF-8 becomes `?`.
+/// - All other bytes pass unchanged and are not buffered: bodies, heartbeats, other methods, and data that is not AMQP
+///   0-9-1, which lapin reports.
 ///
-/// Memory is bounded, whatever the broker sends: a content header can be larger than any other frame, since RabbitMQ
-/// does not split it and adds to it, but only what is wanted of it is kept.
+/// Memory is bounded. RabbitMQ sends a content header in one frame, however large it is, and adds to the headers that the
+/// publisher has set, so the limit of the frame size does not apply to content headers. All other frames have to keep it.
 #[derive(Debug)]
 pub(super) struct Repair {
     state: State,
-    /// The frame, or its beginning, that is collected or written.
+    /// The frame that is collected or written, or its beginning.
     frame: Vec<u8>,
     content: ContentHeader,
-    /// The largest payload of a frame that is no content header.
+    /// Largest payload of a frame that is not a content header.
     limit_bytes: u32,
     server: Option<ServerProperties>,
 }
 
 #[derive(Debug, Clone, Copy)]
 enum State {
-    /// `frame` is filled up to `length`.
+    /// Reads until `frame` has `length` bytes.
     Collect { length: usize, part: Part },
-    /// The payload of a content header.
+    /// Parses the payload of a content header.
     Reduce { remaining: u32 },
-    /// `frame` is written from `at` on, then `pass` bytes pass.
+    /// Writes `frame` from `at` on, then passes `pass` bytes.
     Write { at: usize, pass: u64 },
-    /// So many bytes pass unchanged.
+    /// Passes bytes unchanged.
     Pass { remaining: u64 },
 }
 
-/// What `frame` holds when it is filled.
+/// The part of a frame that is collected.
 #[derive(Debug, Clone, Copy)]
 enum Part {
-    /// The type alone.
     Type,
     Head,
-    /// The head, and the ids of class and method.
+    /// The head, class id and method id.
     Method,
-    /// All of a method.
     WholeMethod,
-    /// A content header with what is kept of its payload, and the byte that ends the frame.
+    /// A content header with its payload reduced.
     WholeContent,
 }
 
 impl State {
-    /// A frame begins.
+    /// The beginning of a frame.
     const FRAME: Self = Self::Collect { length: 1, part: Part::Type };
-    /// Nothing more is repaired.
+    /// Passes everything that follows.
     const FOREIGN: Self = Self::Write { at: 0, pass: u64::MAX };
 }
 
@@ -112,10 +110,10 @@ impl Default for Repair {
 }
 
 impl Repair {
-    /// Reads from `input` and writes to `output`, until one of them is used up.
+    /// Reads from `input` and writes to `output` until the input is used up or the output is full.
     ///
     /// # Errors
-    /// Says so when a frame is larger than the broker itself allows. The connection has to end then.
+    /// Fails if a frame is larger than the broker itself allows, and on each call after that.
     pub(super) fn advance(&mut self, mut input: &[u8], mut output: &mut [u8]) -> Result<Progress, TooLarge> {
         let lengths = (input.len(), output.len());
         loop {
@@ -133,7 +131,7 @@ impl Repair {
                     self.state = State::Collect { length: self.frame.len() + 1, part: Part::WholeContent };
                 }
                 State::Reduce { remaining } => {
-                    let part = split(&mut input, bytes(remaining.into()));
+                    let part = split(&mut input, saturated(remaining.into()));
                     if part.is_empty() {
                         break;
                     }
@@ -152,7 +150,7 @@ impl Repair {
                 }
                 State::Pass { remaining: 0 } => self.state = State::FRAME,
                 State::Pass { remaining } => {
-                    let passed = split(&mut input, bytes(remaining).min(output.len()));
+                    let passed = split(&mut input, saturated(remaining).min(output.len()));
                     if passed.is_empty() {
                         break;
                     }
@@ -164,17 +162,17 @@ impl Repair {
         Ok(Progress { read: lengths.0 - input.len(), written: lengths.1 - output.len() })
     }
 
-    /// Returns what the broker says of itself, once, after it has said so.
+    /// Returns the broker's properties once after they have arrived.
     pub(super) fn take_server_properties(&mut self) -> Option<ServerProperties> {
         self.server.take()
     }
 
-    /// The state after `frame` is filled with `part`.
+    /// Returns the state that follows the complete `part`.
     fn after(&mut self, part: Part) -> Result<State, TooLarge> {
         Ok(match part {
             Part::Type => match self.frame[..] {
                 [METHOD | CONTENT_HEADER | BODY | HEARTBEAT] => State::Collect { length: HEAD_BYTES, part: Part::Head },
-                // The protocol header of another version, or no AMQP at all.
+                // A protocol header, sent if the broker does not support this version, or no AMQP at all.
                 _ => State::FOREIGN,
             },
             Part::Head => return self.after_head(),
@@ -184,7 +182,7 @@ impl Repair {
                 State::Write { at: 0, pass: 0 }
             }
             Part::WholeContent => {
-                // The payload is shorter than before.
+                // The reduced payload is shorter than the original one.
                 let size = u32::try_from(self.frame.len() - HEAD_BYTES - 1).unwrap_or(u32::MAX);
                 if let Some(place) = self.frame.get_mut(HEAD_BYTES - 4..HEAD_BYTES) {
                     place.copy_from_slice(&size.to_be_bytes());
@@ -209,7 +207,7 @@ impl Repair {
         let most = match self.method() {
             method::CONNECTION_START => START_BYTES,
             method::CONNECTION_TUNE => REPAIRED_BYTES,
-            method if method::has_foreign_strings(method) => REPAIRED_BYTES,
+            method if method::has_publisher_strings(method) => REPAIRED_BYTES,
             _ => 0,
         };
         if bytes <= most {
@@ -230,7 +228,7 @@ impl Repair {
         }
     }
 
-    /// Size of the payload, as the head says.
+    /// Returns the payload size in the head.
     fn payload_bytes(&self) -> u32 {
         match self.frame[..] {
             [_, _, _, a, b, c, d, ..] => u32::from_be_bytes([a, b, c, d]),
@@ -246,14 +244,14 @@ impl Repair {
     }
 }
 
-/// Takes up to `most` bytes off the beginning of `input`.
+/// Removes up to `most` bytes from the beginning of `input` and returns them.
 fn split<'a>(input: &mut &'a [u8], most: usize) -> &'a [u8] {
     let (taken, rest) = input.split_at(most.min(input.len()));
     *input = rest;
     taken
 }
 
-/// Writes as much of `bytes` to `output` as there is room for, and takes that off `output`. Returns how much.
+/// Moves as much of `bytes` as fits to the beginning of `output`, removes that part from `output` and returns its length.
 fn write(bytes: &[u8], output: &mut &mut [u8]) -> usize {
     let length = bytes.len().min(output.len());
     if let Some(place) = output.split_off_mut(..length) {
@@ -262,6 +260,6 @@ fn write(bytes: &[u8], output: &mut &mut [u8]) -> usize {
     length
 }
 
-fn bytes(count: u64) -> usize {
+fn saturated(count: u64) -> usize {
     usize::try_from(count).unwrap_or(usize::MAX)
 }

@@ -317,7 +317,7 @@ fn frames_beyond_what_the_broker_allows_are_an_error() {
     let mut repair = Repair::default();
     repaired_by(&mut repair, &[tune(4096), frame(BODY, &[0; 4096])].concat()).unwrap();
     let error = repair.advance(&frame(BODY, &[0; 4097])[..7], &mut [0; 9]).unwrap_err();
-    assert_eq!(error.to_string(), "the broker sent a frame of 4097 bytes, and allows 4096");
+    assert_eq!(error.to_string(), "the broker sent a frame of 4097 bytes, more than its own limit of 4096");
     // The connection stays broken.
     assert!(repair.advance(&[0xCE], &mut [0; 9]).is_err());
     // RabbitMQ neither splits a content header nor counts what it adds.
