@@ -4,7 +4,7 @@ use http::{HeaderMap, HeaderValue, StatusCode, header};
 use serde_json::json;
 use warp::{Reply, reply::Response};
 
-use super::{super::reply, asked::Asked, html};
+use super::{super::reply, asked::Asked, html, pages};
 use crate::{
     channelstream::Unavailable,
     protocol::channelstream::{Bad, Invalid},
@@ -35,6 +35,13 @@ pub(super) enum Refusal {
     TooLarge(usize),
     /// A body that did not arrive whole.
     Incomplete,
+    /// A wrong name or password of an administrator.
+    WrongPassword {
+        /// The name that was given, for the form that is shown again.
+        user: String,
+        /// Whether there is a password with which anybody can sign in.
+        is_one_set: bool,
+    },
     /// Others are trying to sign in.
     TooManySignIns,
     /// Not at present.
@@ -71,6 +78,7 @@ impl Refusal {
             Self::Invalid(_) => "invalid",
             Self::TooLarge(_) => "too-large",
             Self::Incomplete => "incomplete",
+            Self::WrongPassword { .. } => "wrong-password",
             Self::TooManySignIns => "too-many-sign-ins",
             Self::Unavailable => "unavailable",
         }
@@ -105,6 +113,7 @@ impl Refusal {
             Self::Incomplete => {
                 document(StatusCode::REQUEST_TIMEOUT, "The body of the request did not arrive whole.", "")
             }
+            Self::WrongPassword { user, is_one_set } => pages::page(html::sign_in(user, true, *is_one_set)),
             Self::TooManySignIns => {
                 let explanation = "Too many are trying to sign in at once. Try again in a moment.";
                 document(StatusCode::TOO_MANY_REQUESTS, explanation, "")
