@@ -264,3 +264,33 @@ impl Consumer {
         self.progress.publishing()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::advance;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn the_broker_is_away_while_nobody_takes_what_it_has_accepted() {
+        let (metrics, stop) = (Arc::new(Metrics::default()), CancellationToken::new());
+        let config = config::Embedded { log: None, history: config::History::default() };
+        let (publisher, mut consumer, upkeep) = open(&config, metrics.clone(), stop.clone()).unwrap();
+        let upkeep = tokio::spawn(upkeep);
+        let mut state = consumer.state();
+        let _beginning = consumer.next().await;
+        consumer.acknowledge();
+        assert_eq!(*state.borrow_and_update(), State::Current);
+        publisher.publish(Kind::Trigger, Bytes::from_static(b"a")).await.unwrap();
+        let accepted = Instant::now();
+        state.changed().await.unwrap();
+        assert_eq!((*state.borrow_and_update(), metrics.broker_consuming.get()), (State::Away, 0));
+        assert!((10..12).contains(&accepted.elapsed().as_secs()), "{:?}", accepted.elapsed());
+        assert_eq!(consumer.next().await.deliveries.len(), 1);
+        assert_eq!((*state.borrow_and_update(), metrics.broker_consuming.get()), (State::Current, 1));
+        advance(Duration::from_secs(3600)).await;
+        assert!(!state.has_changed().unwrap(), "nothing waits");
+        stop.cancel();
+        upkeep.await.unwrap();
+    }
+}
