@@ -262,7 +262,7 @@ impl Consumer {
     /// Whether what is published is taken.
     pub fn publishing(&self) -> watch::Receiver<Publishing> {
         match &self.0 {
-            ConsumerBackend::Embedded(_) => watch::channel(Publishing::Open).1,
+            ConsumerBackend::Embedded(consumer) => consumer.publishing(),
             ConsumerBackend::Rabbitmq(consumer) => consumer.publishing(),
         }
     }

@@ -15,10 +15,12 @@ mod simulation;
 mod state;
 #[cfg(test)]
 mod tests;
+mod throttle;
 mod writer;
 
 use std::{
     collections::HashMap,
+    net::IpAddr,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -40,6 +42,7 @@ use self::{
     links::Links,
     replica::Replica,
     state::{Done, Effect, State},
+    throttle::{Refused, Throttle},
     writer::{Ordered, Writer},
 };
 use crate::{
@@ -52,6 +55,7 @@ use crate::{
 
 pub use call::{Answer, Call};
 pub use command::By;
+use listening::Noted;
 pub use listening::{Attached, Listening};
 
 /// How long a caller waits for its call to be carried out.
@@ -76,6 +80,8 @@ pub struct Channelstream {
     orders: mpsc::UnboundedSender<Ordered>,
     /// When it was last looked for a connection that is not known here.
     looked: tokio::sync::Mutex<Looked>,
+    /// Bounds what clients without a signature have written to the log.
+    throttle: Arc<Throttle>,
     /// What is ordered is published by this.
     writer: Mutex<Option<Writer>>,
     is_known: watch::Sender<bool>,
@@ -137,6 +143,7 @@ impl Channelstream {
         Arc::new(Self {
             me,
             links: Links::new(hub),
+            throttle: Arc::new(Throttle::new(metrics.clone())),
             metrics,
             replica: Mutex::new(Replica::new(me)),
             waiting: Mutex::default(),
@@ -157,7 +164,7 @@ impl Channelstream {
     /// When that did not come about within ten seconds.
     pub async fn call(&self, call: Call) -> Result<Answer, Unavailable> {
         if let Call::Disconnect(connection) = call
-            && !self.knows(connection).await?
+            && !self.may_disconnect(connection).await?
         {
             return Ok(Answer::Done(false.to_string()));
         }
@@ -166,6 +173,20 @@ impl Channelstream {
             Ok(_) => Answer::Done(text),
             Err(invalid) => Answer::Invalid(invalid),
         })
+    }
+
+    /// Waits until `/disconnect` may be written for `connection`. `false` if the connection is not there (any more).
+    async fn may_disconnect(&self, connection: Uuid) -> Result<bool, Unavailable> {
+        let deadline = Instant::now() + DEADLINE;
+        while self.knows(connection).await? {
+            // Requests for the same connection wait for the first one, which most likely does it for all of them.
+            match self.throttle.disconnect(connection) {
+                None => return Ok(true),
+                Some(next) if next > deadline => return Err(Unavailable),
+                Some(next) => sleep_until(next).await,
+            }
+        }
+        Ok(false)
     }
 
     /// Whether there is such a connection, as far as anybody knows who has not signed. Asks the log only together with all others
@@ -190,39 +211,51 @@ impl Channelstream {
         Ok(is_known())
     }
 
-    /// Has what comes for `connection` put into `outbox`, what it has missed first of all, until another client listens for it
-    /// or it is gone. What has come after the frame `since` is not missed, whoever has listened before.
+    /// Has what comes for `connection` put into `outbox`, starting with what the client has missed, until another client
+    /// listens for the connection or it is gone. What has come after the frame `since` is not missed, whoever has listened
+    /// before. Waits while listens from this `address` or for this connection come too fast; nothing is written to the log
+    /// before that is over.
     ///
     /// # Errors
-    /// As [`call`](Self::call).
+    /// As [`call`](Self::call), and when the wait takes too long.
     pub async fn attach(
         self: &Arc<Self>,
         connection: Uuid,
         by: By,
         outbox: Arc<Outbox>,
         since: u64,
+        address: Option<IpAddr>,
     ) -> Result<Attached, Unavailable> {
         if !self.knows(connection).await? {
             return Ok(Attached::Unknown);
         }
+        let turn = match self.throttle.admit(connection, address).await {
+            Ok(turn) => turn,
+            Err(Refused::Superseded) => return Ok(Attached::Occupied),
+            Err(Refused::OutOfTurns) => return Err(Unavailable),
+        };
         let ended = self.links.add(outbox.connection(), outbox.clone());
         let mut listening = Listening {
             channelstream: self.clone(),
             connection,
             link: outbox.connection(),
             ended,
-            is_attached: true, // perhaps, from here on
+            is_noted: Noted::Perhaps,
+            turn,
         };
         let order = Order::Attach { connection, link: listening.link, by, since };
         let carried = self.carry(order).await?;
         Ok(match carried.outcome {
-            Ok(Done::Attached) => Attached::Listening(listening),
+            Ok(Done::Attached) => {
+                listening.is_noted = Noted::Yes;
+                Attached::Listening(listening)
+            }
             Ok(Done::Occupied) => {
-                listening.is_attached = false;
+                listening.is_noted = Noted::No;
                 Attached::Occupied
             }
             _ => {
-                listening.is_attached = false;
+                listening.is_noted = Noted::No;
                 Attached::Unknown
             }
         })

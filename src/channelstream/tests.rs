@@ -155,3 +155,82 @@ async fn who_drops_a_poll_gets_its_frames_by_the_next_one() {
     log.carry_out(vec![detach]);
     assert_eq!(polling.await.unwrap(), ["one"]);
 }
+
+#[tokio::test(start_paused = true)]
+async fn polls_that_are_given_up_write_no_more_than_their_turns() {
+    let mut log = Log::new();
+    let id = log.connect();
+    let (begun, mut commands) = (Instant::now(), 0);
+    for _ in 0..2000 {
+        let polling = log.poll(id);
+        tokio::task::yield_now().await;
+        while let Ok(ordered) = log.ordered.try_recv() {
+            commands += 1;
+            log.carry_out(vec![ordered.command]);
+        }
+        polling.abort();
+        assert!(polling.await.is_err());
+        tokio::time::advance(Duration::from_millis(5)).await;
+    }
+    let most = 2 * (4 + 2 * begun.elapsed().as_secs());
+    assert!((10..=most).contains(&commands), "{commands} commands, of {most}");
+    // What was said meanwhile comes to whoever stays, and once.
+    log.carry_out(vec![Log::say("one")]);
+    let polling = log.poll(id);
+    loop {
+        let command = log.next().await;
+        let is_last = matches!(command.order, Order::Detach { has_got: true, .. });
+        log.carry_out(vec![command]);
+        log.settle();
+        if is_last {
+            break;
+        }
+    }
+    assert_eq!(polling.await.unwrap(), ["one"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_poll_that_another_one_has_ended_writes_nothing() {
+    let mut log = Log::new();
+    let id = log.connect();
+    let older = log.poll(id);
+    let attach = log.next().await;
+    log.carry_out(vec![attach]);
+    let newer = log.poll(id);
+    let attach = log.next().await;
+    log.carry_out(vec![attach]);
+    assert_eq!(older.await.unwrap(), Vec::<Value>::new());
+    let detach = log.next().await;
+    assert!(matches!(detach.order, Order::Detach { has_got: true, .. }), "{detach:?}");
+    log.carry_out(vec![detach]);
+    assert_eq!(newer.await.unwrap(), Vec::<Value>::new());
+    assert!(log.ordered.try_recv().is_err());
+}
+
+#[tokio::test(start_paused = true)]
+async fn many_who_disconnect_a_connection_write_one_command() {
+    let mut log = Log::new();
+    let id = log.connect();
+    let ask = || {
+        let channelstream = log.channelstream.clone();
+        async move { channelstream.call(Call::Disconnect(id)).await }
+    };
+    let asking = tokio::spawn(futures::future::join_all((0..100).map(|_| ask())));
+    let (mut disconnects, mut looks) = (0, 0);
+    while !asking.is_finished() {
+        tokio::select! {
+            command = log.next() => {
+                match command.order {
+                    Order::Call(Call::Disconnect(_)) => disconnects += 1,
+                    Order::Look => looks += 1,
+                    order => panic!("{order:?}"),
+                }
+                log.carry_out(vec![command]);
+            }
+            () = tokio::time::sleep(Duration::from_millis(1)) => {}
+        }
+    }
+    let answers: Vec<_> = asking.await.unwrap().into_iter().map(|answer| format!("{:?}", answer.unwrap())).collect();
+    assert_eq!(answers.iter().filter(|answer| answer.contains("true")).count(), 1, "{answers:?}");
+    assert!(disconnects == 1 && looks < 5, "{disconnects} {looks}");
+}

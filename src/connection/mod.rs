@@ -18,7 +18,7 @@ mod ticket;
 use std::{
     borrow::Cow,
     collections::HashSet,
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     num::NonZero,
     sync::{
         Arc,
@@ -140,6 +140,11 @@ impl Connections {
     /// When there are as many as there may be.
     pub fn place(&self, peer: Option<SocketAddr>, headers: &HeaderMap) -> Result<Place, TooMany> {
         self.places.take(peer, headers).inspect_err(|limit| self.metrics.limited.inc(limit.word()))
+    }
+
+    /// Returns where a client is that comes from `peer` with these headers, as far as that is known; of IPv6 its network.
+    pub fn address(&self, peer: Option<SocketAddr>, headers: &HeaderMap) -> Option<IpAddr> {
+        self.places.address(peer, headers)
     }
 
     /// A connection over `wire` that is not authorised yet, and its outbox as what it is.

@@ -94,7 +94,7 @@ impl Places {
     }
 
     /// Where a client is: the peer, or what a proxy says that is to be believed. A unix socket has a proxy at its other end.
-    fn address(&self, peer: Option<SocketAddr>, headers: &HeaderMap) -> Option<IpAddr> {
+    pub(super) fn address(&self, peer: Option<SocketAddr>, headers: &HeaderMap) -> Option<IpAddr> {
         let own = match peer {
             Some(peer) if !self.proxies.contain(peer.ip()) => peer.ip(),
             _ => headers.get("x-real-ip")?.to_str().ok()?.trim().parse().ok()?,

@@ -49,13 +49,14 @@ pub async fn poll(
 ) -> Option<String> {
     let begun = Instant::now();
     let answer = Answer::new(connections.config.outbox_limit_bytes);
+    let address = place.address();
     let (outbox, link) = connections.register(answer, Version::V3, Identity::nobody(), place);
     let since = channelstream.sequence();
     let nothing = async |until: Instant| {
         stop.run_until_cancelled(sleep_until(until)).await;
         Some("[]".to_owned())
     };
-    let listening = match channelstream.attach(connection, By::Poll, link.outbox().clone(), since).await {
+    let listening = match channelstream.attach(connection, By::Poll, link.outbox().clone(), since, address).await {
         Ok(Attached::Listening(listening)) => listening,
         Ok(Attached::Unknown) => return None,
         Ok(Attached::Occupied) => return nothing(begun + PATIENCE).await,

@@ -1,23 +1,26 @@
 //! The log in a file, so that an instance that is restarted forgets nothing.
+//!
+//! Each time the file is opened, an epoch begins, whose name stands in the file at an offset of its own. Positions are of the
+//! epoch before them, so a file that was put back from an earlier copy cannot use an offset again by the same name.
 
 use std::{
-    fs::OpenOptions,
+    fs::{File, OpenOptions},
     io,
-    os::unix::fs::OpenOptionsExt,
-    panic::resume_unwind,
+    os::unix::fs::{MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
     time::{SystemTime, UNIX_EPOCH},
 };
 
 use bytes::Bytes;
-use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
-use tokio::{sync::mpsc, task::spawn_blocking};
+use redb::{Database, ReadableDatabase, ReadableTable, Table, TableDefinition};
+use rustix::fs::{Advice, fadvise};
+use tokio::task::JoinError;
 
 use super::{
     super::{Delivery, Kind},
-    Entry, Unwritten,
+    Entry,
 };
-use crate::{config, logging::limited, protocol::Epoch};
+use crate::{config, protocol::Epoch};
 
 /// By offset: when it was written, in milliseconds since 1970, and the body.
 const TRIGGERS: TableDefinition<'_, u64, (u64, &[u8])> = TableDefinition::new("triggers");
@@ -26,12 +29,13 @@ const OTHERS: TableDefinition<'_, u64, u8> = TableDefinition::new("others");
 const CONTROL: u8 = 1;
 const INSTANCE: u8 = 2;
 const CHANNELSTREAM: u8 = 3;
-/// What else is to be known: the epoch.
+const BEGINNING: u8 = 4;
+/// What else is to be known.
 const ABOUT: TableDefinition<'_, &str, &str> = TableDefinition::new("about");
+/// The epoch that counts before the first entry.
 const EPOCH: &str = "epoch";
-/// Triggers, and their bytes, that are written together.
-const BATCH: usize = 1024;
-const BATCH_BYTES: usize = 8 << 20;
+/// What is written to find out whether anything can be, and taken out again.
+const PROBE: &str = "probe";
 
 /// The file of the embedded broker's log cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -44,21 +48,54 @@ pub struct LogFailed {
 
 /// Why.
 #[derive(Debug, thiserror::Error)]
-#[error(transparent)]
-enum Failure {
+pub(super) enum Failure {
+    #[error(transparent)]
     Io(#[from] io::Error),
+    #[error(transparent)]
     Redb(#[from] redb::Error),
+    /// Another file stands at the path.
+    #[error("it was replaced by another file")]
+    Replaced,
+    /// Something else has cut it off.
+    #[error("it was truncated")]
+    Truncated,
+    #[error("writing it failed")]
+    Panic(#[source] JoinError),
+}
+
+/// What is known of a file when it can be opened no more.
+#[derive(Debug, Clone)]
+pub(super) struct Known {
+    pub(super) path: PathBuf,
+    history: config::History,
+    /// The last offset.
+    pub(super) last: u64,
+    epoch: Epoch,
 }
 
 /// An open file.
 #[derive(Debug)]
 pub(super) struct Log {
     database: Database,
-    history: config::History,
-    /// The offset of the last trigger.
-    last: u64,
+    known: Known,
+    /// Device and number of the file, whatever stands at its path.
+    inode: (u64, u64),
+    /// Its length after the last commit.
+    length: u64,
     /// Of all bodies.
     bytes: usize,
+}
+
+impl Known {
+    /// Whether `deliveries`, which end with an epoch that has just begun, hold the last entry that is known: its epoch was
+    /// followed by another one only behind it.
+    fn is_continued_by(&self, deliveries: &[Delivery]) -> bool {
+        let mut epochs = deliveries.iter().filter_map(|delivery| match delivery {
+            Delivery::Epoch { epoch, offset } => Some((*epoch, *offset)),
+            _ => None,
+        });
+        epochs.any(|(epoch, _)| epoch == self.epoch) && epochs.next().is_some_and(|(_, offset)| offset > self.last)
+    }
 }
 
 impl Log {
@@ -68,75 +105,129 @@ impl Log {
     }
 
     fn try_open(path: &Path, history: &config::History) -> Result<(Self, Vec<Delivery>), Failure> {
-        // It holds what users are sent.
-        let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)?;
+        let (file, inode) = open_file(path)?;
         let database = redb::Builder::new().create_file(file).map_err(redb::Error::from)?;
-        let mut log = Self { database, history: history.clone(), last: 0, bytes: 0 };
+        let known = Known { path: path.to_owned(), history: history.clone(), last: 0, epoch: Epoch::random() };
+        let mut log = Self { database, known, inode, length: 0, bytes: 0 };
         let deliveries = log.read()?;
+        log.length = path.metadata()?.len();
+        sync_folder(path)?;
         Ok((log, deliveries))
     }
 
-    /// The offset of the last trigger.
-    pub(super) fn last(&self) -> u64 {
-        self.last
+    /// Opens a file again that is `known` and was closed because it failed, if it takes `probe_bytes`; and what was in it
+    /// behind the last offset. If it does not go on there, all that is in it, as when a log begins anew.
+    pub(super) fn reopen(known: &Known, probe_bytes: usize) -> Result<(Self, Vec<Delivery>), Failure> {
+        // What was not written in the end may still be in the page cache, as if it had been.
+        match File::open(&known.path) {
+            Ok(file) => fadvise(&file, 0, None, Advice::DontNeed).map_err(io::Error::from)?,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error.into()),
+        }
+        let (file, _) = open_file(&known.path)?;
+        let database = redb::Builder::new().create_file(file).map_err(redb::Error::from)?;
+        probe(&database, probe_bytes)?;
+        drop(database);
+        let (log, mut deliveries) = Self::try_open(&known.path, &known.history)?;
+        if known.is_continued_by(&deliveries) {
+            deliveries.retain_mut(|delivery| is_behind(delivery, known.last));
+        } else {
+            deliveries.insert(0, Delivery::Restart);
+            deliveries.extend([Delivery::Recalled, Delivery::Missed]);
+        }
+        Ok((log, deliveries))
+    }
+
+    /// What is to be known of it to open it again.
+    pub(super) fn known(&self) -> &Known {
+        &self.known
     }
 
     fn read(&mut self) -> Result<Vec<Delivery>, redb::Error> {
+        let known = &mut self.known;
         let writing = self.database.begin_write()?;
-        let epoch = {
+        let mut deliveries = vec![];
+        {
             let mut about = writing.open_table(ABOUT)?;
-            let known = about.get(EPOCH)?.and_then(|text| text.value().parse().ok());
-            match known {
-                Some(epoch) => epoch,
-                None => {
-                    let epoch = Epoch::random();
-                    about.insert(EPOCH, epoch.to_string().as_str())?;
-                    epoch
-                }
+            let named = about.get(EPOCH)?.and_then(|text| text.value().parse().ok());
+            let first = named.unwrap_or(known.epoch);
+            if named.is_none() {
+                about.insert(EPOCH, first.to_string().as_str())?;
             }
-        };
-        writing.open_table(TRIGGERS)?;
-        writing.open_table(OTHERS)?;
-        writing.commit()?;
-        let reading = self.database.begin_read()?;
-        let mut triggers = Vec::new();
-        let mut first = None;
-        let others = reading.open_table(OTHERS)?;
-        for entry in reading.open_table(TRIGGERS)?.iter()? {
-            let (offset, value) = entry?;
-            let (offset, body) = (offset.value(), Bytes::copy_from_slice(value.value().1));
-            first.get_or_insert(offset);
-            self.last = offset;
-            let kind = match others.get(offset)?.map(|kind| kind.value()) {
-                None => Kind::Trigger,
-                Some(CONTROL) => Kind::Control,
-                Some(INSTANCE) => Kind::Instance,
-                Some(CHANNELSTREAM) => Kind::Channelstream,
-                Some(_) => continue, // a later version's
-            };
-            self.bytes += weight(kind, body.len());
-            triggers.push(Delivery::of(kind, body, Some(offset), true));
+            let mut triggers = writing.open_table(TRIGGERS)?;
+            let mut others = writing.open_table(OTHERS)?;
+            for entry in triggers.iter()? {
+                let (offset, value) = entry?;
+                let (offset, body) = (offset.value(), Bytes::copy_from_slice(value.value().1));
+                if deliveries.is_empty() {
+                    // All that comes after this offset is there.
+                    deliveries.push(Delivery::Epoch { epoch: first, offset: offset.saturating_sub(1) });
+                }
+                known.last = offset;
+                let kind = match others.get(offset)?.map(|kind| kind.value()) {
+                    None => Kind::Trigger,
+                    Some(CONTROL) => Kind::Control,
+                    Some(INSTANCE) => Kind::Instance,
+                    Some(CHANNELSTREAM) => Kind::Channelstream,
+                    Some(BEGINNING) => {
+                        deliveries.extend(epoch(&body).map(|epoch| Delivery::Epoch { epoch, offset }));
+                        continue;
+                    }
+                    Some(_) => continue, // a later version's
+                };
+                self.bytes += weight(kind, body.len());
+                deliveries.push(Delivery::of(kind, body, Some(offset), true));
+            }
+            if deliveries.is_empty() {
+                deliveries.push(Delivery::Epoch { epoch: first, offset: 0 });
+                known.epoch = first;
+            }
+            if named.is_some() {
+                known.last += 1;
+                triggers.insert(known.last, (now_millis(), known.epoch.to_string().as_bytes()))?;
+                others.insert(known.last, BEGINNING)?;
+                deliveries.push(Delivery::Epoch { epoch: known.epoch, offset: known.last });
+            }
         }
-        // All that comes after this offset is there.
-        let offset = first.map_or(self.last, |first| first.saturating_sub(1));
-        let mut deliveries = vec![Delivery::Epoch { epoch, offset }];
-        deliveries.append(&mut triggers);
+        writing.commit()?;
         Ok(deliveries)
     }
 
     /// Writes `entries`, in their order and all or none, and drops what is too old or too much. On the disk when it returns.
-    fn append(&mut self, entries: &[Entry]) -> Result<(), redb::Error> {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let oldest = now.saturating_sub(self.history.age).as_millis() as u64;
-        let (mut last, mut bytes) = (self.last, self.bytes);
+    /// Of a file that was deleted, all that it had is in a new one then.
+    pub(super) fn append(&mut self, entries: &[Entry]) -> Result<(), Failure> {
+        let path = &self.known.path;
+        match path.metadata() {
+            Ok(metadata) if (metadata.dev(), metadata.ino()) != self.inode => return Err(Failure::Replaced),
+            Ok(metadata) if metadata.len() < self.length => {
+                // Closing it writes to it, and what that makes is no log.
+                std::fs::rename(path, beside(path, ".damaged"))?;
+                return Err(Failure::Truncated);
+            }
+            Ok(_) => {}
+            Err(error) if error.kind() == io::ErrorKind::NotFound => self.restore()?,
+            Err(error) => return Err(error.into()),
+        }
+        if !entries.is_empty() {
+            self.try_append(entries)?;
+            self.length = self.known.path.metadata()?.len();
+        }
+        Ok(())
+    }
+
+    fn try_append(&mut self, entries: &[Entry]) -> Result<(), redb::Error> {
+        let now = now_millis();
+        let oldest = now.saturating_sub(self.known.history.age.as_millis() as u64);
+        let (mut last, mut bytes) = (self.known.last, self.bytes);
         let writing = self.database.begin_write()?;
         {
             let mut triggers = writing.open_table(TRIGGERS)?;
             let mut others = writing.open_table(OTHERS)?;
+            let mut about = writing.open_table(ABOUT)?;
             for Entry { kind, body } in entries {
                 last += 1;
                 bytes += weight(*kind, body.len());
-                triggers.insert(last, (now.as_millis() as u64, &body[..]))?;
+                triggers.insert(last, (now, &body[..]))?;
                 match kind {
                     Kind::Trigger => {}
                     Kind::Control => drop(others.insert(last, CONTROL)?),
@@ -145,25 +236,44 @@ impl Log {
                 }
             }
             // The last one stays: it says where offsets go on.
-            loop {
-                let first = triggers.first()?.map(|(offset, value)| {
-                    let (written, body) = value.value();
-                    (offset.value(), written, body.len())
-                });
-                match first {
-                    Some((offset, written, length))
-                        if offset < last && (written < oldest || bytes > self.history.limit_bytes) =>
-                    {
-                        triggers.remove(offset)?;
-                        let kind = others.remove(offset)?.map_or(0, |kind| kind.value());
-                        bytes -= if matches!(kind, INSTANCE | CHANNELSTREAM) { 0 } else { length };
+            while let Some((offset, written, length)) = first(&triggers)?
+                && offset < last
+                && (written < oldest || bytes > self.known.history.limit_bytes)
+            {
+                let kind = others.remove(offset)?.map_or(0, |kind| kind.value());
+                let removed = triggers.remove(offset)?;
+                match kind {
+                    INSTANCE | CHANNELSTREAM => {}
+                    BEGINNING => {
+                        let body = removed.map(|value| value.value().1.to_vec()).unwrap_or_default();
+                        if let Some(epoch) = epoch(&body) {
+                            about.insert(EPOCH, epoch.to_string().as_str())?;
+                        }
                     }
-                    _ => break,
+                    _ => bytes -= length,
                 }
             }
         }
         writing.commit()?;
-        (self.last, self.bytes) = (last, bytes);
+        (self.known.last, self.bytes) = (last, bytes);
+        Ok(())
+    }
+
+    /// Writes all that there is of a file that was deleted to a new one at its path.
+    fn restore(&mut self) -> Result<(), Failure> {
+        let Known { path, .. } = &self.known;
+        let unfinished = beside(path, ".new");
+        match std::fs::remove_file(&unfinished) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error.into()),
+            _ => {}
+        }
+        let (file, inode) = open_file(&unfinished)?;
+        let database = redb::Builder::new().create_file(file).map_err(redb::Error::from)?;
+        copy(&self.database, &database)?;
+        std::fs::rename(&unfinished, path)?;
+        sync_folder(path)?;
+        tracing::warn!(path = %path.display(), "EMBEDDED_LOG was deleted: all that was in it is in a new file");
+        (self.database, self.inode, self.length) = (database, inode, path.metadata()?.len());
         Ok(())
     }
 }
@@ -173,99 +283,90 @@ fn weight(kind: Kind, length: usize) -> usize {
     if matches!(kind, Kind::Instance | Kind::Channelstream) { 0 } else { length }
 }
 
-/// Writes what is published, many at once where many wait, and passes on what is written.
-pub(super) async fn write(mut log: Log, mut unwritten: mpsc::Receiver<Unwritten>, consumer: mpsc::Sender<Entry>) {
-    while let Some(first) = unwritten.recv().await {
-        let mut bytes = first.entry.body.len();
-        let mut batch = vec![first];
-        while batch.len() < BATCH
-            && bytes < BATCH_BYTES
-            && let Ok(next) = unwritten.try_recv()
-        {
-            bytes += next.entry.body.len();
-            batch.push(next);
+fn now_millis() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as u64
+}
+
+fn epoch(body: &[u8]) -> Option<Epoch> {
+    std::str::from_utf8(body).ok()?.parse().ok()
+}
+
+/// Offset, time and length of the oldest entry.
+fn first(triggers: &Table<'_, u64, (u64, &[u8])>) -> Result<Option<(u64, u64, usize)>, redb::StorageError> {
+    Ok(triggers.first()?.map(|(offset, value)| {
+        let (written, body) = value.value();
+        (offset.value(), written, body.len())
+    }))
+}
+
+/// Whether `delivery` stands behind `last`. One that does is new to everybody: whoever published it was told that it failed.
+fn is_behind(delivery: &mut Delivery, last: u64) -> bool {
+    match delivery {
+        Delivery::Trigger { offset, is_recalled, .. }
+        | Delivery::Control { offset, is_recalled, .. }
+        | Delivery::Channelstream { offset, is_recalled, .. } => {
+            *is_recalled = false;
+            offset.is_some_and(|offset| offset > last)
         }
-        let entries: Vec<Entry> = batch.iter().map(|unwritten| unwritten.entry.clone()).collect();
-        let writing = spawn_blocking(move || {
-            let outcome = log.append(&entries);
-            (log, outcome)
-        });
-        let (back, outcome) = match writing.await {
-            Ok(written) => written,
-            Err(error) => match error.try_into_panic() {
-                Ok(panic) => resume_unwind(panic), // so that the server ends and says why
-                Err(_) => return,
-            },
-        };
-        log = back;
-        if let Err(error) = outcome {
-            let triggers = batch.len();
-            limited!(error, "the embedded log cannot be written: triggers are refused", %error, triggers);
-            continue; // whoever published them is told
+        Delivery::Instance { offset, .. } => offset.is_some_and(|offset| offset > last),
+        Delivery::Epoch { offset, .. } => *offset > last,
+        Delivery::Restart | Delivery::Recalled | Delivery::Missed => false,
+    }
+}
+
+/// Opens or makes a file for this process's user alone: it holds what users are sent. And its device and number.
+fn open_file(path: &Path) -> io::Result<(File, (u64, u64))> {
+    let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)?;
+    let metadata = file.metadata()?;
+    Ok((file, (metadata.dev(), metadata.ino())))
+}
+
+/// A path in the same folder: the name with an ending.
+fn beside(path: &Path, ending: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(ending);
+    PathBuf::from(name)
+}
+
+/// Has the name of a new file on the disk: what is written to a file is lost with it.
+fn sync_folder(path: &Path) -> io::Result<()> {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    File::open(folder)?.sync_all()
+}
+
+/// Writes so many bytes and takes them out again.
+fn probe(database: &Database, bytes: usize) -> Result<(), redb::Error> {
+    let writing = database.begin_write()?;
+    writing.open_table(ABOUT)?.insert(PROBE, "x".repeat(bytes).as_str())?;
+    writing.commit()?;
+    let writing = database.begin_write()?;
+    writing.open_table(ABOUT)?.remove(PROBE)?;
+    writing.commit()?;
+    Ok(())
+}
+
+/// Copies all that stands in one file to another one, which is empty.
+fn copy(from: &Database, to: &Database) -> Result<(), redb::Error> {
+    let (reading, writing) = (from.begin_read()?, to.begin_write()?);
+    {
+        let (mut triggers, mut others) = (writing.open_table(TRIGGERS)?, writing.open_table(OTHERS)?);
+        let mut about = writing.open_table(ABOUT)?;
+        for entry in reading.open_table(TRIGGERS)?.iter()? {
+            let (offset, value) = entry?;
+            triggers.insert(offset.value(), value.value())?;
         }
-        for Unwritten { entry, written } in batch {
-            // Nobody takes it any more when the server is stopping; it is in the file.
-            let _ = consumer.send(entry).await;
-            let _ = written.send(());
+        for entry in reading.open_table(OTHERS)?.iter()? {
+            let (offset, kind) = entry?;
+            others.insert(offset.value(), kind.value())?;
+        }
+        for entry in reading.open_table(ABOUT)?.iter()? {
+            let (key, value) = entry?;
+            about.insert(key.value(), value.value())?;
         }
     }
+    writing.commit()?;
+    Ok(())
 }
 
 #[cfg(test)]
-mod tests {
-    use std::time::Duration;
-
-    use super::*;
-
-    fn open(path: &Path, limit_bytes: usize) -> (Log, Vec<Delivery>) {
-        Log::open(path, &config::History { age: Duration::from_secs(60), limit_bytes }).unwrap()
-    }
-
-    fn triggers<const N: usize>(bodies: [&'static str; N]) -> [Entry; N] {
-        bodies.map(|body| Entry { kind: Kind::Trigger, body: Bytes::from_static(body.as_bytes()) })
-    }
-
-    fn offsets(deliveries: &[Delivery]) -> Vec<u64> {
-        let offset = |delivery: &Delivery| match delivery {
-            Delivery::Trigger { offset, is_recalled: true, .. }
-            | Delivery::Control { offset, is_recalled: true, .. } => offset.unwrap(),
-            Delivery::Epoch { offset, .. } => *offset,
-            other => panic!("{other:?}"),
-        };
-        deliveries.iter().map(offset).collect()
-    }
-
-    #[test]
-    fn what_was_written_is_there_again_with_the_same_epoch_and_offsets() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("log");
-        let (mut log, first) = open(&path, 1000);
-        assert_eq!(std::os::unix::fs::MetadataExt::mode(&path.metadata().unwrap()) & 0o777, 0o600);
-        assert_eq!(offsets(&first), [0]);
-        log.append(&triggers(["a", "b"])).unwrap();
-        log.append(&[Entry { kind: Kind::Control, body: Bytes::from_static(b"c") }]).unwrap();
-        drop(log);
-        let (mut log, second) = open(&path, 1000);
-        assert_eq!(first[0], second[0]);
-        assert_eq!((offsets(&second), log.last()), (vec![0, 1, 2, 3], 3));
-        assert!(matches!(&second[3], Delivery::Control { body, .. } if body == "c"));
-        log.append(&[Entry { kind: Kind::Trigger, body: vec![b'x'; 1001].into() }]).unwrap();
-        drop(log);
-        let (log, third) = open(&path, 1000);
-        assert_eq!((offsets(&third), log.last()), (vec![3, 4], 4), "all but the last one is too much");
-    }
-
-    #[test]
-    fn a_file_that_is_in_use_or_something_else_is_named() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("log");
-        let (_log, _) = open(&path, 1000);
-        let history = config::History::default();
-        let error = Log::open(&path, &history).unwrap_err();
-        assert!(error.to_string().contains(path.to_str().unwrap()), "{error}");
-        let other = folder.path().join("other");
-        std::fs::write(&other, "this is no log").unwrap();
-        Log::open(&other, &history).unwrap_err();
-        assert_eq!(std::fs::read_to_string(&other).unwrap(), "this is no log");
-    }
-}
+mod tests;

@@ -131,6 +131,12 @@ impl State {
         self.connections.contains_key(&id)
     }
 
+    /// Whether it is by `link` that somebody listens for a connection.
+    pub(in crate::channelstream) fn is_listened_for(&self, id: Uuid, link: Uuid) -> bool {
+        let present = self.connections.get(&id).and_then(|connection| connection.link);
+        present.is_some_and(|present| present.id == link)
+    }
+
     /// The links of `instance`, each with its connection.
     pub(in crate::channelstream) fn links(&self, instance: Uuid) -> Vec<(Uuid, Uuid)> {
         let links = self.connections.iter().filter_map(|(id, connection)| Some((*id, connection.link?)));

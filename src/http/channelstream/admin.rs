@@ -13,12 +13,11 @@ use super::{
     asked::Asked,
     calls,
     cookie::Cookies,
-    html, pages,
     refusal::{Refusal, redirect},
 };
 use crate::config::Secret;
 
-/// How long who got it wrong has to wait for the answer. A few may wait at once, which bounds how fast can be guessed.
+/// How long the answer to a wrong password takes.
 const DELAY: Duration = Duration::from_millis(500);
 
 impl Api {
@@ -38,14 +37,15 @@ impl Api {
             value.unwrap_or_default()
         };
         let (user, password) = (field("username"), field("password"));
-        let _turn = self.sign_ins.try_acquire().map_err(|_| Refusal::TooManySignIns)?;
+        let address = self.connections.address(asked.peer, &asked.headers);
+        let _attempt = self.sign_ins.begin(address).ok_or(Refusal::TooManySignIns)?;
         // Both are looked at, whatever the first comes to.
         let is_admin = Secret::new(&self.config.admin_user).matches(user.as_bytes())
             & self.config.admin_secret.as_ref().is_some_and(|secret| secret.matches(password.as_bytes()));
         let cookie = self.cookies.given(SystemTime::now(), asked.links.scheme == "https").filter(|_| is_admin);
         let Some(cookie) = cookie else {
             sleep(DELAY).await;
-            return Ok(pages::page(html::sign_in(&user, true, self.config.admin_secret.is_some())));
+            return Err(Refusal::WrongPassword { user, is_one_set: self.config.admin_secret.is_some() });
         };
         Ok(with_cookie(redirect(&asked.links.to("/admin")), &cookie))
     }

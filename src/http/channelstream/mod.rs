@@ -14,6 +14,7 @@ mod listen;
 mod pages;
 mod refusal;
 mod route;
+mod sign_ins;
 
 use std::{
     net::IpAddr,
@@ -43,13 +44,12 @@ use cookie::Cookies;
 use cors::Cors;
 use refusal::Refusal;
 use route::{Access, Endpoint};
+use sign_ins::SignIns;
 
 /// How old a signature may be.
 const SIGNATURE_AGE: Duration = Duration::from_secs(60);
 /// The header that a request is signed with; the parameter `secret` of the query does as well.
 const SIGNATURE: &str = "x-channelstream-secret";
-/// Who tries to sign in at once.
-const SIGN_INS: usize = 4;
 
 /// Channelstream's API over HTTP.
 pub struct Api {
@@ -66,7 +66,7 @@ pub struct Api {
     cors: Cors,
     /// What bodies may take in all, in KiB.
     in_flight: Arc<Semaphore>,
-    sign_ins: Semaphore,
+    sign_ins: SignIns,
     metrics: Arc<Metrics>,
 }
 
@@ -110,7 +110,7 @@ impl Api {
             cookies: Cookies::new(&config),
             cors: Cors::new(&config.allow_cors),
             in_flight: Arc::new(Semaphore::new(super::trigger::in_flight_kib(body_limit_bytes))),
-            sign_ins: Semaphore::new(SIGN_INS),
+            sign_ins: SignIns::default(),
             config,
         }
     }

@@ -7,7 +7,7 @@ use warp::{Reply, reply::Response};
 use super::{
     super::{accept::preference, reply},
     asked::Asked,
-    html,
+    html, pages,
 };
 use crate::{
     channelstream::Unavailable,
@@ -39,6 +39,13 @@ pub(super) enum Refusal {
     TooLarge(usize),
     /// A body that did not arrive whole.
     Incomplete,
+    /// A wrong name or password of an administrator.
+    WrongPassword {
+        /// The name that was given, for the form that is shown again.
+        user: String,
+        /// Whether there is a password with which anybody can sign in.
+        is_one_set: bool,
+    },
     /// Others are trying to sign in.
     TooManySignIns,
     /// Not at present.
@@ -75,6 +82,7 @@ impl Refusal {
             Self::Invalid(_) => "invalid",
             Self::TooLarge(_) => "too-large",
             Self::Incomplete => "incomplete",
+            Self::WrongPassword { .. } => "wrong-password",
             Self::TooManySignIns => "too-many-sign-ins",
             Self::Unavailable => "unavailable",
         }
@@ -127,6 +135,7 @@ impl Refusal {
             Self::Incomplete => {
                 document(StatusCode::REQUEST_TIMEOUT, "The body of the request did not arrive whole.", "")
             }
+            Self::WrongPassword { user, is_one_set } => pages::page(html::sign_in(user, true, *is_one_set)),
             Self::TooManySignIns => {
                 let explanation = "Too many are trying to sign in at once. Try again in a moment.";
                 document(StatusCode::TOO_MANY_REQUESTS, explanation, "")

@@ -7,7 +7,7 @@ use hyper::service::Service;
 use hyper_util::service::TowerToHyperService;
 use warp::{Reply, filters::BoxedFilter};
 
-use super::*;
+use super::{sign_ins::PER_ADDRESS, *};
 use crate::config::Secret;
 
 /// A token of `cs-test-secret`, old.
@@ -309,10 +309,24 @@ async fn who_gets_the_password_wrong_waits_and_few_may_wait_at_once() {
         assert!(start.elapsed() >= Duration::from_millis(500), "{form}");
         assert!(text(answer).await.contains("not right"));
     }
-    let all = futures::future::join_all((0..=SIGN_INS).map(|_| wrong("password=x"))).await;
+    let all = futures::future::join_all((0..=PER_ADDRESS).map(|_| wrong("password=x"))).await;
     let refused = all.iter().filter(|answer| answer.status() == StatusCode::TOO_MANY_REQUESTS).count();
     assert_eq!(refused, 1);
     listener.cookie().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stranger_who_guesses_all_the_time_locks_nobody_out() {
+    let listener = Listener::internal();
+    let guess = |_| listener.answer(ELSEWHERE, "POST /admin/sign_in", &[], "username=admin&password=x");
+    let guessing = futures::future::join_all((0..100).map(guess));
+    let signing_in = async {
+        tokio::task::yield_now().await;
+        listener.cookie().await
+    };
+    let (guesses, _) = tokio::join!(guessing, signing_in);
+    let refused = guesses.iter().filter(|answer| answer.status() == StatusCode::TOO_MANY_REQUESTS).count();
+    assert_eq!(refused, 100 - PER_ADDRESS);
 }
 
 #[tokio::test(start_paused = true)]

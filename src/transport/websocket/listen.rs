@@ -1,7 +1,7 @@
 //! A socket that only listens: what comes for a connection of Channelstream's is written to it, and what it says is of no
 //! interest but as a sign of life.
 
-use std::{borrow::Cow, sync::Arc, time::Duration};
+use std::{borrow::Cow, net::IpAddr, sync::Arc, time::Duration};
 
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
@@ -47,10 +47,11 @@ pub async fn listen(
     let Ok(parts) = parts else { return };
     let reader = Reader::new(connections.config.message_limit_bytes, &parts.read_buf);
     let socket = WebSocket { socket: parts.io.into_inner(), dialect: Dialect::Channelstream };
+    let address = place.address();
     let (socket, link) = connections.register(socket, Version::V3, Identity::nobody(), place);
     drop((parts.read_buf, connections));
     let mut client = Client { socket, reader, link };
-    let listening = client.attach(connection, since, &channelstream).await;
+    let listening = client.attach(connection, since, address, &channelstream).await;
     drop(channelstream);
     let goodbye = match &listening {
         Some(listening) => client.converse(listening).await,
@@ -69,10 +70,16 @@ struct Client {
 
 impl Client {
     /// Has what comes for the connection put into the outbox, which is closing if that cannot be.
-    async fn attach(&mut self, connection: Uuid, since: u64, channelstream: &Arc<Channelstream>) -> Option<Listening> {
+    async fn attach(
+        &mut self,
+        connection: Uuid,
+        since: u64,
+        address: Option<IpAddr>,
+        channelstream: &Arc<Channelstream>,
+    ) -> Option<Listening> {
         let outbox = self.link.outbox();
         tokio::select! {
-            attached = channelstream.attach(connection, By::Socket, outbox.clone(), since) => match attached {
+            attached = channelstream.attach(connection, By::Socket, outbox.clone(), since, address) => match attached {
                 Ok(Attached::Listening(listening)) => return Some(listening),
                 Ok(Attached::Unknown | Attached::Occupied) => outbox.close(CloseCode::Normal, ""),
                 Err(_) => outbox.close(CloseCode::TryLater, ""),

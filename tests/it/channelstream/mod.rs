@@ -13,6 +13,7 @@ mod messages;
 mod outage;
 mod polling;
 mod presence;
+mod rates;
 mod settings;
 mod state;
 mod validation;
@@ -139,6 +140,7 @@ everywhere! {
             a_poll_beside_a_socket_brings_nothing,
             a_poll_ends_when_its_connection_does,
             a_chat_over_polls_loses_nothing,
+            polls_that_are_given_up_lose_nothing,
             many_polls_lose_nothing_of_a_busy_channel,
         ],
         expiry: [

@@ -5,7 +5,7 @@ use std::time::Duration;
 use futures::future::join_all;
 use rand::{Rng, SeedableRng, rngs::StdRng};
 use serde_json::{Value, json};
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 use uuid::Uuid;
 
 use crate::support::{
@@ -185,6 +185,35 @@ pub async fn a_chat_over_polls_loses_nothing(site: &Site) {
         let numbers: Vec<_> = frames.iter().map(|frame| frame["message"]["text"].as_u64().unwrap()).collect();
         assert_eq!(numbers, (0..MESSAGES as u64).collect::<Vec<_>>());
     }
+}
+
+pub async fn polls_that_are_given_up_lose_nothing(site: &Site) {
+    const MESSAGES: usize = 40;
+    let id = site.connect("given-up-ann", &["given-up"]).await;
+    let talk = async {
+        for number in 0..MESSAGES {
+            site.say(say("given-up", number)).await;
+            sleep(Duration::from_millis(100)).await;
+        }
+    };
+    let listen = async {
+        let mut chance = StdRng::seed_from_u64(11);
+        let (mut numbers, mut given_up) = (Vec::new(), 0);
+        let deadline = Instant::now() + Duration::from_secs(60);
+        while numbers.len() < MESSAGES {
+            assert!(Instant::now() < deadline, "{numbers:?}");
+            // A poll that is answered has been under way for a quarter of a second at least.
+            let patience = if chance.random_ratio(9, 10) { chance.random_range(0..100) } else { 10_000 };
+            match timeout(Duration::from_millis(patience), site.poll(&id)).await {
+                Ok(frames) => numbers.extend(frames.iter().map(|frame| frame["message"]["text"].as_u64().unwrap())),
+                Err(_) => given_up += 1,
+            }
+        }
+        (numbers, given_up)
+    };
+    let ((numbers, given_up), ()) = tokio::join!(listen, talk);
+    assert_eq!(numbers, (0..MESSAGES as u64).collect::<Vec<_>>());
+    assert!(given_up > 3, "{given_up}");
 }
 
 pub async fn many_polls_lose_nothing_of_a_busy_channel(site: &Site) {

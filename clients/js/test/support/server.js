@@ -8,7 +8,8 @@ import { fileURLToPath } from "node:url";
 import { Backend } from "./backend.js";
 import { freePort, until } from "./ports.js";
 
-const BINARY = process.env.HIGH_TEMPLAR ?? fileURLToPath(new URL("../../../../target/debug/high-templar", import.meta.url));
+const TARGET = process.env.CARGO_TARGET_DIR ?? fileURLToPath(new URL("../../../../target", import.meta.url));
+const BINARY = process.env.HIGH_TEMPLAR ?? join(TARGET, "debug/high-templar");
 const running = new Set();
 
 // However we end, nothing that we started stays.
