@@ -14,6 +14,7 @@ mod control;
 mod control_everywhere;
 mod delivery;
 mod documentation;
+mod framing;
 mod hooks;
 mod hostile;
 mod hostile_publishers;
