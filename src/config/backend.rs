@@ -1,6 +1,6 @@
 //! The settings of the API behind us.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, time::Duration};
 
 use reqwest::Url;
 
@@ -111,7 +111,12 @@ fn headers(
     Ok(headers)
 }
 
-pub(super) fn hooks(env: &Env, backend: Option<&Backend>, problems: &mut Problems) -> Option<Hooks> {
+pub(super) fn hooks(
+    env: &Env,
+    backend: Option<&Backend>,
+    ping_interval: Duration,
+    problems: &mut Problems,
+) -> Option<Hooks> {
     let mut hook = |variable: &str, path: &Option<String>| match path.as_deref() {
         None | Some("off") => None,
         Some(path) => {
@@ -125,5 +130,6 @@ pub(super) fn hooks(env: &Env, backend: Option<&Backend>, problems: &mut Problem
         connect: hook("HOOK_CONNECT", &env.hook_connect),
         ping: hook("HOOK_PING", &env.hook_ping),
         disconnect: hook("HOOK_DISCONNECT", &env.hook_disconnect),
+        ping_interval,
     })
 }

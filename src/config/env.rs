@@ -84,7 +84,7 @@ env! {
     user_id_path: "USER_ID_PATH",
     /// Path posted to when a client has been authorised, or `off`.
     hook_connect: "HOOK_CONNECT",
-    /// Path posted to at each `ping` of a client, or `off`.
+    /// Path posted to when a client sends `ping`, at most once in `PING_INTERVAL`, or `off`.
     hook_ping: "HOOK_PING",
     /// Path posted to when a client has gone, or `off`.
     hook_disconnect: "HOOK_DISCONNECT",
@@ -263,7 +263,7 @@ fn check(env: &Env, legacy: Legacy, channelstream: Applied, problems: &mut Probl
     let connection = connection(env, resume, problems);
     let internal = internal(env, connection.message_limit_bytes, problems);
     let backend = backend(env, &legacy.headers, problems);
-    let hooks = hooks(env, backend.as_ref(), problems);
+    let hooks = hooks(env, backend.as_ref(), connection.ping_interval, problems);
     let history = History {
         age: duration("HISTORY", env.history.as_deref(), 300, 1, problems),
         limit_bytes: size("HISTORY_LIMIT", env.history_limit.as_deref(), 64 << 20, 64 << 10, problems),

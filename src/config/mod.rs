@@ -125,10 +125,12 @@ pub struct Backend {
 pub struct Hooks {
     /// When a client has been authorised.
     pub connect: Option<Url>,
-    /// At each of its `ping`s.
+    /// At its `ping`s.
     pub ping: Option<Url>,
     /// When it has gone.
     pub disconnect: Option<Url>,
+    /// Time in which one connection causes at most one ping hook.
+    pub ping_interval: Duration,
 }
 
 impl Hooks {
