@@ -23,6 +23,7 @@ use crate::{
     hub::Hub,
     instances::Instances,
     metrics::Metrics,
+    transport::inbound::Ahead,
 };
 
 /// What stands around paths and headers in the head of a request; a head that is larger than all of it is not read.
@@ -156,7 +157,9 @@ impl Server {
         let metrics = self.connections.metrics.clone();
         let limits = &self.config.connection.limits;
         let head_limit_bytes = limits.header_bytes + limits.url_bytes + HEAD_FRAMING_BYTES;
-        let terms = Terms { peer_timeout: 2 * self.config.connection.ping_interval, head_limit_bytes, metrics };
+        let peer_timeout = 2 * self.config.connection.ping_interval;
+        let terms = Terms { peer_timeout, head_limit_bytes, metrics, ahead: Ahead::Ends };
+        let internal_terms = Terms { ahead: Ahead::Waits, ..terms.clone() };
         let channelstream = self.channelstream.clone().zip(self.config.channelstream);
         let channelstream = channelstream.map(|(channelstream, config)| {
             let (connections, limit_bytes) = (self.connections.clone(), self.config.internal.body_limit_bytes);
@@ -186,12 +189,12 @@ impl Server {
         rest.spawn(self.connections.backend.clone().keep(self.stop_rest.clone()));
         let dispatching = self.dispatch.run(self.consumer, self.stop_intake.clone());
         intake.spawn(async { dispatching.await.map_err(Error::Broker) });
-        let serving = self.public.serve(public, terms.clone(), http_tasks.clone(), self.stop_intake.clone());
+        let serving = self.public.serve(public, terms, http_tasks.clone(), self.stop_intake.clone());
         intake.spawn(async {
             serving.await;
             Ok(())
         });
-        rest.spawn(self.internal.serve(internal, terms, http_tasks.clone(), self.stop_rest.clone()));
+        rest.spawn(self.internal.serve(internal, internal_terms, http_tasks.clone(), self.stop_rest.clone()));
         rest.spawn(self.upkeep);
         let outcome = tokio::select! {
             () = stop.cancelled() => Ok(()),

@@ -1,6 +1,7 @@
 //! Accepting connections, and HTTP/1.1 on them.
 
 use std::{
+    convert::Infallible,
     io,
     os::unix::fs::FileTypeExt,
     path::PathBuf,
@@ -11,7 +12,12 @@ use std::{
     time::Duration,
 };
 
-use hyper::{body::Incoming, server::conn::http1, service::Service as _};
+use http::{StatusCode, header};
+use hyper::{
+    body::{Body as _, Incoming},
+    server::conn::http1,
+    service::Service as _,
+};
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
     service::TowerToHyperService,
@@ -24,8 +30,19 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{debug, warn};
 use warp::{filters::BoxedFilter, reply::Response};
 
-use super::Origination;
-use crate::{config::Listen, metrics::Metrics, transport::socket::Socket};
+use super::{
+    Origination,
+    answer::{Answer, Answering},
+    reply, request,
+};
+use crate::{
+    config::Listen,
+    metrics::Metrics,
+    transport::{
+        inbound::{Ahead, Follows, Inbound},
+        socket::Socket,
+    },
+};
 
 /// How long a connection may take to send the head of a request.
 const HEAD_DEADLINE: Duration = Duration::from_secs(5);
@@ -59,6 +76,8 @@ pub struct Terms {
     pub head_limit_bytes: usize,
     /// Where those are counted that do not.
     pub metrics: Arc<Metrics>,
+    /// What becomes of those that send too much ahead of an answer.
+    pub ahead: Ahead,
 }
 
 /// An address that is listened on. A unix socket's file goes when it is dropped.
@@ -161,20 +180,39 @@ fn is_about_one_peer(error: &io::Error) -> bool {
 
 async fn serve_one(socket: Socket, routes: BoxedFilter<(Response,)>, terms: Terms, stop: CancellationToken) {
     let peer = socket.peer();
+    let (inbound, requests) = Inbound::new(socket, terms.ahead);
+    let metrics = terms.metrics.clone();
     let routes = TowerToHyperService::new(warp::service(routes));
     let has_asked = Arc::new(AtomicBool::new(false));
     let asked = has_asked.clone();
     let service = hyper::service::service_fn(move |mut request: http::Request<Incoming>| {
         asked.store(true, Relaxed);
-        let version = request.version();
-        request.extensions_mut().insert(Origination { peer, version });
-        routes.call(request)
+        let follows = request.body().size_hint().exact().map_or(Follows::Chunks, Follows::Bytes);
+        let is_strict = requests.begin(follows);
+        let answering = Answering(requests.clone());
+        let (routes, metrics) = (routes.clone(), metrics.clone());
+        async move {
+            let response = match request::check(&mut request, is_strict) {
+                Ok(()) => {
+                    let version = request.version();
+                    request.extensions_mut().insert(Origination { peer, version });
+                    routes.call(request).await?
+                }
+                Err(malformed) => {
+                    metrics.requests_malformed.inc(malformed.label());
+                    debug!(error = %malformed, "request refused");
+                    let refusal = reply::error(StatusCode::BAD_REQUEST, "malformed-request", &malformed.to_string());
+                    reply::with_headers(refusal, &[(header::CONNECTION, "close")])
+                }
+            };
+            Ok::<_, Infallible>(response.map(|body| Answer::new(body, answering)))
+        }
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_DEADLINE)
         .max_header_size(terms.head_limit_bytes)
-        .serve_connection(TokioIo::new(socket), service)
+        .serve_connection(TokioIo::new(inbound), service)
         .with_upgrades();
     let mut connection = Box::pin(connection);
     let outcome = tokio::select! {

@@ -2,6 +2,7 @@
 //! backend posts triggers and operators look.
 
 mod admin;
+mod answer;
 mod body;
 pub mod channelstream;
 mod control;
@@ -10,6 +11,7 @@ pub mod listener;
 mod page;
 mod position;
 mod reply;
+mod request;
 mod sse;
 mod status;
 mod trigger;

@@ -29,6 +29,7 @@ mod permissions;
 mod protection;
 mod rechecks;
 mod recovery;
+mod requests;
 mod server_sent_events;
 mod slow_clients;
 mod status;

@@ -4,18 +4,17 @@
 use std::{borrow::Cow, sync::Arc, time::Duration};
 
 use hyper::upgrade::OnUpgrade;
-use hyper_util::rt::TokioIo;
 use tokio::{
     io::Interest,
     time::{Instant, MissedTickBehavior, interval_at},
 };
-use tracing::debug;
 use uuid::Uuid;
 
 use super::{
-    Socket, WebSocket,
+    WebSocket,
     finish::{Goodbye, WRITE_DEADLINE, finish, receive, wait_for_end},
     frame::{Event, Reader, Violation},
+    upgraded,
 };
 use crate::{
     backend::Identity,
@@ -40,15 +39,11 @@ pub async fn listen(
     channelstream: Arc<Channelstream>,
     connections: Arc<Connections>,
 ) {
-    let parts = match upgrade.await {
-        Ok(upgraded) => upgraded.downcast::<TokioIo<Socket>>(),
-        Err(error) => return debug!(%error, "the handshake was not finished"),
-    };
-    let Ok(parts) = parts else { return };
-    let reader = Reader::new(connections.config.message_limit_bytes, &parts.read_buf);
-    let socket = WebSocket { socket: parts.io.into_inner(), dialect: Dialect::Channelstream };
+    let Some((socket, received)) = upgraded(upgrade).await else { return };
+    let reader = Reader::new(connections.config.message_limit_bytes, &received);
+    let socket = WebSocket { socket, dialect: Dialect::Channelstream };
     let (socket, link) = connections.register(socket, Version::V3, Identity::nobody(), place);
-    drop((parts.read_buf, connections));
+    drop((received, connections));
     let mut client = Client { socket, reader, link };
     let listening = client.attach(connection, since, &channelstream).await;
     drop(channelstream);

@@ -3,17 +3,16 @@
 use std::{borrow::Cow, sync::Arc, time::Duration};
 
 use hyper::upgrade::OnUpgrade;
-use hyper_util::rt::TokioIo;
 use tokio::{
     io::Interest,
     time::{Instant, interval, sleep_until, timeout_at},
 };
-use tracing::debug;
 
 use super::{
     Socket, WebSocket,
     finish::{Goodbye, WRITE_DEADLINE, finish, receive, wait_for_end},
     frame::{Event, Reader, Violation},
+    upgraded,
 };
 use crate::{
     backend::Identity,
@@ -47,17 +46,12 @@ pub struct Arrival {
 
 /// Serves one client from the moment its handshake has been answered until it is gone.
 pub async fn serve(upgrade: OnUpgrade, arrival: Arrival, connections: Arc<Connections>) {
-    let parts = match upgrade.await {
-        // Taken apart, because hyper's own wrapping would keep its read buffer for as long as the connection lives.
-        Ok(upgraded) => upgraded.downcast::<TokioIo<Socket>>(),
-        Err(error) => return debug!(%error, "the handshake was not finished"),
-    };
-    let Ok(parts) = parts else { return };
-    let reader = Reader::new(connections.config.message_limit_bytes, &parts.read_buf);
+    let Some((socket, received)) = upgraded(upgrade).await else { return };
+    let reader = Reader::new(connections.config.message_limit_bytes, &received);
     let Arrival { version, has_ticket, identity, place } = arrival;
-    let socket = WebSocket { socket: parts.io.into_inner(), dialect: version.into() };
+    let socket = WebSocket { socket, dialect: version.into() };
     let (socket, link) = connections.register(socket, version, identity, place);
-    drop((parts.read_buf, connections));
+    drop((received, connections));
     let mut client = Client { socket, reader, connection: None, link };
     Box::pin(client.authenticate(has_ticket)).await;
     let goodbye = client.converse().await;
