@@ -31,7 +31,10 @@ use crate::{
     config::{Internal, Origins},
     connection::Connections,
     protocol::Version,
-    transport::websocket::{self, Refused},
+    transport::{
+        origin::is_https,
+        websocket::{self, Refused},
+    },
 };
 
 /// What a request's connection says about it; put into every request's extensions.
@@ -113,7 +116,8 @@ fn open_websocket(
     connections: &Arc<Connections>,
     origins: &Origins,
 ) -> Result<Response, Box<Response>> {
-    let request = websocket::Request { version: from.version, headers };
+    let is_https = is_https(headers, from.peer, &connections.config.limits.trusted_proxies);
+    let request = websocket::Request { version: from.version, headers, is_https };
     let refused = |refused: Refused| refused_websocket(connections, refused);
     let (response, version) = websocket::accept(&request, origins).map_err(refused)?;
     let upgrade = upgrade.ok_or_else(|| refused(Refused::NotAnUpgrade))?;

@@ -3,8 +3,8 @@
 use serde_json::json;
 
 use crate::support::{
-    TestServer,
-    http::{exchange, send},
+    Client, TestServer,
+    http::{Reply, exchange, request, send},
 };
 
 const REFUSED: &str = "malformed-request";
@@ -78,5 +78,53 @@ async fn a_line_of_a_head_ends_with_a_carriage_return_and_a_line_feed() {
         assert_eq!(answers(strict).await, ["200", "200", "200"], "{first}");
         let bare = "GET /healthz HTTP/1.1\r\nHost: localhost\nX: y\r\n\r\n";
         assert_eq!(answers(bare).await, ["200", "200", "400"], "{first}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_page_that_came_by_http_does_not_connect_where_a_proxy_says_https() {
+    let server = TestServer::start().await;
+    let connects = async |scheme: &str, origin: &str| {
+        let headers = [("X-Forwarded-Proto", scheme), ("Origin", origin)];
+        let socket = Client::try_connect(&server.public, "/ws/", &headers).await.is_ok();
+        let room = "/sse/?room=%7B%22target%22%3A%22other%22%7D"; // not allowed, which is told to whoever may ask
+        let events = send(&server.public, "GET", room, &headers, b"").await;
+        let may_read = events.header("access-control-allow-origin").is_some();
+        assert_eq!(events.json()["message"] == json!("room-not-found"), socket, "{events:?}");
+        assert_eq!(may_read, socket, "{events:?}");
+        socket
+    };
+    assert!(connects("https", "https://localhost").await);
+    assert!(connects("http", "http://localhost").await);
+    assert!(!connects("https", "http://localhost").await);
+    let server = TestServer::with(&[("TRUSTED_PROXIES", "none")]).await;
+    let headers = [("X-Forwarded-Proto", "https"), ("Origin", "http://localhost")];
+    assert!(Client::try_connect(&server.public, "/ws/", &headers).await.is_ok(), "anybody can say that");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_page_of_another_site_has_no_browser_ask_the_internal_listener_even_without_an_origin() {
+    let server = TestServer::start().await;
+    let ask = async |path: &str, site: &str, mode: &str, dest: &str| -> Reply {
+        let headers = [("Sec-Fetch-Site", site), ("Sec-Fetch-Mode", mode), ("Sec-Fetch-Dest", dest)];
+        exchange(&server.internal, &request("GET", path, &headers, b"")).await
+    };
+    for path in ["/status", "/connections", "/metrics", "/", "/position"] {
+        for site in ["cross-site", "same-site"] {
+            for (mode, dest) in [("no-cors", "image"), ("no-cors", "script"), ("navigate", "iframe"), ("cors", "empty")]
+            {
+                let reply = ask(path, site, mode, dest).await;
+                assert_eq!(
+                    (reply.status, &reply.json()["message"]),
+                    (403, &json!("foreign-page")),
+                    "{path} {site} {dest}"
+                );
+            }
+            // Somebody follows a link to the status page.
+            assert_eq!(ask(path, site, "navigate", "document").await.status, 200, "{path} {site}");
+        }
+        for site in ["same-origin", "none"] {
+            assert_eq!(ask(path, site, "cors", "empty").await.status, 200, "{path} {site}");
+        }
     }
 }
