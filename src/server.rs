@@ -18,12 +18,11 @@ use crate::{
     dispatch::Dispatch,
     http::{
         self, Readiness,
-        listener::{BindError, Listener, Terms},
+        listener::{BindError, Listener, Room, Terms},
     },
     hub::Hub,
     instances::Instances,
     metrics::Metrics,
-    transport::inbound::Ahead,
 };
 
 /// What stands around paths and headers in the head of a request; a head that is larger than all of it is not read.
@@ -158,8 +157,9 @@ impl Server {
         let limits = &self.config.connection.limits;
         let head_limit_bytes = limits.header_bytes + limits.url_bytes + HEAD_FRAMING_BYTES;
         let peer_timeout = 2 * self.config.connection.ping_interval;
-        let terms = Terms { peer_timeout, head_limit_bytes, metrics, ahead: Ahead::Ends };
-        let internal_terms = Terms { ahead: Ahead::Waits, ..terms.clone() };
+        let room = Room::Public(self.connections.clone());
+        let terms = Terms { peer_timeout, head_limit_bytes, metrics, room };
+        let internal_terms = Terms { room: Room::internal(self.config.internal.connections), ..terms.clone() };
         let channelstream = self.channelstream.clone().zip(self.config.channelstream);
         let channelstream = channelstream.map(|(channelstream, config)| {
             let (connections, limit_bytes) = (self.connections.clone(), self.config.internal.body_limit_bytes);

@@ -326,7 +326,7 @@ fn internal(env: &Env, body_limit_bytes: usize, problems: &mut Problems) -> Opti
     if !listen.is_local() && token.is_none() {
         problems.add("INTERNAL_TOKEN", "is not set, but INTERNAL_LISTEN can be reached from other machines");
     }
-    Some(Internal { listen, token, body_limit_bytes })
+    Some(Internal { listen, token, body_limit_bytes, connections: None })
 }
 
 /// A shorter secret can be guessed.

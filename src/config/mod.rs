@@ -95,6 +95,8 @@ pub struct Internal {
     pub token: Option<Secret>,
     /// The largest body of a trigger.
     pub body_limit_bytes: usize,
+    /// Connections in all, if that is limited.
+    pub connections: Option<usize>,
 }
 
 /// The HTTP API behind us.

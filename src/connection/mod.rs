@@ -40,7 +40,7 @@ use uuid::Uuid;
 pub use authority::{Explanation, Order, Seen, Whose};
 pub use keepalive::{Due, Keepalive};
 pub use link::{Connection, Link, Refused};
-pub use places::{Place, TooMany};
+pub use places::{Accepted, Place, REFUSED_CONNECTIONS, TooMany};
 pub use session::CatchUp;
 
 use self::{
@@ -132,6 +132,14 @@ impl Connections {
             turns,
             has_read_back: AtomicBool::new(false),
         }
+    }
+
+    /// Counts a connection of the public listener that has been accepted from `peer`.
+    ///
+    /// # Errors
+    /// When there are as many as there may be, and as many that are told so.
+    pub fn accept(&self, peer: Option<SocketAddr>) -> Result<Accepted, TooMany> {
+        self.places.accept(peer).inspect_err(|limit| self.metrics.limited.inc(limit.word()))
     }
 
     /// A place for a client that comes from `peer` with these headers.

@@ -132,7 +132,7 @@ fn open_websocket(
     })?;
     let has_ticket =
         version == Version::V4 && url::form_urlencoded::parse(query.as_bytes()).any(|(name, _)| name == "resume");
-    let arrival = websocket::Arrival { version, has_ticket, identity, place };
+    let arrival = websocket::Arrival { version, has_ticket, identity, place: place.with_connection() };
     connections.tasks.spawn(websocket::serve(upgrade, arrival, connections.clone()));
     Ok(response.map(|()| warp::reply::Response::default().into_body()))
 }

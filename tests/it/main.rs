@@ -13,6 +13,7 @@ mod command_line;
 mod control;
 mod control_everywhere;
 mod delivery;
+mod descriptors;
 mod documentation;
 mod framing;
 mod hooks;

@@ -82,6 +82,16 @@ async fn a_line_of_a_head_ends_with_a_carriage_return_and_a_line_feed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn whoever_is_refused_by_the_public_listener_has_to_connect_again() {
+    let server = TestServer::start().await;
+    for path in ["/ws/", "/nothing", "/sse/"] {
+        let bytes = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n").repeat(3);
+        let reply = exchange(&server.public, bytes.as_bytes()).await;
+        assert_eq!((reply.header("connection"), reply.body.contains("HTTP/1.1")), (Some("close"), false), "{reply:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_page_that_came_by_http_does_not_connect_where_a_proxy_says_https() {
     let server = TestServer::start().await;
     let connects = async |scheme: &str, origin: &str| {

@@ -67,6 +67,7 @@ pub(in crate::http) fn open_socket(
         Box::new(reply::too_many(limit))
     })?;
     let since = channelstream.sequence(); // before the client knows that it is heard
+    let place = place.with_connection();
     let serving = websocket::listen(upgrade, connection, since, place, channelstream.clone(), connections.clone());
     connections.tasks.spawn(serving);
     Ok(response.map(|()| Response::default().into_body()))
