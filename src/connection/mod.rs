@@ -7,6 +7,7 @@ mod link;
 #[cfg(test)]
 mod permissions_simulation;
 mod places;
+mod rate;
 mod recheck;
 mod session;
 #[cfg(test)]
@@ -41,6 +42,7 @@ pub use authority::{Explanation, Order, Seen, Whose};
 pub use keepalive::{Due, Keepalive};
 pub use link::{Connection, Link, Refused};
 pub use places::{Accepted, Place, REFUSED_CONNECTIONS, TooMany};
+pub use rate::{Rate, TooFast};
 pub use session::CatchUp;
 
 use self::{
@@ -166,6 +168,13 @@ impl Connections {
             client.outbox.close(CloseCode::GoingAway, going_away(version, RETURN));
         }
         (concrete, Link { client, connections: self.clone() })
+    }
+
+    /// Ends the connection of a client that sends more than `MESSAGE_RATE`.
+    pub fn close_as_too_fast(&self, outbox: &Outbox) {
+        self.metrics.limited.inc("messages");
+        let a_second = self.config.limits.messages_a_second;
+        outbox.close(CloseCode::TooMany, format!("more than {a_second} messages a second"));
     }
 
     /// How many there are, authorised or not.

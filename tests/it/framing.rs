@@ -5,10 +5,12 @@ use tokio_tungstenite::tungstenite::Message;
 
 use crate::support::{
     StubBackend, TestServer,
+    backend::Answer,
     client::{End, frame},
     eventually,
 };
 
+/// Autobahn's cases 6.4.1 to 6.4.4: text that is valid, then never, and then would go on.
 #[tokio::test(flavor = "multi_thread")]
 async fn text_that_is_not_utf8_ends_the_connection_before_the_message_is_over() {
     const VALID: &[u8] = "κόσμε".as_bytes();
@@ -28,6 +30,58 @@ async fn text_that_is_not_utf8_ends_the_connection_before_the_message_is_over() 
         client.send_raw(&pieces[1]).await;
         assert_eq!(client.end().await, (Vec::new(), End::Closed(1007, String::new())), "{pieces:x?}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn control_frames_and_fragments_count_as_messages_do() {
+    let server = TestServer::with(&[("MESSAGE_RATE", "5")]).await;
+    let closed = End::Closed(1008, "more than 5 messages a second".to_owned());
+    let floods = [
+        frame(0x89, b"").repeat(200),
+        frame(0x8A, b"").repeat(200),
+        [frame(0x01, b""), frame(0x00, b"").repeat(200)].concat(),
+        [frame(0x02, b"x"), frame(0x00, b"x").repeat(200)].concat(),
+    ];
+    let floods: Vec<_> = floods.iter().map(|flood| [flood.as_slice(), &frame(0x89, b"")].concat()).collect();
+    for flood in &floods {
+        for mut client in [server.connect().await, server.connect_v4().await.0] {
+            client.send_raw(flood).await;
+            assert_eq!(client.end().await.1, closed);
+        }
+    }
+    assert_eq!(server.metric(r#"limited_total{reason="messages"}"#).await, 8);
+    // Nor may a client send more of them while it waits.
+    server.backend.answer(|_| Answer::Silence);
+    for flood in &floods {
+        let mut client = server.dial("waiting").await;
+        client.send_raw(flood).await;
+        assert_eq!(client.end().await.1, closed);
+    }
+    assert_eq!(server.metric(r#"limited_total{reason="messages"}"#).await, 12);
+    server.until_metric("api_calls", 0).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_pings_and_does_not_read_makes_the_server_keep_one_pong() {
+    const PINGS: usize = 200_000;
+    let server = TestServer::with(&[("MESSAGE_RATE", "1000000"), ("OUTBOX_LIMIT", "64MiB")]).await;
+    let mut client = server.connect().await;
+    let mut reader = server.connect().await;
+    // The kernel's buffers take so much of that; all else would have to be kept.
+    let ping = frame(0x89, &[b'x'; 125]);
+    for _ in 0..PINGS / 1000 {
+        client.send_raw(&ping.repeat(1000)).await;
+    }
+    client.send_raw(&frame(0x81, br#"{"type":"status"}"#)).await;
+    let waiting = async || {
+        let connections = server.get("/connections").await.json();
+        let list = connections["connections"].as_array().unwrap().clone();
+        list.iter().map(|one| one["waiting"].as_u64().unwrap()).max()
+    };
+    server.until_metric("client_messages_total", 1).await;
+    let kept = waiting().await.unwrap();
+    assert!(kept < 1024, "{kept} bytes wait");
+    reader.expect_silence().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -15,6 +15,7 @@ mod control_everywhere;
 mod delivery;
 mod descriptors;
 mod documentation;
+mod early;
 mod framing;
 mod hooks;
 mod hostile;

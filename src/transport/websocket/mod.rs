@@ -2,6 +2,7 @@
 //!
 //! Writing is done by whoever has something to say, straight through the connection's outbox.
 
+mod early;
 mod finish;
 pub mod frame;
 mod listen;
