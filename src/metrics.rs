@@ -56,6 +56,8 @@ metrics! {
     connections_closed: ByWord,
     /// Handshakes that were not authorised, by reason.
     connections_refused: ByWord,
+    /// Requests refused before they were routed, by reason.
+    requests_malformed: ByWord,
     /// Data frames received from clients.
     client_messages: Counter,
     /// Times that clients were told that triggers may have been missed.

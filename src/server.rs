@@ -20,7 +20,7 @@ use crate::{
     dispatch::Dispatch,
     http::{
         self, Readiness,
-        listener::{BindError, Listener, Terms},
+        listener::{BindError, Listener, Room, Terms},
     },
     hub::Hub,
     instances::Instances,
@@ -156,7 +156,10 @@ impl Server {
         let metrics = self.connections.metrics.clone();
         let limits = &self.config.connection.limits;
         let head_limit_bytes = limits.header_bytes + limits.url_bytes + HEAD_FRAMING_BYTES;
-        let terms = Terms { peer_timeout: 2 * self.config.connection.ping_interval, head_limit_bytes, metrics };
+        let peer_timeout = 2 * self.config.connection.ping_interval;
+        let room = Room::Public(self.connections.clone());
+        let terms = Terms { peer_timeout, head_limit_bytes, metrics, room };
+        let internal_terms = Terms { room: Room::internal(self.config.internal.connections), ..terms.clone() };
         let channelstream = self.channelstream.clone().zip(self.config.channelstream);
         let channelstream = channelstream.map(|(channelstream, config)| {
             let (connections, limit_bytes) = (self.connections.clone(), self.config.internal.body_limit_bytes);
@@ -189,9 +192,9 @@ impl Server {
         rest.spawn("gate of the API", self.connections.backend.clone().keep(self.stop_rest.clone()));
         rest.spawn("reports of suppressed log lines", logging::report_suppressed(self.stop_rest.clone()));
         intake.try_spawn("dispatch", self.dispatch.run(self.consumer, self.stop_intake.clone()));
-        let serving = self.public.serve(public, terms.clone(), http_tasks.clone(), self.stop_intake.clone());
+        let serving = self.public.serve(public, terms, http_tasks.clone(), self.stop_intake.clone());
         intake.spawn("public listener", serving);
-        let serving = self.internal.serve(internal, terms, http_tasks.clone(), self.stop_rest.clone());
+        let serving = self.internal.serve(internal, internal_terms, http_tasks.clone(), self.stop_rest.clone());
         rest.spawn("internal listener", serving);
         rest.spawn("upkeep of the broker", self.upkeep);
         let outcome = tokio::select! {

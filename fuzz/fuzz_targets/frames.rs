@@ -132,6 +132,13 @@ fn expected(mut stream: &[u8], limit: usize) -> (Vec<Seen>, Option<CloseCode>) {
             opcode => {
                 let (is_text, mut payload) = message.take().unwrap_or((opcode == 1, Vec::new()));
                 payload.extend(frame.payload);
+                // A text is given up at its first byte that no text can have there, whether the rest has come or not.
+                if is_text && std::str::from_utf8(&payload).is_err_and(|error| error.error_len().is_some()) {
+                    return (seen, Some(CloseCode::InvalidText));
+                }
+                if !frame.is_whole {
+                    return (seen, None);
+                }
                 if !frame.is_final {
                     message = Some((is_text, payload));
                     continue;
@@ -149,6 +156,8 @@ fn expected(mut stream: &[u8], limit: usize) -> (Vec<Seen>, Option<CloseCode>) {
 
 struct Frame<'a> {
     is_final: bool,
+    /// Of a data frame, the payload may end early.
+    is_whole: bool,
     opcode: u8,
     payload: Vec<u8>,
     rest: &'a [u8],
@@ -180,9 +189,13 @@ fn frame(stream: &[u8], so_far: Option<usize>, limit: usize) -> Result<Option<Fr
         return Err(CloseCode::TooBig);
     }
     let (Some(key), from, len) = (stream.get(2 + extra..6 + extra), 6 + extra, len as usize) else { return Ok(None) };
-    let Some(payload) = stream.get(from..from + len) else { return Ok(None) };
+    let is_whole = stream.len() - from >= len;
+    if !is_whole && opcode >= 8 {
+        return Ok(None);
+    }
+    let (payload, rest) = stream[from..].split_at(len.min(stream.len() - from));
     let payload = payload.iter().enumerate().map(|(at, byte)| byte ^ key[at % 4]).collect();
-    Ok(Some(Frame { is_final, opcode, payload, rest: &stream[from + len..] }))
+    Ok(Some(Frame { is_final, is_whole, opcode, payload, rest }))
 }
 
 /// The payload of a close frame (section 7.4; the codes are those registered since, and the private ones).

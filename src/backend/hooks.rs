@@ -11,7 +11,7 @@ use parking_lot::Mutex;
 use rand::Rng;
 use reqwest::Url;
 use serde_json::json;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 use tokio_util::task::TaskTracker;
 use tracing::debug;
 use uuid::Uuid;
@@ -239,6 +239,27 @@ struct State {
     disconnect: bool,
     /// It is gone: nothing but that is to be posted any more.
     is_over: bool,
+    /// When the next ping hook is due.
+    next_ping: Option<Instant>,
+}
+
+impl State {
+    /// Whether something is to be posted.
+    fn is_due(&self) -> bool {
+        self.connect || self.ping || self.disconnect
+    }
+
+    /// Notes a ping of the client. One in each `interval` counts: a client chooses how often it pings, and each hook is a
+    /// request to the backend.
+    fn note_ping(&mut self, interval: Duration, now: Instant) {
+        // Pings that come once in each interval come a little early at times.
+        if self.next_ping.is_some_and(|next| now + interval / 4 < next) {
+            return;
+        }
+        self.ping = true;
+        let next = self.next_ping.unwrap_or(now) + interval;
+        self.next_ping = Some(if next > now { next } else { now + interval });
+    }
 }
 
 impl Notifier {
@@ -257,10 +278,10 @@ impl Shared {
         match event {
             _ if state.is_over => return,
             Event::Connect => state.connect = true,
-            Event::Ping => state.ping = true,
+            Event::Ping => state.note_ping(shared.hooks.config.ping_interval, Instant::now()),
             Event::Disconnect => (state.disconnect, state.is_over) = (true, true),
         }
-        if !state.is_busy {
+        if !state.is_busy && state.is_due() {
             state.is_busy = true;
             shared.hooks.waiting.lock().add(shared.caller);
             shared.hooks.tasks.spawn(shared.clone().work());
@@ -313,10 +334,27 @@ impl Shared {
 
 #[cfg(test)]
 mod tests {
-    use tokio::time::Instant;
-
     use super::{super::Changes, *};
     use crate::metrics::Metrics;
+
+    #[test]
+    fn a_connection_causes_one_ping_hook_an_interval_however_often_its_client_pings() {
+        let (start, interval) = (Instant::now(), Duration::from_secs(25));
+        let hooks = |every: Duration, count: u32| {
+            let mut state = State::default();
+            let is_posted = |number: &u32| {
+                state.note_ping(interval, start + every * *number);
+                std::mem::take(&mut state.ping)
+            };
+            (0..count).filter(is_posted).count()
+        };
+        assert_eq!(hooks(Duration::from_millis(1), 100_000), 100 / 25 + 1);
+        assert_eq!(hooks(Duration::from_secs(1), 1000), 1000 / 25 + 1);
+        assert_eq!(hooks(Duration::from_secs(20), 1000), 20 * 1000 / 25);
+        assert_eq!(hooks(Duration::from_millis(24_990), 100), 100, "its clock is a little fast");
+        assert_eq!(hooks(Duration::from_secs(30), 100), 100);
+        assert_eq!(hooks(Duration::from_secs(3600), 100), 100);
+    }
 
     #[tokio::test(start_paused = true)]
     async fn a_last_word_that_nobody_takes_is_tried_five_times_and_given_up_within_half_a_minute() {

@@ -2,6 +2,7 @@
 
 mod check;
 mod explain;
+mod files;
 mod system;
 
 use std::{
@@ -29,8 +30,6 @@ use crate::{
 const OK: u8 = 0;
 /// Something failed, or was found wrong.
 const FAILED: u8 = 1;
-/// File descriptors that are kept for all else than clients, where `MAX_CONNECTIONS` is not set.
-const RESERVED_FILES: usize = 256;
 /// The configuration or the command line is wrong.
 const MISUSED: u8 = 2;
 
@@ -129,12 +128,12 @@ fn serve(runtime: Runtime, config: Config) -> ExitCode {
 
 async fn run(mut config: Config) -> Result<(), Box<dyn StdError>> {
     let files = system::raise_file_limit();
-    let limits = &mut config.connection.limits;
-    limits.connections = limits.connections.or_else(|| {
-        let files = usize::try_from(files?).ok()?;
-        Some(files - RESERVED_FILES.min(files / 2))
-    });
-    let connections = limits.connections;
+    if let Some(files) = files.and_then(|files| usize::try_from(files).ok())
+        && let Some(warning) = files::divide(files, &mut config)
+    {
+        warn!("{warning}");
+    }
+    let connections = config.connection.limits.connections;
     let (dispatch, broker) = (config.dispatch, config.broker.clone());
     let server = Server::bind(config).await?;
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);

@@ -1,6 +1,6 @@
 //! The settings of the API behind us.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, time::Duration};
 
 use reqwest::Url;
 
@@ -146,7 +146,7 @@ fn header(name: &str, template: &str) -> Result<(http::HeaderName, Template), St
 }
 
 /// Where hooks go below `url`; where that is not known, they are checked as if it was any other.
-pub(super) fn hooks(env: &Env, url: Option<&Url>, problems: &mut Problems) -> Option<Hooks> {
+pub(super) fn hooks(env: &Env, url: Option<&Url>, ping_interval: Duration, problems: &mut Problems) -> Option<Hooks> {
     let any = Url::parse("http://api.invalid/api/").ok();
     let base = url.or(any.as_ref())?;
     let mut hook = |variable: &str, path: &Option<String>| match path.as_deref() {
@@ -162,5 +162,6 @@ pub(super) fn hooks(env: &Env, url: Option<&Url>, problems: &mut Problems) -> Op
         connect: hook("HOOK_CONNECT", &env.hook_connect),
         ping: hook("HOOK_PING", &env.hook_ping),
         disconnect: hook("HOOK_DISCONNECT", &env.hook_disconnect),
+        ping_interval,
     })
 }

@@ -91,7 +91,7 @@ env! {
     user_id_path: "USER_ID_PATH",
     /// Path posted to when a client has been authorised, or `off`.
     hook_connect: "HOOK_CONNECT",
-    /// Path posted to at each `ping` of a client, or `off`.
+    /// Path posted to when a client sends `ping`, at most once in `PING_INTERVAL`, or `off`.
     hook_ping: "HOOK_PING",
     /// Path posted to when a client has gone, or `off`.
     hook_disconnect: "HOOK_DISCONNECT",
@@ -311,7 +311,7 @@ fn check(env: &Env, legacy: Legacy, channelstream: Applied, problems: &mut Probl
     let connection = connection(env, resume, problems);
     let internal = internal(env, connection.message_limit_bytes, problems);
     let url = backend::url(env, problems);
-    let hooks = hooks(env, url.as_ref(), problems);
+    let hooks = hooks(env, url.as_ref(), connection.ping_interval, problems);
     let backend = backend(env, url, &legacy.headers, problems);
     let history = History {
         age: duration("HISTORY", env.history.as_deref(), 300, 1, problems),
@@ -376,7 +376,7 @@ fn internal(env: &Env, body_limit_bytes: usize, problems: &mut Problems) -> Opti
     if !listen.is_local() && token.is_none() {
         problems.add_missing("INTERNAL_TOKEN", "is not set, but INTERNAL_LISTEN can be reached from other machines");
     }
-    Some(Internal { listen, token, body_limit_bytes })
+    Some(Internal { listen, token, body_limit_bytes, connections: None })
 }
 
 /// A shorter secret can be guessed.

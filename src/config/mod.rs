@@ -96,6 +96,8 @@ pub struct Internal {
     pub token: Option<Secret>,
     /// The largest body of a trigger.
     pub body_limit_bytes: usize,
+    /// Connections in all, if that is limited.
+    pub connections: Option<usize>,
 }
 
 /// The HTTP API behind us.
@@ -128,10 +130,12 @@ pub struct Backend {
 pub struct Hooks {
     /// When a client has been authorised.
     pub connect: Option<Url>,
-    /// At each of its `ping`s.
+    /// At its `ping`s.
     pub ping: Option<Url>,
     /// When it has gone.
     pub disconnect: Option<Url>,
+    /// Time in which one connection causes at most one ping hook.
+    pub ping_interval: Duration,
 }
 
 impl Hooks {

@@ -324,6 +324,14 @@ impl Connection {
         })
     }
 
+    /// Counts frames that are no message: control frames, and fragments of a message.
+    ///
+    /// # Errors
+    /// When the client sends too many; the connection is ending then.
+    pub fn on_frames(&mut self, count: usize) -> Result<(), Full> {
+        self.with_session(|session, connections| session.count(count, connections))
+    }
+
     /// As [`on_message`](Self::on_message), for a text that asks for much; others have their turn in between.
     ///
     /// # Errors

@@ -7,6 +7,7 @@ mod link;
 #[cfg(test)]
 mod permissions_simulation;
 mod places;
+mod rate;
 mod recheck;
 mod session;
 #[cfg(test)]
@@ -40,7 +41,8 @@ use uuid::Uuid;
 pub use authority::{Explanation, Order, Seen, Whose};
 pub use keepalive::{Due, Keepalive};
 pub use link::{Connection, Link, Refused};
-pub use places::{Place, TooMany};
+pub use places::{Accepted, Place, REFUSED_CONNECTIONS, TooMany};
+pub use rate::{Rate, TooFast};
 pub use session::CatchUp;
 
 use self::{
@@ -134,6 +136,14 @@ impl Connections {
         }
     }
 
+    /// Counts a connection of the public listener that has been accepted from `peer`.
+    ///
+    /// # Errors
+    /// When there are as many as there may be, and as many that are told so.
+    pub fn accept(&self, peer: Option<SocketAddr>) -> Result<Accepted, TooMany> {
+        self.places.accept(peer).inspect_err(|limit| self.metrics.limited.inc(limit.word()))
+    }
+
     /// A place for a client that comes from `peer` with these headers.
     ///
     /// # Errors
@@ -144,7 +154,7 @@ impl Connections {
 
     /// Returns where a client is that comes from `peer` with these headers, as far as that is known; of IPv6 its network.
     pub fn address(&self, peer: Option<SocketAddr>, headers: &HeaderMap) -> Option<IpAddr> {
-        self.places.address(peer, headers)
+        self.places.address(peer, headers).0
     }
 
     /// A connection over `wire` that is not authorised yet, and its outbox as what it is.
@@ -163,6 +173,13 @@ impl Connections {
             client.outbox.close(CloseCode::GoingAway, going_away(version, RETURN));
         }
         (concrete, Link { client, connections: self.clone() })
+    }
+
+    /// Ends the connection of a client that sends more than `MESSAGE_RATE`.
+    pub fn close_as_too_fast(&self, outbox: &Outbox) {
+        self.metrics.limited.inc("messages");
+        let a_second = self.config.limits.messages_a_second;
+        outbox.close(CloseCode::TooMany, format!("more than {a_second} messages a second"));
     }
 
     /// How many there are, authorised or not.

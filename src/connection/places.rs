@@ -1,4 +1,6 @@
 //! How many connections there may be, in all and from one address.
+//!
+//! They count when they are accepted: a peer that never becomes a client costs a file descriptor, too.
 
 use std::{
     collections::{HashMap, hash_map::Entry},
@@ -35,7 +37,14 @@ impl TooMany {
     }
 }
 
-/// All places for connections.
+/// Connections of the public listener beyond the limits, in all and from one address, that are still told so: there has to
+/// be a connection for the refusal.
+pub const REFUSED_CONNECTIONS: usize = 32;
+const REFUSED_FROM_ADDRESS: usize = 8;
+/// Of so many connections in all, answers end their connection once the others are taken.
+const KEPT_PART: usize = 4;
+
+/// All places for connections: TCP connections from their acceptance on, and clients from their request on.
 #[derive(Debug)]
 pub(super) struct Places {
     in_all: Option<usize>,
@@ -46,22 +55,87 @@ pub(super) struct Places {
 
 #[derive(Debug, Default)]
 struct Taken {
-    all: usize,
-    addresses: HashMap<IpAddr, usize>,
+    clients: usize,
+    accepted: usize,
+    addresses: HashMap<IpAddr, FromAddress>,
 }
 
-/// The place of one connection, for as long as this is there.
+/// What comes from one address.
+#[derive(Debug, Default)]
+struct FromAddress {
+    clients: usize,
+    accepted: usize,
+}
+
+/// An accepted connection, for as long as HTTP is spoken on it; the place of a socket goes on from there.
+#[derive(Debug)]
+pub struct Accepted {
+    places: Arc<Places>,
+    /// Where it comes from, unless a proxy is there.
+    address: Option<IpAddr>,
+}
+
+/// The place of one client, for as long as this is there.
 #[derive(Debug)]
 pub struct Place {
     places: Arc<Places>,
     /// Where the client is, as far as that is known; of IPv6 its network.
     address: Option<IpAddr>,
+    /// Whether no proxy stands between.
+    is_direct: bool,
+    /// Whether its connection is no longer counted as accepted otherwise.
+    has_connection: bool,
+}
+
+impl Accepted {
+    /// Whether there are so many connections that none should be kept for a next request.
+    pub fn is_crowded(&self) -> bool {
+        let places = &self.places;
+        places.in_all.is_some_and(|most| places.taken.lock().accepted > most - most / KEPT_PART)
+    }
 }
 
 impl Place {
     /// Where the client is, as far as that is known; of IPv6 its network of 64 bits.
     pub fn address(&self) -> Option<IpAddr> {
         self.address
+    }
+
+    /// Returns the place with a connection that outlives its HTTP request, and is counted by this place from here on.
+    pub fn with_connection(mut self) -> Self {
+        self.has_connection = true;
+        self.places.taken.lock().accept(self.direct_address());
+        self
+    }
+
+    /// The address that its connection is counted under.
+    fn direct_address(&self) -> Option<IpAddr> {
+        self.address.filter(|_| self.is_direct)
+    }
+}
+
+impl Taken {
+    fn accept(&mut self, address: Option<IpAddr>) {
+        self.accepted += 1;
+        if let Some(address) = address {
+            self.addresses.entry(address).or_default().accepted += 1;
+        }
+    }
+
+    fn release(&mut self, address: Option<IpAddr>) {
+        self.accepted -= 1;
+        self.leave(address, |from| from.accepted -= 1);
+    }
+
+    /// Has something less come from `address`.
+    fn leave(&mut self, address: Option<IpAddr>, less: impl FnOnce(&mut FromAddress)) {
+        let Some(address) = address else { return };
+        if let Entry::Occupied(mut entry) = self.addresses.entry(address) {
+            less(entry.get_mut());
+            if entry.get().clients == 0 && entry.get().accepted == 0 {
+                entry.remove();
+            }
+        }
     }
 }
 
@@ -75,50 +149,78 @@ impl Places {
         }
     }
 
+    /// Counts a connection from `peer` that has been accepted.
+    pub(super) fn accept(self: &Arc<Self>, peer: Option<SocketAddr>) -> Result<Accepted, TooMany> {
+        let address = peer.filter(|peer| !self.proxies.contain(peer.ip())).map(|peer| network(peer.ip()));
+        let mut taken = self.taken.lock();
+        if self.in_all.is_some_and(|most| taken.accepted >= most + REFUSED_CONNECTIONS) {
+            return Err(TooMany::InAll);
+        }
+        if let (Some(address), Some(most)) = (address, self.per_address)
+            && taken.addresses.get(&address).is_some_and(|from| from.accepted >= most + REFUSED_FROM_ADDRESS)
+        {
+            return Err(TooMany::FromAddress);
+        }
+        let address = address.filter(|_| self.per_address.is_some());
+        taken.accept(address);
+        Ok(Accepted { places: self.clone(), address })
+    }
+
     /// A place for a client that comes from `peer` with these headers.
     pub(super) fn take(self: &Arc<Self>, peer: Option<SocketAddr>, headers: &HeaderMap) -> Result<Place, TooMany> {
-        let address = self.address(peer, headers);
+        let (address, is_direct) = self.address(peer, headers);
         let mut taken = self.taken.lock();
-        if self.in_all.is_some_and(|most| taken.all >= most) {
+        if self.in_all.is_some_and(|most| taken.clients >= most) {
             return Err(TooMany::InAll);
         }
         if let (Some(address), Some(most)) = (address, self.per_address) {
-            let count = taken.addresses.entry(address).or_default();
-            if *count >= most {
+            let from = taken.addresses.entry(address).or_default();
+            if from.clients >= most {
                 return Err(TooMany::FromAddress);
             }
-            *count += 1;
+            from.clients += 1;
         }
-        taken.all += 1;
-        Ok(Place { places: self.clone(), address })
+        taken.clients += 1;
+        let is_direct = is_direct && self.per_address.is_some();
+        Ok(Place { places: self.clone(), address, is_direct, has_connection: false })
     }
 
-    /// Where a client is: the peer, or what a proxy says that is to be believed. A unix socket has a proxy at its other end.
-    pub(super) fn address(&self, peer: Option<SocketAddr>, headers: &HeaderMap) -> Option<IpAddr> {
-        let own = match peer {
-            Some(peer) if !self.proxies.contain(peer.ip()) => peer.ip(),
-            _ => headers.get("x-real-ip")?.to_str().ok()?.trim().parse().ok()?,
-        };
-        Some(match own.to_canonical() {
-            IpAddr::V6(address) => {
-                IpAddr::V6(Ipv6Addr::from_bits(address.to_bits() >> (128 - NETWORK_BITS) << (128 - NETWORK_BITS)))
+    /// Where a client is, as far as that is known: the peer, or what a proxy says that is to be believed; and whether it is the
+    /// peer. A unix socket has a proxy at its other end.
+    pub(super) fn address(&self, peer: Option<SocketAddr>, headers: &HeaderMap) -> (Option<IpAddr>, bool) {
+        match peer {
+            Some(peer) if !self.proxies.contain(peer.ip()) => (Some(network(peer.ip())), true),
+            _ => {
+                let told = headers.get("x-real-ip").and_then(|told| told.to_str().ok()?.trim().parse().ok());
+                (told.map(network), false)
             }
-            address => address,
-        })
+        }
+    }
+}
+
+/// What addresses are counted by: of IPv6 the network.
+fn network(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(address) => {
+            IpAddr::V6(Ipv6Addr::from_bits(address.to_bits() >> (128 - NETWORK_BITS) << (128 - NETWORK_BITS)))
+        }
+        address => address,
+    }
+}
+
+impl Drop for Accepted {
+    fn drop(&mut self) {
+        self.places.taken.lock().release(self.address);
     }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
         let mut taken = self.places.taken.lock();
-        taken.all -= 1;
-        if let (Some(address), Some(_)) = (self.address, self.places.per_address)
-            && let Entry::Occupied(mut entry) = taken.addresses.entry(address)
-        {
-            *entry.get_mut() -= 1;
-            if *entry.get() == 0 {
-                entry.remove();
-            }
+        taken.clients -= 1;
+        taken.leave(self.address.filter(|_| self.places.per_address.is_some()), |from| from.clients -= 1);
+        if self.has_connection {
+            taken.release(self.direct_address());
         }
     }
 }
@@ -152,6 +254,37 @@ mod tests {
         drop(take(&places, "10.0.0.1:3", None).unwrap());
         drop(second);
         assert!(places.taken.lock().addresses.is_empty());
+    }
+
+    #[test]
+    fn connections_count_from_their_acceptance_and_a_socket_counts_once() {
+        let places = places(&[("MAX_CONNECTIONS", "4"), ("MAX_CONNECTIONS_PER_ADDRESS", "2")]);
+        let accept = |peer: &str| places.accept(peer.parse().ok());
+        let mut accepted: Vec<_> =
+            (0..2 + REFUSED_FROM_ADDRESS).map(|port| accept(&format!("10.0.0.1:{port}")).unwrap()).collect();
+        assert_eq!(accept("10.0.0.1:99").err(), Some(TooMany::FromAddress));
+        // A socket keeps its connection counted when HTTP is over; other clients do not outlive that.
+        let socket = take(&places, "10.0.0.1:1", None).unwrap().with_connection();
+        let stream = take(&places, "10.0.0.1:2", None).unwrap();
+        drop(accepted.pop());
+        assert_eq!(accept("10.0.0.1:99").err(), Some(TooMany::FromAddress));
+        drop((stream, accepted.pop()));
+        accepted.push(accept("10.0.0.1:99").unwrap());
+        drop(socket);
+        // Nothing is known of who is behind a proxy or a unix socket; all of them count in all.
+        let is_crowded = |accepted: &[Accepted]| accepted[0].is_crowded();
+        accepted.truncate(2);
+        accepted.push(accept("127.0.0.1:1").unwrap());
+        assert!(!is_crowded(&accepted));
+        accepted.push(accept("unix").unwrap());
+        assert!(is_crowded(&accepted));
+        while accepted.len() < 4 + REFUSED_CONNECTIONS {
+            accepted.push(accept("127.0.0.1:1").unwrap());
+        }
+        assert_eq!(accept("127.0.0.1:1").err(), Some(TooMany::InAll));
+        drop(accepted);
+        let taken = places.taken.lock();
+        assert_eq!((taken.accepted, taken.clients, taken.addresses.len()), (0, 0, 0));
     }
 
     #[test]

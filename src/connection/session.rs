@@ -7,7 +7,6 @@ mod seats;
 use std::{
     collections::{HashMap, hash_map::Entry},
     sync::Arc,
-    time::Duration,
 };
 
 use foldhash::fast::RandomState;
@@ -15,13 +14,16 @@ use serde_json::value::RawValue;
 use tokio::time::Instant;
 
 use self::{recovering::Behind, seats::Seats};
-use super::Connections;
+use super::{
+    Connections,
+    rate::{Rate, TooFast},
+};
 use crate::{
     backend::{Admission, Moment},
     hub::{Frame, Full, Hub, Outbox, Seat},
     logging::limited,
     protocol::{
-        CloseCode, RequestId, Version,
+        RequestId, Version,
         client::{Message, Wanted},
         server::{self, Misunderstanding, Refusal, Status, v3, v4},
     },
@@ -30,9 +32,6 @@ use crate::{
 
 pub(super) use permissions::Applied;
 pub use recovering::CatchUp;
-
-/// A client may say at once what it may say in this time.
-const BURST: Duration = Duration::from_secs(10);
 
 #[derive(Debug)]
 pub(super) struct Session {
@@ -47,8 +46,8 @@ pub(super) struct Session {
     places: usize,
     /// There while something is; most clients are not behind, and there are many clients.
     behind: Option<Box<Behind>>,
-    /// When the client would have said all that it has said, had it said it as slowly as it may.
-    said: Instant,
+    /// How fast the client sends.
+    rate: Rate,
     /// When it was given a ticket.
     ticketed: Option<Instant>,
 }
@@ -64,7 +63,7 @@ impl Session {
             subscriptions: HashMap::default(),
             places: 0,
             behind: None,
-            said: Instant::now(),
+            rate: Rate::new(Instant::now()),
             ticketed: None,
         }
     }
@@ -76,16 +75,11 @@ impl Session {
 
     /// The client says `count` things. Ends the connection when it says too much.
     pub(super) fn count(&mut self, count: usize, connections: &Connections) -> Result<(), Full> {
-        let (now, rate) = (Instant::now(), connections.config.limits.messages_a_second);
-        let takes = Duration::from_secs_f64(count as f64 / rate as f64);
-        let said = self.said.max(now) + takes;
-        if said > now + BURST.max(takes) {
-            connections.metrics.limited.inc("messages");
-            self.outbox.close(CloseCode::TooMany, format!("more than {rate} messages a second"));
-            return Err(Full);
-        }
-        self.said = said;
-        Ok(())
+        let a_second = connections.config.limits.messages_a_second;
+        self.rate.count(count, a_second, Instant::now()).map_err(|TooFast| {
+            connections.close_as_too_fast(&self.outbox);
+            Full
+        })
     }
 
     /// One reply for each message, though for a subscription with `since` perhaps not yet; the outbox is flushed.

@@ -1,6 +1,7 @@
 //! Accepting connections, and HTTP/1.1 on them.
 
 use std::{
+    convert::Infallible,
     io,
     os::unix::fs::FileTypeExt,
     path::PathBuf,
@@ -11,21 +12,40 @@ use std::{
     time::Duration,
 };
 
-use hyper::{body::Incoming, server::conn::http1, service::Service as _};
+use http::{HeaderValue, StatusCode, header};
+use hyper::{
+    body::{Body as _, Incoming},
+    server::conn::http1,
+    service::Service as _,
+};
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
     service::TowerToHyperService,
 };
 use tokio::{
     net::{TcpListener, TcpSocket, UnixListener, UnixStream},
+    sync::{OwnedSemaphorePermit, Semaphore},
     time::sleep,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::debug;
 use warp::{filters::BoxedFilter, reply::Response};
 
-use super::Origination;
-use crate::{config::Listen, logging::limited, metrics::Metrics, transport::socket::Socket};
+use super::{
+    Origination,
+    answer::{Answer, Answering},
+    reply, request,
+};
+use crate::{
+    config::Listen,
+    connection::{Accepted, Connections},
+    logging::limited,
+    metrics::Metrics,
+    transport::{
+        inbound::{Ahead, Follows, Inbound},
+        socket::Socket,
+    },
+};
 
 /// How long a connection may take to send the head of a request.
 const HEAD_DEADLINE: Duration = Duration::from_secs(5);
@@ -59,6 +79,73 @@ pub struct Terms {
     pub head_limit_bytes: usize,
     /// Where those are counted that do not.
     pub metrics: Arc<Metrics>,
+    /// How many connections there may be.
+    pub room: Room,
+}
+
+/// How many connections a listener may have.
+#[derive(Debug, Clone)]
+pub enum Room {
+    /// Anybody can connect. Connections beyond the limits of clients are closed at once, and those that have been refused
+    /// something are not kept.
+    Public(Arc<Connections>),
+    /// Callers are known. Connections beyond the limit wait to be accepted.
+    Internal {
+        /// One permit for each connection.
+        permits: Arc<Semaphore>,
+        /// Permits in all.
+        limit: usize,
+    },
+}
+
+impl Room {
+    /// Returns the room of the internal listener; without `limit`, for as many connections as there are.
+    pub fn internal(limit: Option<usize>) -> Self {
+        let limit = limit.unwrap_or(Semaphore::MAX_PERMITS);
+        Self::Internal { permits: Arc::new(Semaphore::new(limit)), limit }
+    }
+
+    /// Waits until another connection may be accepted.
+    async fn wait(&self) -> Option<OwnedSemaphorePermit> {
+        match self {
+            Self::Public(_) => None,
+            Self::Internal { permits, .. } => permits.clone().acquire_owned().await.ok(), // it is never closed
+        }
+    }
+
+    /// Counts a connection that has been accepted; `None` if there may not be another one.
+    fn take(&self, socket: &Socket, permit: Option<OwnedSemaphorePermit>) -> Option<Taken> {
+        Some(match self {
+            Self::Public(connections) => Taken::Public(connections.accept(socket.peer()).ok()?),
+            Self::Internal { permits, limit } => {
+                Taken::Internal { _permit: permit, permits: permits.clone(), limit: *limit }
+            }
+        })
+    }
+}
+
+/// The room of one connection, until this is dropped.
+enum Taken {
+    Public(Accepted),
+    Internal { _permit: Option<OwnedSemaphorePermit>, permits: Arc<Semaphore>, limit: usize },
+}
+
+impl Taken {
+    /// Whether the connection may go on after an answer with this status.
+    fn may_go_on(&self, status: StatusCode) -> bool {
+        match self {
+            // Whoever is refused and asks again does not do so on the same connection: it would stay as long as it asks.
+            Self::Public(accepted) => !accepted.is_crowded() && !status.is_client_error() && !status.is_server_error(),
+            Self::Internal { permits, limit, .. } => permits.available_permits() > limit / 4,
+        }
+    }
+
+    fn ahead(&self) -> Ahead {
+        match self {
+            Self::Public(_) => Ahead::Ends,
+            Self::Internal { .. } => Ahead::Waits,
+        }
+    }
 }
 
 /// An address that is listened on. A unix socket's file goes when it is dropped.
@@ -132,15 +219,21 @@ impl Listener {
         stop: CancellationToken,
     ) {
         loop {
-            let accepted = tokio::select! {
+            let accepting = async {
+                let permit = terms.room.wait().await;
+                (self.accept().await, permit)
+            };
+            let (accepted, permit) = tokio::select! {
                 biased;
                 () = stop.cancelled() => return,
-                accepted = self.accept() => accepted,
+                accepted = accepting => accepted,
             };
             match accepted {
                 Ok(socket) => {
+                    // Closed without an answer: it would take as long as a peer likes.
+                    let Some(taken) = terms.room.take(&socket, permit) else { continue };
                     socket.tune(terms.peer_timeout);
-                    tasks.spawn(serve_one(socket, routes.clone(), terms.clone(), stop.clone()));
+                    tasks.spawn(serve_one(socket, taken, routes.clone(), terms.clone(), stop.clone()));
                 }
                 Err(error) if is_about_one_peer(&error) => {
                     debug!(%error, "a connection was gone before it was accepted")
@@ -159,22 +252,51 @@ fn is_about_one_peer(error: &io::Error) -> bool {
     matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset)
 }
 
-async fn serve_one(socket: Socket, routes: BoxedFilter<(Response,)>, terms: Terms, stop: CancellationToken) {
+async fn serve_one(
+    socket: Socket,
+    taken: Taken,
+    routes: BoxedFilter<(Response,)>,
+    terms: Terms,
+    stop: CancellationToken,
+) {
     let peer = socket.peer();
+    let (inbound, requests) = Inbound::new(socket, taken.ahead());
+    let taken = Arc::new(taken);
+    let metrics = terms.metrics.clone();
     let routes = TowerToHyperService::new(warp::service(routes));
     let has_asked = Arc::new(AtomicBool::new(false));
     let asked = has_asked.clone();
     let service = hyper::service::service_fn(move |mut request: http::Request<Incoming>| {
         asked.store(true, Relaxed);
-        let version = request.version();
-        request.extensions_mut().insert(Origination { peer, version });
-        routes.call(request)
+        let follows = request.body().size_hint().exact().map_or(Follows::Chunks, Follows::Bytes);
+        let is_strict = requests.begin(follows);
+        let answering = Answering(requests.clone());
+        let (routes, taken, metrics) = (routes.clone(), taken.clone(), metrics.clone());
+        async move {
+            let mut response = match request::check(&mut request, is_strict) {
+                Ok(()) => {
+                    let version = request.version();
+                    request.extensions_mut().insert(Origination { peer, version });
+                    routes.call(request).await?
+                }
+                Err(malformed) => {
+                    metrics.requests_malformed.inc(malformed.label());
+                    debug!(error = %malformed, "request refused");
+                    let refusal = reply::error(StatusCode::BAD_REQUEST, "malformed-request", &malformed.to_string());
+                    reply::with_headers(refusal, &[(header::CONNECTION, "close")])
+                }
+            };
+            if !taken.may_go_on(response.status()) && response.status() != StatusCode::SWITCHING_PROTOCOLS {
+                response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+            }
+            Ok::<_, Infallible>(response.map(|body| Answer::new(body, answering)))
+        }
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_DEADLINE)
         .max_header_size(terms.head_limit_bytes)
-        .serve_connection(TokioIo::new(socket), service)
+        .serve_connection(TokioIo::new(inbound), service)
         .with_upgrades();
     let mut connection = Box::pin(connection);
     let outcome = tokio::select! {

@@ -3,6 +3,7 @@
 
 mod accept;
 mod admin;
+mod answer;
 mod body;
 pub mod channelstream;
 mod control;
@@ -12,6 +13,7 @@ mod page;
 mod position;
 mod refusals;
 mod reply;
+mod request;
 mod sse;
 mod status;
 mod trigger;
@@ -31,7 +33,10 @@ use crate::{
     config::{Internal, Origins},
     connection::Connections,
     protocol::Version,
-    transport::websocket::{self, Refused},
+    transport::{
+        origin::is_https,
+        websocket::{self, Refused},
+    },
 };
 
 /// What a request's connection says about it; put into every request's extensions.
@@ -113,7 +118,8 @@ fn open_websocket(
     connections: &Arc<Connections>,
     origins: &Origins,
 ) -> Result<Response, Box<Response>> {
-    let request = websocket::Request { version: from.version, headers };
+    let is_https = is_https(headers, from.peer, &connections.config.limits.trusted_proxies);
+    let request = websocket::Request { version: from.version, headers, is_https };
     let refused = |refused: Refused| refused_websocket(connections, headers, refused);
     let (response, version) = websocket::accept(&request, origins).map_err(refused)?;
     let upgrade = upgrade.ok_or_else(|| refused(Refused::NotAnUpgrade))?;
@@ -128,7 +134,7 @@ fn open_websocket(
     })?;
     let has_ticket =
         version == Version::V4 && url::form_urlencoded::parse(query.as_bytes()).any(|(name, _)| name == "resume");
-    let arrival = websocket::Arrival { version, has_ticket, identity, place };
+    let arrival = websocket::Arrival { version, has_ticket, identity, place: place.with_connection() };
     connections.tasks.spawn(websocket::serve(upgrade, arrival, connections.clone()));
     Ok(response.map(|()| warp::reply::Response::default().into_body()))
 }

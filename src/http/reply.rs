@@ -13,6 +13,7 @@ use crate::{
     config::{Limits, Secret},
     connection::TooMany,
     metrics::Metrics,
+    transport::origin::is_of_another_site,
 };
 
 /// `{"code":"success"}`.
@@ -131,7 +132,8 @@ fn check(headers: &HeaderMap, from: Origination, token: Option<&Secret>) -> Resu
         let page = headers.get(header::ORIGIN).map(HeaderValue::as_bytes);
         let is_own = |page: &[u8]| page.strip_prefix(b"http://").is_some_and(|page| page == host);
         let is_unix_socket = from.peer.is_none(); // which no browser can be pointed at
-        return if (is_unix_socket || is_this_machine(host)) && page.is_none_or(is_own) {
+        let is_of_a_page = page.is_some_and(|page| !is_own(page)) || is_embedded(headers);
+        return if (is_unix_socket || is_this_machine(host)) && !is_of_a_page {
             Ok(())
         } else {
             Err(Refused::ForeignPage)
@@ -139,6 +141,13 @@ fn check(headers: &HeaderMap, from: Origination, token: Option<&Secret>) -> Resu
     };
     let shown = headers.get(header::AUTHORIZATION).map(HeaderValue::as_bytes).and_then(bearer);
     if token.matches(shown.unwrap_or_default()) { Ok(()) } else { Err(Refused::Token) }
+}
+
+/// Whether a page of another site has a browser fetch this, be it without an `Origin`, as for an image. A link that somebody
+/// follows is no such thing: the page that it is on learns nothing.
+fn is_embedded(headers: &HeaderMap) -> bool {
+    let says = |name: &str, word: &str| headers.get(name).is_some_and(|value| value == word);
+    is_of_another_site(headers) && !(says("sec-fetch-mode", "navigate") && says("sec-fetch-dest", "document"))
 }
 
 /// Whether a `Host` names this machine and not a name that somebody else may point here (DNS rebinding).

@@ -13,7 +13,7 @@ use crate::{
     connection::{Connections, Refused},
     room::{Numbers, RoomKey},
     transport::{
-        origin::{may_ask, may_connect},
+        origin::{is_https, may_ask, may_connect},
         sse::{self, Wanted},
     },
 };
@@ -32,6 +32,7 @@ pub(super) fn route(
 ) -> BoxedFilter<(Response,)> {
     let query = warp::query::raw().or(warp::any().map(String::new)).unify();
     let allowed = origins.clone();
+    let proxies = connections.config.limits.trusted_proxies.clone();
     let answered = within_limits
         .and(warp::path::end())
         .and(warp::get())
@@ -43,8 +44,12 @@ pub(super) fn route(
         .unify();
     warp::path("sse")
         .and(warp::header::headers_cloned())
+        .and(warp::ext::get::<Origination>())
         .and(answered)
-        .map(move |headers: HeaderMap, response| readable(response, &headers, &origins))
+        .map(move |headers: HeaderMap, from: Origination, response| {
+            let is_https = is_https(&headers, from.peer, &proxies);
+            readable(response, &headers, &origins, is_https)
+        })
         .boxed()
 }
 
@@ -56,7 +61,8 @@ async fn answer(
     connections: Arc<Connections>,
     origins: Arc<Origins>,
 ) -> Response {
-    if may_ask(&origins, &headers) {
+    let is_https = is_https(&headers, from.peer, &connections.config.limits.trusted_proxies);
+    if may_ask(&origins, &headers, is_https) {
         return open(&headers, &query, from, &connections).await.unwrap_or_else(|refusal| *refusal);
     }
     connections.metrics.connections_refused.inc("origin");
@@ -66,11 +72,11 @@ async fn answer(
 }
 
 /// `response`, to be read by the page that asked if it may, and kept by nobody.
-fn readable(mut response: Response, headers: &HeaderMap, origins: &Origins) -> Response {
+fn readable(mut response: Response, headers: &HeaderMap, origins: &Origins, is_https: bool) -> Response {
     response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store, no-transform"));
     response.headers_mut().insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     response.headers_mut().insert(header::VARY, HeaderValue::from_static("Origin"));
-    if let Some(origin) = headers.get(header::ORIGIN).filter(|_| may_connect(origins, headers)) {
+    if let Some(origin) = headers.get(header::ORIGIN).filter(|_| may_connect(origins, headers, is_https)) {
         let headers = response.headers_mut();
         headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin.clone());
         headers.insert(header::ACCESS_CONTROL_ALLOW_CREDENTIALS, HeaderValue::from_static("true"));

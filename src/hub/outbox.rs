@@ -164,6 +164,8 @@ struct Queue {
     written: usize,
     /// Somebody has promised to flush.
     is_promised: bool,
+    /// Where the last pong waits: its place among the frames, counted from 1; 0 if none waits.
+    pong: u32,
     /// Since when the wire has taken nothing.
     blocked_since: Option<Instant>,
     end: Option<End>,
@@ -337,6 +339,15 @@ impl Outbox {
             return Err(Full);
         }
         let weight = self.wire.encoded_len(frame.content());
+        let is_pong = matches!(frame, Frame::Pong(_));
+        if is_pong && let Some(waiting) = queue.waiting_pong() {
+            // Of several pings only the last has to be answered (RFC 6455 section 5.5.3), so a client that pings and does not
+            // read makes us keep one pong.
+            let replaced = self.wire.encoded_len(waiting.content());
+            *waiting = frame;
+            queue.bytes = (queue.bytes + weight).saturating_sub(replaced);
+            return Ok(());
+        }
         if queue.bytes + weight > self.limit_bytes && queue.blocked_since.is_none() {
             // Frames that merely wait for the end of a batch are no sign of a slow client.
             let sent = self.write(queue);
@@ -358,6 +369,9 @@ impl Outbox {
         }
         queue.bytes += weight;
         queue.frames.push_back(frame);
+        if is_pong {
+            queue.pong = u32::try_from(queue.frames.len()).unwrap_or(0);
+        }
         Ok(())
     }
 
@@ -406,6 +420,7 @@ impl Outbox {
             sent += u64::from(frame.is_publication());
             queue.bytes = queue.bytes.saturating_sub(length);
             queue.frames.pop_front();
+            queue.pong = queue.pong.saturating_sub(1);
         }
         queue.written = count;
         queue.give_memory_back();
@@ -418,6 +433,7 @@ impl Outbox {
         let dropped = queue.frames.drain(kept..).filter(Frame::is_publication).count();
         self.metrics.publications_failed.inc_by(dropped as u64);
         queue.bytes = queue.frames.iter().map(|frame| self.wire.encoded_len(frame.content())).sum();
+        queue.pong = 0;
         queue.give_memory_back();
     }
 
@@ -431,6 +447,13 @@ impl Outbox {
 }
 
 impl Queue {
+    /// Returns the pong that waits, unless some of it has been written.
+    fn waiting_pong(&mut self) -> Option<&mut Frame> {
+        let place = usize::try_from(self.pong).ok()?.checked_sub(1)?;
+        let is_begun = place == 0 && self.written > 0;
+        self.frames.get_mut(place).filter(|frame| !is_begun && matches!(frame, Frame::Pong(_)))
+    }
+
     /// Whether what comes now may be written at once.
     fn is_idle(&self) -> bool {
         self.frames.is_empty() && self.blocked_since.is_none() && self.end.is_none()
@@ -455,3 +478,6 @@ impl<W: ?Sized> fmt::Debug for Outbox<W> {
         f.debug_struct("Outbox").field("limit_bytes", &self.limit_bytes).finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -43,6 +43,10 @@ impl Socket {
         }
     }
 
+    /// The interest in nothing but the end of the stream. It is noticed although there are bytes that nobody reads: the
+    /// kernel tells it with `EPOLLRDHUP`, which tokio reports as closed for reading.
+    pub(super) const END: Interest = Interest::PRIORITY;
+
     /// Waits until the stream is ready for `interest`, or broken.
     pub(super) async fn ready(&self, interest: Interest) -> io::Result<Ready> {
         match self {

@@ -1,12 +1,16 @@
 //! Who a client is, is for the backend to say.
 
 use serde_json::{Value, json};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    time::timeout,
+};
 
 use crate::support::{
-    Client, StubBackend, TestServer,
+    Client, PATIENCE, StubBackend, TestServer,
     backend::Answer,
-    client::End,
-    http::{exchange, send},
+    client::{End, frame},
+    http::{dial, exchange, send},
 };
 
 fn reply(body: Value) -> Answer {
@@ -158,12 +162,17 @@ async fn what_a_client_sends_before_its_first_frame_is_handled_after_it() {
     let server = TestServer::start().await;
     let request = "GET /ws HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
                    Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
-    let ping = b"\x81\x84\0\0\0\0ping\x88\x80\0\0\0\0";
-    let answer = exchange(&server.public, &[request.as_bytes(), ping].concat()).await;
-    assert_eq!(answer.status, 101);
-    let frames = answer.body;
-    let (welcome, pong) = (frames.find("is_authorized").unwrap(), frames.find("pong").unwrap());
-    assert!(welcome < pong, "{frames}");
+    let mut stream = dial(&server.public).await;
+    stream.write_all(&[request.as_bytes(), &frame(0x81, b"ping")].concat()).await.unwrap();
+    let mut answer = Vec::new();
+    let until_pong = async {
+        while !answer.ends_with(b"pong") {
+            assert!(stream.read_buf(&mut answer).await.unwrap() > 0);
+        }
+    };
+    timeout(PATIENCE, until_pong).await.expect("an answer to the ping");
+    let answer = String::from_utf8_lossy(&answer);
+    assert!(answer.starts_with("HTTP/1.1 101 ") && answer.contains("is_authorized"), "{answer}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -6,28 +6,9 @@ use tokio_tungstenite::tungstenite::{Bytes, Message};
 
 use crate::support::{
     Client, TestServer,
-    client::End,
+    client::{End, frame},
     http::{dial, exchange},
 };
-
-/// A frame as a client sends it, masked with zeros.
-fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
-    let mut bytes = vec![first];
-    match payload.len() {
-        len @ 0..=125 => bytes.push(0x80 | u8::try_from(len).unwrap()),
-        len @ 126..=0xFFFF => {
-            bytes.push(0xFE);
-            bytes.extend(u16::try_from(len).unwrap().to_be_bytes());
-        }
-        len => {
-            bytes.push(0xFF);
-            bytes.extend((len as u64).to_be_bytes());
-        }
-    }
-    bytes.extend([0; 4]);
-    bytes.extend(payload);
-    bytes
-}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn whoever_breaks_the_protocol_is_closed_with_the_code_for_it() {

@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use http::{HeaderMap, HeaderValue, Method, header};
 
 use super::super::Origination;
-use crate::config::Networks;
+use crate::{config::Networks, transport::origin::is_https};
 
 /// A request without its body.
 ///
@@ -37,8 +37,7 @@ impl Asked {
         proxies: &Networks,
         scheme: Option<&'static str>,
     ) -> Self {
-        let is_trusted = from.peer.is_none_or(|peer| proxies.contain(peer.ip()));
-        let is_https = is_trusted && says_https(&headers);
+        let is_https = is_https(&headers, from.peer, proxies);
         let links = Links::new(&headers, is_https, scheme);
         let stripped = path.strip_prefix(&links.script).filter(|rest| rest.is_empty() || rest.starts_with('/'));
         let path = stripped.unwrap_or(path).to_owned();
@@ -65,13 +64,6 @@ impl Asked {
         let length = self.headers.get(header::CONTENT_LENGTH);
         self.headers.contains_key(header::TRANSFER_ENCODING) || length.is_some_and(|length| length != "0")
     }
-}
-
-/// Whether all that is said of the scheme is https. A client may have added a header, so one that says so is not enough.
-fn says_https(headers: &HeaderMap) -> bool {
-    let names = ["x-forwarded-proto", "x-scheme", "x-url-scheme"];
-    let mut said = names.iter().flat_map(|name| headers.get_all(*name)).peekable();
-    said.peek().is_some() && said.all(|scheme| scheme.as_bytes().trim_ascii().eq_ignore_ascii_case(b"https"))
 }
 
 /// How our own addresses look from outside.

@@ -51,7 +51,7 @@ pub(in crate::http) fn open_socket(
     upgrade: Option<OnUpgrade>,
 ) -> Result<Response, Box<Response>> {
     let (connections, channelstream) = (&api.connections, &api.channelstream);
-    let request = websocket::Request { version: from.version, headers };
+    let request = websocket::Request { version: from.version, headers, is_https: false }; // no origin is asked for
     let refused = |refused: Refused| refused_websocket(connections, headers, refused);
     // Whoever knows the id of a connection may listen for it, from wherever the page is.
     let (mut response, _) = websocket::accept(&request, &Origins::Any).map_err(refused)?;
@@ -67,6 +67,7 @@ pub(in crate::http) fn open_socket(
         Box::new(reply::too_many(limit))
     })?;
     let since = channelstream.sequence(); // before the client knows that it is heard
+    let place = place.with_connection();
     let serving = websocket::listen(upgrade, connection, since, place, channelstream.clone(), connections.clone());
     connections.tasks.spawn(serving);
     Ok(response.map(|()| Response::default().into_body()))

@@ -100,6 +100,9 @@ impl Refusal {
             Self::Invalid(_) => "the body is not what this call takes: the answer says what is wrong",
             Self::TooLarge(_) => "the body is larger than MESSAGE_LIMIT",
             Self::Incomplete => "the body did not arrive whole in time",
+            Self::WrongPassword { .. } => {
+                "the name or password of the administrator is wrong: see CHANNELSTREAM_ADMIN_SECRET"
+            }
             Self::TooManySignIns => "too many are trying to sign in at once",
             Self::Unavailable => "the log cannot be written or read at present",
             Self::SignIn | Self::UnknownConnection => return None,

@@ -13,8 +13,6 @@ pub(super) const WRITE_DEADLINE: Duration = Duration::from_secs(30);
 const FLUSH_DEADLINE: Duration = Duration::from_secs(5);
 /// How long the client may take to close its side after that.
 const GOODBYE_DEADLINE: Duration = Duration::from_secs(2);
-/// What is read ahead of a client that is not served yet.
-const EARLY_BYTES: usize = 64 * 1024;
 
 /// How to answer a client that has ended the conversation; `None` when it has not.
 pub(super) type Goodbye = Option<(CloseCode, Cow<'static, str>)>;
@@ -25,18 +23,6 @@ pub(super) fn receive(socket: &Socket, reader: &mut Reader) -> bool {
         Ok(count) => count > 0,
         Err(error) => matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted),
     }
-}
-
-/// Keeps what the client sends early, and returns when it is gone.
-pub(super) async fn wait_for_end(socket: &Socket, reader: &mut Reader) {
-    while reader.unread() < EARLY_BYTES {
-        match socket.ready(Interest::READABLE).await.and_then(|_| socket.try_read(reader.buffer())) {
-            Ok(1..) => {}
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            Ok(0) | Err(_) => return,
-        }
-    }
-    std::future::pending().await
 }
 
 /// Sends what is left, says goodbye, and waits a little for the client to do the same.

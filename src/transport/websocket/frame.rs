@@ -19,8 +19,15 @@ const PING: u8 = 0x9;
 const PONG: u8 = 0xA;
 const FIN: u8 = 0x80;
 const MASKED: u8 = 0x80;
+/// The bit that control frames have in their opcode (section 5.5).
+const CONTROL: u8 = 0x8;
 /// The largest payload of a control frame (section 5.5).
 const CONTROL_LIMIT: usize = 125;
+/// From so many bytes on, a fragment costs no more than its bytes do.
+const LARGE_FRAGMENT: usize = 64;
+/// Bytes read at once: more where a large message is arriving.
+const LEAST_READ: usize = 4 << 10;
+const MOST_READ: usize = 16 << 10;
 
 /// What a client said.
 #[derive(Debug, PartialEq, Eq)]
@@ -41,18 +48,21 @@ pub enum Event<'a> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Violation(pub CloseCode);
 
-/// Puts a client's bytes together into messages, none larger than the limit.
+/// Assembles a client's bytes into messages, none larger than the limit.
 ///
-/// Holds memory only while a message is incomplete.
+/// Holds memory only while a message is incomplete. The payload of a data frame is taken out of the receive buffer as it
+/// arrives, so an unfinished message is held once, and text that is not UTF-8 is noticed at its first invalid byte.
 #[derive(Debug, Default)]
 pub struct Reader {
     /// Received and not yet looked at, from `start` on.
     buffer: Vec<u8>,
     start: usize,
-    /// The message that the frames so far belong to.
-    message: Option<Message>,
-    /// A whole message has been handed out; its place is needed again.
+    /// The message under assembly. Boxed, because most clients never have one.
+    message: Option<Box<Message>>,
+    /// A whole message has been returned; its memory can be freed.
     is_spent: bool,
+    /// Small frames without the end of a message that were read since [`take_fragments`](Self::take_fragments).
+    fragments: u32,
     limit: usize,
 }
 
@@ -60,6 +70,18 @@ pub struct Reader {
 struct Message {
     is_text: bool,
     payload: Vec<u8>,
+    /// Bytes at the start of a text that are known to be UTF-8.
+    checked: usize,
+    /// The frame whose payload is still arriving.
+    frame: Option<Frame>,
+}
+
+/// What is still to come of a data frame.
+#[derive(Debug, Clone, Copy)]
+struct Frame {
+    is_final: bool,
+    key: [u8; 4],
+    len: usize,
 }
 
 #[derive(Debug)]
@@ -72,7 +94,7 @@ struct Head {
 }
 
 impl Reader {
-    /// A reader of messages of up to `limit` bytes, with the bytes that came right behind the handshake.
+    /// Returns a reader of messages of up to `limit` bytes, with the bytes that arrived right behind the handshake.
     pub fn new(limit: usize, early: &[u8]) -> Self {
         Self { buffer: early.to_vec(), limit, ..Self::default() }
     }
@@ -84,7 +106,8 @@ impl Reader {
             self.start = 0;
         }
         if self.buffer.capacity() - self.buffer.len() < 1024 {
-            self.buffer.reserve(4096);
+            let frame = self.message.as_ref().and_then(|message| message.frame);
+            self.buffer.reserve(frame.map_or(0, |frame| frame.len).clamp(LEAST_READ, MOST_READ));
         }
         &mut self.buffer
     }
@@ -94,7 +117,20 @@ impl Reader {
         self.buffer.len() - self.start
     }
 
-    /// The next complete message; `None` when more bytes are needed.
+    /// Bytes received that belong to no event yet.
+    pub fn held(&self) -> usize {
+        self.unread() + self.message.as_ref().map_or(0, |message| message.payload.len())
+    }
+
+    /// Returns the number of frames read since the last call that did not end a message and had less than 64 bytes.
+    ///
+    /// They cost work and give no event, so whoever limits a client's rate has to ask for them. The cost of larger ones is that
+    /// of their bytes, which a message may have anyway.
+    pub fn take_fragments(&mut self) -> u32 {
+        std::mem::take(&mut self.fragments)
+    }
+
+    /// Returns the next complete message; `None` when more bytes are needed.
     ///
     /// # Errors
     /// When the client breaks the protocol; what it sends after that is of no interest.
@@ -103,35 +139,72 @@ impl Reader {
             self.message = None;
         }
         loop {
+            if let Some(frame) = self.message.as_mut().and_then(|message| message.frame.take()) {
+                if !self.continue_frame(frame)? {
+                    self.give_memory_back();
+                    return Ok(None);
+                }
+                if frame.is_final {
+                    self.is_spent = true;
+                    let Some(message) = &self.message else { return Ok(None) };
+                    return event(message.is_text, &message.payload).map(Some);
+                }
+                continue;
+            }
             let Some(head) = self.head()? else {
                 self.give_memory_back();
                 return Ok(None);
             };
-            if self.unread() < head.payload + head.len {
+            let is_control = head.opcode & CONTROL != 0;
+            let is_whole = self.unread() >= head.payload + head.len;
+            if is_control && !is_whole {
                 return Ok(None);
             }
             let from = self.start + head.payload;
             let range = from..from + head.len;
+            if !is_control && (!head.is_final || !is_whole || self.message.is_some()) {
+                self.start = from;
+                self.begin_frame(&head);
+                continue;
+            }
             self.start = range.end;
             unmask(&mut self.buffer[range.clone()], head.key);
-            match head.opcode {
-                PING => return Ok(Some(Event::Ping(Bytes::copy_from_slice(&self.buffer[range])))),
-                PONG => return Ok(Some(Event::Pong)),
-                CLOSE => return close(&self.buffer[range]).map(Some),
-                opcode => {
-                    if let (true, None) = (head.is_final, &self.message) {
-                        return event(opcode == TEXT, &self.buffer[range]).map(Some);
-                    }
-                    let fresh = || Message { is_text: opcode == TEXT, payload: Vec::new() };
-                    self.message.get_or_insert_with(fresh).payload.extend_from_slice(&self.buffer[range]);
-                    if head.is_final {
-                        self.is_spent = true;
-                        let Some(message) = &self.message else { return Ok(None) };
-                        return event(message.is_text, &message.payload).map(Some);
-                    }
-                }
-            }
+            return match head.opcode {
+                PING => Ok(Some(Event::Ping(Bytes::copy_from_slice(&self.buffer[range])))),
+                PONG => Ok(Some(Event::Pong)),
+                CLOSE => close(&self.buffer[range]).map(Some),
+                // A message in one frame that has arrived whole is read where it lies.
+                opcode => event(opcode == TEXT, &self.buffer[range]).map(Some),
+            };
         }
+    }
+
+    /// Notes the head of a data frame whose payload goes into the message under assembly.
+    fn begin_frame(&mut self, head: &Head) {
+        let is_small = !head.is_final && head.len < LARGE_FRAGMENT;
+        self.fragments = self.fragments.saturating_add(u32::from(is_small));
+        let fresh = || Box::new(Message { is_text: head.opcode == TEXT, payload: Vec::new(), checked: 0, frame: None });
+        let message = self.message.get_or_insert_with(fresh);
+        message.frame = Some(Frame { is_final: head.is_final, key: head.key, len: head.len });
+    }
+
+    /// Takes over what has arrived of a data frame's payload. Returns whether that was all of it.
+    fn continue_frame(&mut self, mut frame: Frame) -> Result<bool, Violation> {
+        let count = self.unread().min(frame.len);
+        let range = self.start..self.start + count;
+        let Some(message) = &mut self.message else { return Ok(true) };
+        unmask(&mut self.buffer[range.clone()], frame.key);
+        message.payload.extend_from_slice(&self.buffer[range.clone()]);
+        self.start = range.end;
+        if message.is_text {
+            message.check()?;
+        }
+        frame.len -= count;
+        frame.key.rotate_left(count % 4);
+        if frame.len > 0 {
+            message.frame = Some(frame);
+        }
+        Ok(frame.len == 0)
     }
 
     /// Reads a frame's head, as soon as it is there as a whole.
@@ -140,7 +213,7 @@ impl Reader {
         let bytes = &self.buffer[self.start..];
         let [first, second, rest @ ..] = bytes else { return Ok(None) };
         let (is_final, opcode) = (first & FIN != 0, first & 0x0F);
-        let is_control = opcode & 0x8 != 0;
+        let is_control = opcode & CONTROL != 0;
         let is_known = matches!(opcode, CONTINUATION | TEXT | BINARY | CLOSE | PING | PONG);
         let continues = self.message.is_some();
         if first & 0x70 != 0
@@ -171,6 +244,18 @@ impl Reader {
             self.buffer = Vec::new();
             self.start = 0;
         }
+    }
+}
+
+impl Message {
+    /// Checks what has been added to a text. A character that is cut off at the end may still be completed.
+    fn check(&mut self) -> Result<(), Violation> {
+        match std::str::from_utf8(&self.payload[self.checked..]) {
+            Ok(_) => self.checked = self.payload.len(),
+            Err(error) if error.error_len().is_some() => return Err(Violation(CloseCode::InvalidText)),
+            Err(error) => self.checked += error.valid_up_to(),
+        }
+        Ok(())
     }
 }
 

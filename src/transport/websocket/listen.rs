@@ -1,26 +1,26 @@
 //! A socket that only listens: what comes for a connection of Channelstream's is written to it, and what it says is of no
 //! interest but as a sign of life.
 
-use std::{borrow::Cow, net::IpAddr, sync::Arc, time::Duration};
+use std::{borrow::Cow, net::IpAddr, ops::ControlFlow, sync::Arc, time::Duration};
 
 use hyper::upgrade::OnUpgrade;
-use hyper_util::rt::TokioIo;
 use tokio::{
     io::Interest,
     time::{Instant, MissedTickBehavior, interval_at},
 };
-use tracing::debug;
 use uuid::Uuid;
 
 use super::{
-    Socket, WebSocket,
-    finish::{Goodbye, WRITE_DEADLINE, finish, receive, wait_for_end},
+    WebSocket,
+    early::Early,
+    finish::{Goodbye, WRITE_DEADLINE, finish, receive},
     frame::{Event, Reader, Violation},
+    upgraded,
 };
 use crate::{
     backend::Identity,
     channelstream::{Attached, By, Channelstream, Listening},
-    connection::{Connections, Link, Place},
+    connection::{Connections, Link, Place, Rate, TooFast},
     hub::{Frame, Outbox},
     protocol::{CloseCode, Dialect, Version},
 };
@@ -40,22 +40,18 @@ pub async fn listen(
     channelstream: Arc<Channelstream>,
     connections: Arc<Connections>,
 ) {
-    let parts = match upgrade.await {
-        Ok(upgraded) => upgraded.downcast::<TokioIo<Socket>>(),
-        Err(error) => return debug!(%error, "the handshake was not finished"),
-    };
-    let Ok(parts) = parts else { return };
-    let reader = Reader::new(connections.config.message_limit_bytes, &parts.read_buf);
-    let socket = WebSocket { socket: parts.io.into_inner(), dialect: Dialect::Channelstream };
     let address = place.address();
+    let Some((socket, received)) = upgraded(upgrade).await else { return };
+    let reader = Reader::new(connections.config.message_limit_bytes, &received);
+    let socket = WebSocket { socket, dialect: Dialect::Channelstream };
     let (socket, link) = connections.register(socket, Version::V3, Identity::nobody(), place);
-    drop((parts.read_buf, connections));
+    drop((received, connections));
     let mut client = Client { socket, reader, link };
     let listening = client.attach(connection, since, address, &channelstream).await;
     drop(channelstream);
     let goodbye = match &listening {
-        Some(listening) => client.converse(listening).await,
-        None => None,
+        ControlFlow::Continue(listening) => client.converse(listening).await,
+        ControlFlow::Break(goodbye) => goodbye.clone(),
     };
     drop(listening); // the connection is over, whatever becomes of the last frames
     Box::pin(finish(&client.socket, client.link.outbox(), goodbye)).await;
@@ -69,37 +65,45 @@ struct Client {
 }
 
 impl Client {
-    /// Has what comes for the connection put into the outbox, which is closing if that cannot be.
+    /// Has what comes for the connection put into the outbox. `Break` if that cannot be, or the client is gone.
     async fn attach(
         &mut self,
         connection: Uuid,
         since: u64,
         address: Option<IpAddr>,
         channelstream: &Arc<Channelstream>,
-    ) -> Option<Listening> {
+    ) -> ControlFlow<Goodbye, Listening> {
         let outbox = self.link.outbox();
-        tokio::select! {
-            attached = channelstream.attach(connection, By::Socket, outbox.clone(), since, address) => match attached {
-                Ok(Attached::Listening(listening)) => return Some(listening),
-                Ok(Attached::Unknown | Attached::Occupied) => outbox.close(CloseCode::Normal, ""),
-                Err(_) => outbox.close(CloseCode::TryLater, ""),
-            },
-            () = wait_for_end(&self.socket.wire().socket, &mut self.reader) => outbox.abandon(),
+        let mut early = Early::new(&self.socket.wire().socket, &mut self.reader, &self.link);
+        let attaching = channelstream.attach(connection, By::Socket, outbox.clone(), since, address);
+        let attached = early.during(attaching).await?;
+        self.link.connections().metrics.client_messages.inc_by(early.messages().len() as u64);
+        match attached {
+            Ok(Attached::Listening(listening)) => return ControlFlow::Continue(listening),
+            Ok(Attached::Unknown | Attached::Occupied) => outbox.close(CloseCode::Normal, ""),
+            Err(_) => outbox.close(CloseCode::TryLater, ""),
         }
-        None
+        ControlFlow::Break(None)
     }
 
     /// Serves the client until it says goodbye or the outbox is closing.
     async fn converse(&mut self, listening: &Listening) -> Goodbye {
         let mut beats = interval_at(Instant::now() + HEARTBEAT, HEARTBEAT);
         beats.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let (socket, outbox) = (&self.socket.wire().socket, self.link.outbox());
+        let (socket, outbox, connections) = (&self.socket.wire().socket, self.link.outbox(), self.link.connections());
+        let mut rate = Rate::new(Instant::now());
         loop {
             let mut handled = 0;
             while !outbox.is_closing() {
                 handled += 1;
                 if handled % MESSAGES_AT_ONCE == 0 {
                     tokio::task::yield_now().await;
+                }
+                let frames = self.reader.take_fragments() as usize + usize::from(handled > 1);
+                let a_second = connections.config.limits.messages_a_second;
+                if let Err(TooFast) = rate.count(frames, a_second, Instant::now()) {
+                    connections.close_as_too_fast(outbox);
+                    break;
                 }
                 match self.reader.next_event() {
                     Ok(None) => break,
@@ -108,7 +112,7 @@ impl Client {
                         outbox.flush();
                     }
                     Ok(Some(Event::Text(_) | Event::Binary)) => {
-                        self.link.connections().metrics.client_messages.inc();
+                        connections.metrics.client_messages.inc();
                     }
                     Ok(Some(Event::Pong)) => {}
                     Ok(Some(Event::Close(code, reason))) => return Some((code, reason)),

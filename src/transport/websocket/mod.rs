@@ -2,6 +2,7 @@
 //!
 //! Writing is done by whoever has something to say, straight through the connection's outbox.
 
+mod early;
 mod finish;
 pub mod frame;
 mod listen;
@@ -10,15 +11,35 @@ mod upgrade;
 
 use std::io::{self, IoSlice};
 
+use hyper::upgrade::OnUpgrade;
+use hyper_util::rt::TokioIo;
+use tracing::debug;
+
 pub use listen::listen;
 pub use run::{Arrival, serve};
 pub use upgrade::{Refused, Request, accept};
 
-use super::socket::Socket;
+use super::{inbound::Inbound, socket::Socket};
 use crate::{
     hub::{Content, Encoder, Wire},
     protocol::Dialect,
 };
+
+/// Waits until a handshake has been answered, and returns the socket with what the client has sent since.
+async fn upgraded(upgrade: OnUpgrade) -> Option<(Socket, Vec<u8>)> {
+    // Taken apart, because hyper's own wrapping would keep its read buffer for as long as the connection lives.
+    match upgrade.await.map(|upgraded| upgraded.downcast::<TokioIo<Inbound>>()) {
+        Ok(Ok(parts)) => {
+            let (socket, held) = parts.io.into_inner().into_parts();
+            Some((socket, [parts.read_buf.as_ref(), &held].concat()))
+        }
+        Ok(Err(_)) => None,
+        Err(error) => {
+            debug!(%error, "the handshake was not finished");
+            None
+        }
+    }
+}
 
 /// A socket as an outbox writes to it.
 #[derive(Debug)]

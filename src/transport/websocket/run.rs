@@ -1,36 +1,31 @@
 //! One client's task: it authenticates, then reads, and writes only what others could not.
 
-use std::{borrow::Cow, sync::Arc, time::Duration};
+use std::{borrow::Cow, ops::ControlFlow, sync::Arc, time::Duration};
 
 use hyper::upgrade::OnUpgrade;
-use hyper_util::rt::TokioIo;
 use tokio::{
     io::Interest,
-    time::{Instant, interval, sleep_until, timeout_at},
+    time::{Instant, sleep_until},
 };
-use tracing::debug;
 
 use super::{
     Socket, WebSocket,
-    finish::{Goodbye, WRITE_DEADLINE, finish, receive, wait_for_end},
+    early::{self, Early},
+    finish::{Goodbye, WRITE_DEADLINE, finish, receive},
     frame::{Event, Reader, Violation},
+    upgraded,
 };
 use crate::{
     backend::Identity,
     connection::{CatchUp, Connection, Connections, Due, Keepalive, Link, Place},
     hub::{Frame, Full, Outbox},
-    protocol::{
-        CloseCode, Version,
-        client::{self, Message},
-    },
+    protocol::{CloseCode, Version, client::Message},
 };
 
 /// Messages of one client that are handled before others have their turn.
 const MESSAGES_AT_ONCE: usize = 64;
 /// When to look again whether a position is known by now.
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
-/// How long a client that has a ticket may take to show it.
-const FIRST_MESSAGE_DEADLINE: Duration = Duration::from_secs(5);
 
 /// A client whose handshake is being answered.
 #[derive(Debug)]
@@ -47,20 +42,17 @@ pub struct Arrival {
 
 /// Serves one client from the moment its handshake has been answered until it is gone.
 pub async fn serve(upgrade: OnUpgrade, arrival: Arrival, connections: Arc<Connections>) {
-    let parts = match upgrade.await {
-        // Taken apart, because hyper's own wrapping would keep its read buffer for as long as the connection lives.
-        Ok(upgraded) => upgraded.downcast::<TokioIo<Socket>>(),
-        Err(error) => return debug!(%error, "the handshake was not finished"),
-    };
-    let Ok(parts) = parts else { return };
-    let reader = Reader::new(connections.config.message_limit_bytes, &parts.read_buf);
+    let Some((socket, received)) = upgraded(upgrade).await else { return };
+    let reader = Reader::new(connections.config.message_limit_bytes, &received);
     let Arrival { version, has_ticket, identity, place } = arrival;
-    let socket = WebSocket { socket: parts.io.into_inner(), dialect: version.into() };
+    let socket = WebSocket { socket, dialect: version.into() };
     let (socket, link) = connections.register(socket, version, identity, place);
-    drop((parts.read_buf, connections));
+    drop((received, connections));
     let mut client = Client { socket, reader, connection: None, link };
-    Box::pin(client.authenticate(has_ticket)).await;
-    let goodbye = client.converse().await;
+    let goodbye = match Box::pin(client.authenticate(has_ticket)).await {
+        ControlFlow::Continue(()) => client.converse().await,
+        ControlFlow::Break(goodbye) => goodbye,
+    };
     Box::pin(client.finish(goodbye)).await;
 }
 
@@ -98,66 +90,29 @@ impl Client {
         &self.socket.wire().socket
     }
 
-    /// Learns who this is. When it is nobody, or gone, the outbox is closing afterwards.
-    async fn authenticate(&mut self, has_ticket: bool) {
-        let first = if has_ticket { self.first_message().await } else { None };
-        let ticket = first.as_deref().and_then(client::ticket);
-        let mut pings = interval(self.link.connections().config.ping_interval);
-        pings.reset();
-        let admission = self.link.authenticate(ticket, &[]);
-        tokio::pin!(admission);
-        loop {
-            tokio::select! {
-                admitted = &mut admission => match admitted {
-                    Ok(connection) => {
-                        self.connection = Some(connection);
-                        break;
-                    }
-                    Err(refused) => return self.link.turn_away(&refused),
-                },
-                () = self.link.outbox().needs_task() => {
-                    if self.link.outbox().is_closing() {
-                        return; // the server is stopping, or has been told to end it
-                    }
-                }
-                () = wait_for_end(&self.socket.wire().socket, &mut self.reader) => {
-                    self.link.connections().metrics.connections_refused.inc("gone");
-                    return self.link.outbox().abandon();
-                }
-                // Whoever is in between must not take a long wait for the end.
-                _ = pings.tick() => {
-                    let _ = self.link.outbox().push(Frame::Ping);
-                    self.link.outbox().flush();
-                }
+    /// Learns who this is, and carries out what it has said until then. `Break` if the connection is over.
+    async fn authenticate(&mut self, has_ticket: bool) -> ControlFlow<Goodbye> {
+        let mut early = Early::new(&self.socket.wire().socket, &mut self.reader, &self.link);
+        let ticket = if has_ticket { early.ticket().await? } else { None };
+        let mut connection = match early.during(self.link.authenticate(ticket.as_deref(), &[])).await? {
+            Ok(connection) => connection,
+            Err(refused) => {
+                self.link.turn_away(&refused);
+                return ControlFlow::Break(None);
+            }
+        };
+        for (number, message) in std::mem::take(early.messages()).into_iter().enumerate() {
+            // An outbox that takes no more is closing, which ends the conversation before it begins.
+            let _ = match message {
+                early::Message::Text(text) => connection.on_long_message(&text).await,
+                early::Message::Binary => connection.on_message(Message::NotJson),
+            };
+            if number % MESSAGES_AT_ONCE == MESSAGES_AT_ONCE - 1 {
+                tokio::task::yield_now().await;
             }
         }
-        if let (Some(other), Some(connection)) = (first.as_deref().filter(|_| ticket.is_none()), &mut self.connection) {
-            let _ = connection.on_long_message(other).await;
-        }
-    }
-
-    /// What the client says first of all; not waited for for long.
-    async fn first_message(&mut self) -> Option<Box<str>> {
-        let deadline = Instant::now() + FIRST_MESSAGE_DEADLINE;
-        loop {
-            match self.reader.next_event() {
-                Ok(Some(Event::Text(text))) => return Some(text.into()),
-                Ok(Some(Event::Ping(_) | Event::Pong)) => {}
-                // All else can wait until it is known who says it, though not be read again: it ends the connection.
-                Ok(Some(Event::Binary | Event::Close(..))) | Err(_) => {
-                    self.outbox().abandon();
-                    return None;
-                }
-                Ok(None) => match timeout_at(deadline, self.socket().ready(Interest::READABLE)).await {
-                    Ok(Ok(_)) if self.receive() => {}
-                    Ok(_) => {
-                        self.outbox().abandon();
-                        return None;
-                    }
-                    Err(_) => return None,
-                },
-            }
-        }
+        self.connection = Some(connection);
+        ControlFlow::Continue(())
     }
 
     /// Serves an authorised client until it says goodbye or the outbox is closing.
@@ -166,7 +121,6 @@ impl Client {
         let mut keepalive = Keepalive::new(config.idle_timeout, config.ping_interval, Instant::now());
         let clock = sleep_until(keepalive.next());
         tokio::pin!(clock);
-        // What came before the welcome is answered after it.
         loop {
             match self.handle_messages(&mut keepalive) {
                 Progress::Ended(goodbye) => return goodbye,
@@ -225,6 +179,10 @@ impl Client {
                 return Progress::More;
             }
             handled += 1;
+            let fragments = self.reader.take_fragments() as usize;
+            if fragments > 0 && connection.on_frames(fragments).is_err() {
+                continue; // the outbox is closing, which ends the loop; so below
+            }
             let message = match self.reader.next_event() {
                 Ok(None) if connection.is_behind() => return Progress::Behind,
                 Ok(None) => return Progress::Done,
@@ -240,8 +198,11 @@ impl Client {
                     if version == Version::V4 {
                         keepalive.heard(Instant::now());
                     }
+                    // An unsolicited pong costs as much as a ping.
+                    if connection.on_frames(1).is_err() {
+                        continue;
+                    }
                     let Event::Ping(payload) = event else { continue };
-                    // Over the limit the outbox closes itself, which ends the loop; so below.
                     let _ = outbox.push(Frame::Pong(payload));
                     outbox.flush();
                     continue;

@@ -12,6 +12,8 @@ pub struct Request<'a> {
     pub version: http::Version,
     /// Of the request.
     pub headers: &'a HeaderMap,
+    /// Whether it came by https.
+    pub is_https: bool,
 }
 
 /// Why there is no WebSocket.
@@ -71,7 +73,7 @@ pub fn accept(request: &Request<'_>, origins: &Origins) -> Result<(Response<()>,
     if !is_nonce(headers) {
         return Err(Refused::Key);
     }
-    if !may_connect(origins, headers) {
+    if !may_connect(origins, headers, request.is_https) {
         return Err(Refused::Origin);
     }
     let mut response = Response::new(());
@@ -125,13 +127,13 @@ mod tests {
     }
 
     fn outcome(headers: &HeaderMap, origins: &Origins) -> Option<Refused> {
-        accept(&Request { version: http::Version::HTTP_11, headers }, origins).err()
+        accept(&Request { version: http::Version::HTTP_11, headers, is_https: false }, origins).err()
     }
 
     #[test]
     fn the_accept_header_is_the_one_of_the_rfc() {
         let headers = handshake(&[]);
-        let request = Request { version: http::Version::HTTP_11, headers: &headers };
+        let request = Request { version: http::Version::HTTP_11, headers: &headers, is_https: false };
         let (response, version) = accept(&request, &Origins::SameHost).unwrap();
         assert_eq!((version, response.headers().get("sec-websocket-protocol")), (Version::V3, None));
         assert_eq!(response.status(), 101);
@@ -147,7 +149,7 @@ mod tests {
             ("high-templar.v40", Version::V3),
         ] {
             let headers = handshake(&[("sec-websocket-protocol", Some(offered))]);
-            let request = Request { version: http::Version::HTTP_11, headers: &headers };
+            let request = Request { version: http::Version::HTTP_11, headers: &headers, is_https: false };
             let (response, chosen) = accept(&request, &Origins::SameHost).unwrap();
             let echoed = response.headers().get("sec-websocket-protocol").map(|value| value.to_str().unwrap());
             assert_eq!((chosen, echoed), (version, (version == Version::V4).then_some("high-templar.v4")), "{offered}");
@@ -167,7 +169,7 @@ mod tests {
             assert_eq!(outcome(&handshake(&[changes]), &any), Some(refused), "{changes:?}");
         }
         let headers = handshake(&[]);
-        let old = Request { version: http::Version::HTTP_10, headers: &headers };
+        let old = Request { version: http::Version::HTTP_10, headers: &headers, is_https: false };
         assert_eq!(accept(&old, &any).err(), Some(Refused::NotAnUpgrade));
     }
 }

@@ -27,8 +27,21 @@ pub struct Running {
 
 impl Running {
     pub async fn start(vars: &[(&str, &str)]) -> Self {
+        Self::start_as(program(), vars).await
+    }
+
+    /// The same with no more than `files` descriptors.
+    pub async fn start_with_files(files: usize, vars: &[(&str, &str)]) -> Self {
+        let mut command = Command::new("sh");
+        let program = env!("CARGO_BIN_EXE_high-templar");
+        command.args(["-c", "ulimit -n \"$1\" && exec \"$0\"", program, &files.to_string()]);
+        command.env_clear().stdin(Stdio::null());
+        Self::start_as(command, vars).await
+    }
+
+    async fn start_as(mut command: Command, vars: &[(&str, &str)]) -> Self {
         let (public, internal) = (free_port(), free_port());
-        let child = program()
+        let child = command
             .env("LISTEN", format!("127.0.0.1:{public}"))
             .env("INTERNAL_LISTEN", format!("127.0.0.1:{internal}"))
             .envs(vars.iter().copied())

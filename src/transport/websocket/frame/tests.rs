@@ -91,6 +91,57 @@ fn every_violation_has_its_code() {
 }
 
 #[test]
+fn text_that_is_not_utf8_is_noticed_at_its_first_invalid_byte() {
+    // Greek letters, then a surrogate, which UTF-8 does not have (Autobahn 6.4.1 to 6.4.4), or a byte that is never valid.
+    let valid = "κόσμε".as_bytes();
+    let invalid = Some(CloseCode::InvalidText);
+    for bad in [&b"\xf4\x90\x80\x80"[..], b"\xed\xa0\x80", b"\xff", b"\xc0\xaf"] {
+        let fragments = [masked(TEXT, valid), masked(CONTINUATION, bad)].concat();
+        assert_eq!(read(&fragments, 1, 1024), (vec![], invalid), "{bad:x?}: the message goes on");
+        let whole = masked(FIN | TEXT, &[valid, bad, b"edited"].concat());
+        let begun = &whole[..whole.len() - "edited".len()];
+        for step in [1, 5, 1000] {
+            assert_eq!(read(begun, step, 1024), (vec![], invalid), "{bad:x?}: the frame goes on, in steps of {step}");
+        }
+        let after_a_ping = [masked(TEXT, bad), masked(FIN | PING, b"")].concat();
+        assert_eq!(read(&after_a_ping, 1, 1024), (vec![], invalid), "{bad:x?}");
+    }
+    // A character may be cut anywhere, and what is cut off at the end of the message is no character.
+    for at in 1..valid.len() {
+        let (head, tail) = valid.split_at(at);
+        let bytes = [masked(TEXT, head), masked(CONTINUATION, b""), masked(FIN | CONTINUATION, tail)].concat();
+        assert_eq!(read(&bytes, 1, 1024), (vec![r#"Text("κόσμε")"#.to_owned()], None), "cut at {at}");
+    }
+    let cut = [masked(TEXT, valid), masked(FIN | CONTINUATION, b"\xce")].concat();
+    assert_eq!(read(&cut, 1, 1024), (vec![], invalid));
+    // Binary messages may hold anything.
+    let binary = [masked(BINARY, b"\xff"), masked(FIN | CONTINUATION, b"\xff")].concat();
+    assert_eq!(read(&binary, 1, 1024), (vec!["Binary".to_owned()], None));
+}
+
+#[test]
+fn an_unfinished_message_is_held_once_and_its_fragments_are_counted() {
+    let mut reader = Reader::new(1 << 20, &[]);
+    let bytes = masked(FIN | TEXT, &vec![b'x'; 600_000]);
+    for piece in bytes[..500_000].chunks(4096) {
+        reader.buffer().extend_from_slice(piece);
+        assert_eq!(reader.next_event(), Ok(None));
+    }
+    assert_eq!((reader.unread(), reader.buffer.capacity()), (0, 0));
+    assert_eq!(reader.held(), 500_000 - 14);
+    assert_eq!(reader.take_fragments(), 0, "a frame that ends its message is the message");
+    reader.buffer().extend_from_slice(&bytes[500_000..]);
+    assert!(matches!(reader.next_event(), Ok(Some(Event::Text(_)))));
+    let again = [masked(CONTINUATION, b""), masked(FIN | PING, b"")].concat();
+    let (large, small) = (masked(CONTINUATION, &[b'x'; 64]), masked(CONTINUATION, &[b'x'; 63]));
+    reader
+        .buffer()
+        .extend([masked(TEXT, b""), again.repeat(5), small, large, masked(FIN | CONTINUATION, b"")].concat());
+    while reader.next_event().unwrap().is_some() {}
+    assert_eq!((reader.take_fragments(), reader.take_fragments()), (1 + 6, 0));
+}
+
+#[test]
 fn a_close_is_read_with_its_code_and_reason() {
     let event = |payload: &[u8]| read(&masked(FIN | CLOSE, payload), 1, 1024).0.concat();
     assert_eq!(event(b"\x03\xe8bye"), r#"Close(Echo(1000), "bye")"#);
