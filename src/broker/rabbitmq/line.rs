@@ -21,7 +21,7 @@ use uuid::Uuid;
 use super::{sizes::Sizes, topology};
 
 /// The header that names the instance that published an entry.
-pub(super) const INSTANCE_HEADER: &str = "x-high-templar-log";
+pub(super) const INSTANCE_HEADER: &str = "x-high-templar-instance";
 /// Messages that wait for their turn; who publishes more waits, too.
 const WAITING: usize = 256;
 /// Messages on their way at once.

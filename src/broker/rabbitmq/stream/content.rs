@@ -14,12 +14,12 @@ const MESSAGE_ID: u16 = 1 << 7;
 /// Header that RabbitMQ adds to each delivery from a stream.
 const STREAM_OFFSET: &[u8] = b"x-stream-offset";
 /// Header of messages that instances publish for each other.
-const LOG: &[u8] = b"x-high-templar-log";
-/// Longest value of [`LOG`] that is kept.
+const INSTANCE: &[u8] = b"x-high-templar-instance";
+/// Longest value of [`INSTANCE`] that is kept.
 const LOG_BYTES: usize = 1 << 10;
 
 /// Incremental parser of a content header frame's payload. Keeps the headers `x-stream-offset` (an integer) and
-/// `x-high-templar-log` (UTF-8) and the property `message_id` (UTF-8), and drops all other properties.
+/// `x-high-templar-instance` (UTF-8) and the property `message_id` (UTF-8), and drops all other properties.
 ///
 /// A publisher chooses what the payload contains. The parser skips values by their length and does not enter nested
 /// tables, so time is linear in the payload's size, and neither memory nor stack depend on it. A property that cannot be
@@ -56,7 +56,7 @@ enum Step {
     NameLength,
     /// The name of a header and its type.
     Name(usize),
-    /// The length of a value, which belongs to the header [`LOG`] if `is_log`.
+    /// The length of a value, which belongs to the header [`INSTANCE`] if `is_log`.
     ValueLength {
         is_log: bool,
     },
@@ -200,7 +200,7 @@ impl ContentHeader {
             }
             Step::Log(length) => {
                 if str::from_utf8(item).is_ok() {
-                    push_name(&mut self.log, LOG, b'S');
+                    push_name(&mut self.log, INSTANCE, b'S');
                     self.log.extend_from_slice(&u32::try_from(length).unwrap_or_default().to_be_bytes());
                     self.log.extend_from_slice(item);
                 }
@@ -223,7 +223,7 @@ impl ContentHeader {
                 self.in_table(length, if is_offset { Step::Offset(kind, length) } else { Step::Skip(length) })
             }
             Some(Width::Counted) => {
-                let is_log = name == LOG && kind == b'S' && self.log.is_empty();
+                let is_log = name == INSTANCE && kind == b'S' && self.log.is_empty();
                 self.in_table(4, Step::ValueLength { is_log })
             }
             None => self.skip_table(),

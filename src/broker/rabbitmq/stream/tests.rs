@@ -139,7 +139,7 @@ fn what_is_read_of_a_content_header_is_kept() {
         ("x-stream-offset", AMQPValue::LongLongInt(i64::MAX)),
         ("x-stream-offset", AMQPValue::LongUInt(3)),
         ("x-stream-offset", AMQPValue::ShortShortInt(-3)),
-        ("x-high-templar-log", AMQPValue::LongString("é".into())),
+        ("x-high-templar-instance", AMQPValue::LongString("é".into())),
     ] {
         let kept = [(name, value.clone())];
         let others = [("a", AMQPValue::Double(1.0)), ("b", AMQPValue::LongString("".into())), ("z", AMQPValue::Void)];
@@ -161,9 +161,9 @@ fn headers_of_ours_that_are_not_what_they_should_be_are_left_out() {
     for entry in [
         entry(b"x-stream-offset", b'S', &counted(b"7")),
         entry(b"x-stream-offset", b'd', &[0; 8]),
-        entry(b"x-high-templar-log", b'l', &[0; 8]),
-        entry(b"x-high-templar-log", b'S', &counted(INVALID)),
-        entry(b"x-high-templar-log", b'S', &counted(&[b'a'; 1025])),
+        entry(b"x-high-templar-instance", b'l', &[0; 8]),
+        entry(b"x-high-templar-instance", b'S', &counted(INVALID)),
+        entry(b"x-high-templar-instance", b'S', &counted(&[b'a'; 1025])),
         entry(b"X-Stream-Offset", b'l', &[0; 8]),
     ] {
         let table = counted(&[entry.as_slice(), &offset(7)].concat());
@@ -404,7 +404,7 @@ fn select_method() -> impl Strategy<Value = (u16, u16)> {
 
 fn any_entry() -> impl Strategy<Value = Vec<u8>> {
     let names =
-        prop_oneof![vec(any::<u8>(), 0..5), Just(b"x-stream-offset".to_vec()), Just(b"x-high-templar-log".to_vec())];
+        prop_oneof![vec(any::<u8>(), 0..5), Just(b"x-stream-offset".to_vec()), Just(b"x-high-templar-instance".to_vec())];
     (names, prop::sample::select(&b"VtbBsuUIifDlLdTSxAFZ"[..]), vec(any::<u8>(), 0..12), any::<bool>()).prop_map(
         |(name, kind, value, is_counted)| entry(&name, kind, &if is_counted { counted(&value) } else { value }),
     )
@@ -423,7 +423,7 @@ fn any_value() -> impl Strategy<Value = AMQPValue> {
 }
 
 fn any_name() -> impl Strategy<Value = String> {
-    prop_oneof!["[a-zé]{0,9}", Just("x-stream-offset".to_owned()), Just("x-high-templar-log".to_owned())]
+    prop_oneof!["[a-zé]{0,9}", Just("x-stream-offset".to_owned()), Just("x-high-templar-instance".to_owned())]
 }
 
 proptest! {
@@ -498,7 +498,7 @@ proptest! {
         for (name, value) in all.inner() {
             let is_kept = match (name.as_str(), value) {
                 ("x-stream-offset", value) => matches!(value, AMQPValue::LongLongInt(_) | AMQPValue::LongUInt(_)),
-                ("x-high-templar-log", value) => matches!(value, AMQPValue::LongString(_)),
+                ("x-high-templar-instance", value) => matches!(value, AMQPValue::LongString(_)),
                 _ => false,
             };
             if is_kept {
