@@ -261,7 +261,7 @@ impl Dispatch {
             }
         };
         if let Some(id) = trigger.id
-            && self.repeats.is_repeat(id, Instant::now())
+            && self.repeats.is_repeat(id, offset, Instant::now())
         {
             self.metrics.triggers_repeated.inc();
             self.pass(offset);

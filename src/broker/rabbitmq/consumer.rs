@@ -28,6 +28,7 @@ use super::{
 };
 use crate::{
     config::{self, AmqpLog},
+    logging::limited,
     metrics::Metrics,
 };
 
@@ -366,7 +367,7 @@ impl Consumer {
         {
             let offset = self.follower.skip(&mut self.pending);
             self.metrics.broker_entries_skipped.inc();
-            warn!(offset, "an entry of the log ends every connection that reads it: it is passed over");
+            limited!(warn, "an entry of the log ends every connection that reads it: it is passed over", offset);
         }
         self.end_session().await;
     }

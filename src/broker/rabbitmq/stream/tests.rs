@@ -403,8 +403,11 @@ fn select_method() -> impl Strategy<Value = (u16, u16)> {
 }
 
 fn any_entry() -> impl Strategy<Value = Vec<u8>> {
-    let names =
-        prop_oneof![vec(any::<u8>(), 0..5), Just(b"x-stream-offset".to_vec()), Just(b"x-high-templar-instance".to_vec())];
+    let names = prop_oneof![
+        vec(any::<u8>(), 0..5),
+        Just(b"x-stream-offset".to_vec()),
+        Just(b"x-high-templar-instance".to_vec())
+    ];
     (names, prop::sample::select(&b"VtbBsuUIifDlLdTSxAFZ"[..]), vec(any::<u8>(), 0..12), any::<bool>()).prop_map(
         |(name, kind, value, is_counted)| entry(&name, kind, &if is_counted { counted(&value) } else { value }),
     )
