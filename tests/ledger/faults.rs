@@ -14,6 +14,7 @@ use tokio::{
 use crate::{
     World,
     client::Order,
+    gaps::GapId,
     operator,
     schedule::{Fault, Planned},
     support::Proxy,
@@ -29,6 +30,8 @@ const BIND_AT_LAST: Duration = Duration::from_secs(60);
 const FOLLOW: Duration = Duration::from_secs(40);
 /// The same of instances that need not wait for RabbitMQ.
 const FOLLOW_BLOCKED: Duration = Duration::from_secs(15);
+/// How long instances may take to deliver again when they follow the log.
+const SETTLE: Duration = Duration::from_secs(5);
 /// How long an instance takes to notice that its connections are cut, and the test to notice that of the instance.
 const NOTICE: Duration = Duration::from_secs(1);
 /// How long RabbitMQ takes to notice that it is short of memory.
@@ -133,7 +136,7 @@ impl Faults {
         world.node_absence.lock().end();
         books.tell("broker is there again");
         self.until_ready(FOLLOW, "after the end of the log was lost").await;
-        books.close_gap(gap);
+        self.close(gap).await;
     }
 
     async fn redeclare_exchange(&self, is_quiet: bool) {
@@ -152,7 +155,7 @@ impl Faults {
         }
         world.is_careless.store(false, Ordering::Relaxed);
         self.until_ready(FOLLOW, "after the exchange was declared anew").await;
-        books.close_gap(gap);
+        self.close(gap).await;
     }
 
     async fn alternate_exchange(&self) {
@@ -178,7 +181,7 @@ impl Faults {
         if !is_bound {
             operator::is_bound_within(world, BIND_AT_LAST).await;
         }
-        books.close_gap(gap);
+        self.close(gap).await;
     }
 
     /// Publishing waits or is refused; instances that have to connect again follow the log all the same.
@@ -253,6 +256,17 @@ impl Faults {
             Some(status) if status.code() == Some(0) => {}
             ended => self.world.books.error(format!("instance {which} was asked to stop: {ended:?}")),
         }
+    }
+
+    /// Closes a gap once all instances deliver what is published now. Before that, the notices may still be held up, and
+    /// the next fault would hold them up for longer. An instance without clients is not waited for long.
+    async fn close(&self, gap: GapId) {
+        let (books, serials) = (&self.world.books, self.world.books.serials());
+        let deadline = Instant::now() + SETTLE;
+        while Instant::now() < deadline && !self.world.instances.iter().all(|one| one.has_delivered_since(&serials)) {
+            sleep(LOOK).await;
+        }
+        books.close_gap(gap);
     }
 
     /// Waits until all instances follow the log.
