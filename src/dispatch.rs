@@ -230,7 +230,7 @@ impl Dispatch {
 
     /// Has the connections do what a control message wants, before what follows it is published.
     fn control(&self, body: &Bytes, offset: Option<u64>, is_recalled: bool) {
-        match Control::parse(body, self.hub.dispatch().numbers()) {
+        match Control::parse(body, self.connections.room_rules()) {
             Ok(control) => self.connections.control(&control, offset, is_recalled),
             Err(error) => {
                 self.metrics.controls.inc(error.word());
@@ -248,7 +248,7 @@ impl Dispatch {
         offset: Option<u64>,
         is_recalled: bool,
     ) -> Option<(Arc<Publication>, Audience)> {
-        let trigger = match Trigger::parse(body, self.hub.dispatch().numbers()) {
+        let trigger = match Trigger::parse(body, self.connections.room_rules()) {
             Ok(trigger) => trigger,
             Err(error) => {
                 if !is_recalled {

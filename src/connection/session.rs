@@ -25,7 +25,7 @@ use crate::{
         client::{Message, Wanted},
         server::{self, Misunderstanding, Refusal, Status, v3, v4},
     },
-    room::{Allowed, Numbers, RoomKey},
+    room::{Allowed, Numbers, RoomKey, Rules},
 };
 
 pub(super) use permissions::Applied;
@@ -135,7 +135,7 @@ impl Session {
             let detail = || format!("a connection may have {most} subscriptions");
             return self.refuse(Some(&request_id), Refusal::TooManySubscriptions, detail);
         }
-        let key = match self.allowed_key(room, &connections.hub) {
+        let key = match self.allowed_key(room, connections) {
             Ok(key) => key,
             Err(detail) => return self.refuse(Some(&request_id), Refusal::RoomNotFound, detail),
         };
@@ -150,17 +150,26 @@ impl Session {
     fn allowed_key<'a>(
         &self,
         room: Option<&'a RawValue>,
-        hub: &Hub,
+        connections: &Connections,
     ) -> Result<RoomKey, impl FnOnce() -> String + use<'a>> {
         let allowed = self.allowed.clone();
+        let rules = connections.room_rules();
+        let read = |room, rules| {
+            RoomKey::new(room, rules).map_err(|error| {
+                if error.is_beyond_limits() {
+                    connections.metrics.limited.inc("room");
+                }
+                Some(Err(error))
+            })
+        };
         let outcome = room.ok_or(None).and_then(|room| {
-            let key = RoomKey::new(room, Numbers::ByValue).map_err(|error| Some(Err(error)))?;
+            let key = read(room, Rules { numbers: Numbers::ByValue, ..rules })?;
             if !allowed.covers(&key) {
                 return Err(Some(Ok(key)));
             }
-            match hub.dispatch().numbers() {
+            match rules.numbers {
                 Numbers::ByValue => Ok(key),
-                numbers => RoomKey::new(room, numbers).map_err(|error| Some(Err(error))),
+                Numbers::ByType => read(room, rules),
             }
         });
         outcome.map_err(|reason| {

@@ -11,7 +11,7 @@ mod pattern;
 mod pool;
 
 pub use allowed::{Allowed, Interner};
-pub use key::{Error, Numbers, RoomKey};
+pub use key::{Error, Limits, Numbers, RoomKey, Rules};
 pub use pattern::Mask;
 
 pub(crate) use json::canonical_scalar;

@@ -17,7 +17,7 @@ use crate::{
         RequestId, Version,
         server::{Ended, Refusal, v4},
     },
-    room::{Allowed, Numbers, RoomKey},
+    room::{Allowed, Limits, Numbers, RoomKey, Rules},
 };
 
 /// What came of other permissions.
@@ -192,5 +192,7 @@ impl Behind {
 
 /// The same room with its numbers compared by value, as permissions are.
 fn by_value(key: &RoomKey) -> Option<RoomKey> {
-    RoomKey::new(&RawValue::from_string(key.as_str().to_owned()).ok()?, Numbers::ByValue).ok()
+    // One that was within the limits, though another spelling of its numbers may be longer.
+    let rules = Rules { numbers: Numbers::ByValue, limits: Limits::NONE };
+    RoomKey::new(&RawValue::from_string(key.as_str().to_owned()).ok()?, rules).ok()
 }
