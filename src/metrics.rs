@@ -64,6 +64,8 @@ metrics! {
     history_bytes: Gauge,
     /// Publications given to clients that came back, of those queued.
     publications_replayed: Counter,
+    /// Entries of the history that were looked at for clients that came back.
+    recovery_entries: Counter,
     /// Subscriptions from a position on, by what became of them.
     recoveries: ByWord,
     /// Rooms with at least one subscription.

@@ -328,13 +328,12 @@ impl Connection {
     /// # Errors
     /// As [`on_message`](Self::on_message).
     pub async fn on_long_message(&mut self, text: &str) -> Result<(), Full> {
-        let list = match Message::parse(text, self.client.version) {
-            Message::SubscribeAll { list, .. } if let Ok(list) = Wanted::list(list) => list,
+        let mut list = match Message::parse(text, self.client.version) {
+            Message::SubscribeAll { list, .. } if let Some(list) = Wanted::list(list) => list,
             message => return self.on_message(message),
         };
         self.connections.metrics.client_messages.inc();
         self.with_session(|session, connections| session.count(list.len(), connections))?;
-        let mut list = list.into_iter();
         while list.len() > 0 {
             self.with_session(|session, connections| {
                 list.by_ref().take(SUBSCRIBED_AT_ONCE).try_for_each(|wanted| session.subscribe(wanted, connections))

@@ -15,7 +15,7 @@ use parking_lot::{Mutex, RwLock};
 
 use super::{
     Audience, Outbox, WildcardDispatch,
-    history::History,
+    history::{History, Matching},
     members::{Room, Rooms, Seat},
     shape::Shape,
 };
@@ -34,6 +34,7 @@ pub struct Hub {
     /// Of each shape, so that those who look for different rooms seldom meet.
     stripes: usize,
     dispatch: WildcardDispatch,
+    pub(super) matching: Matching,
     /// Taken before the lock of any room.
     pub(super) history: Mutex<History>,
     pub(super) metrics: Arc<Metrics>,
@@ -44,7 +45,8 @@ impl Hub {
     pub fn new(dispatch: WildcardDispatch, history: config::History, metrics: Arc<Metrics>) -> Self {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let history = Mutex::new(History::new(history));
-        Self { shapes: RwLock::default(), stripes: 4 * cores, dispatch, history, metrics }
+        let matching = Matching::new(dispatch);
+        Self { shapes: RwLock::default(), stripes: 4 * cores, dispatch, matching, history, metrics }
     }
 
     /// How wildcards are delivered.

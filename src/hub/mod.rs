@@ -17,7 +17,7 @@ pub use index::Hub;
 pub use members::Seat;
 pub use outbox::{Content, Encoder, Frame, Full, Outbox, Wire};
 pub use publication::Publication;
-pub use recovery::{Recovery, Resumption, Step};
+pub use recovery::{Budget, Recovery, Resumption, Step};
 pub use wildcards::WildcardDispatch;
 
 #[cfg(test)]

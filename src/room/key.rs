@@ -8,7 +8,7 @@ use smallvec::SmallVec;
 use super::{Mask, json};
 
 /// How a room spells a wildcard, as canonical JSON.
-pub(super) const WILDCARD: &str = "\"*\"";
+pub(crate) const WILDCARD: &str = "\"*\"";
 
 /// Why a JSON value cannot be a room.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -152,10 +152,20 @@ impl RoomKey {
         &self.text
     }
 
+    /// Returns the bytes that it takes beside its own size.
+    pub fn heap_bytes(&self) -> usize {
+        let values = if self.values.spilled() { self.values.capacity() * size_of::<(u32, u32)>() } else { 0 };
+        self.text.len() + values
+    }
+
+    /// Returns the top-level values as canonical JSON, in the order of the keys.
+    pub(crate) fn values(&self) -> impl ExactSizeIterator<Item = &str> {
+        self.values.iter().map(|span| self.slice(*span))
+    }
+
     /// Which top-level values are the wildcard `"*"`.
     pub fn wildcards(&self) -> Mask {
-        let positions = (0u32..).zip(self.values.iter());
-        positions.filter(|(_, span)| self.slice(**span) == WILDCARD).map(|(at, _)| at).collect()
+        (0..).zip(self.values()).filter(|(_, value)| *value == WILDCARD).map(|(at, _)| at).collect()
     }
 
     /// Whether `other` has the same keys and, key by key, an equal value, or one of the two is the wildcard.

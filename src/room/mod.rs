@@ -15,4 +15,4 @@ pub use key::{Error, Limits, Numbers, RoomKey, Rules};
 pub use pattern::Mask;
 
 pub(crate) use json::canonical_scalar;
-pub(crate) use key::with_scratch;
+pub(crate) use key::{WILDCARD, with_scratch};
