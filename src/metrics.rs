@@ -72,6 +72,8 @@ metrics! {
     rooms: Gauge,
     /// Subscriptions now.
     subscriptions: Gauge,
+    /// Look-ups for the rooms that triggers reach: one for each room of a trigger and combination of wildcards.
+    room_look_ups: Counter,
     /// Triggers taken from the broker, malformed ones included.
     triggers: Counter,
     /// Triggers taken from the broker and dropped, by reason.

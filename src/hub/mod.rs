@@ -5,6 +5,7 @@
 mod fanout;
 mod history;
 mod index;
+mod masks;
 mod members;
 mod outbox;
 mod publication;
@@ -13,7 +14,7 @@ mod shape;
 mod wildcards;
 
 pub use fanout::{Audience, Pace, Portion, Tally};
-pub use index::Hub;
+pub use index::{Hub, Search};
 pub use members::Seat;
 pub use outbox::{Content, Encoder, Frame, Full, Outbox, Wire};
 pub use publication::Publication;

@@ -72,7 +72,9 @@ fn frame(text: &str, name: &str) -> String {
 fn publish(hub: &Hub, rooms: &[Value], text: &str, pace: Pace) -> u64 {
     let keys: Vec<_> = rooms.iter().map(|room| key(hub, room)).collect();
     let mut tally = Tally::default();
-    hub.audience(&keys).publish(&publication(text), pace, &mut tally);
+    let mut search = hub.search(&keys);
+    while search.step(1) {}
+    search.finish().publish(&publication(text), pace, &mut tally);
     let reached = tally.written + tally.queued;
     Outbox::flush_all(tally.settle(&Metrics::default()).iter().map(Arc::as_ref));
     reached

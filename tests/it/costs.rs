@@ -232,6 +232,41 @@ async fn a_connection_has_no_more_combinations_of_wildcards_than_allowed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_trigger_costs_a_look_up_for_each_combination_that_connections_may_have() {
+    const CLIENTS: u64 = 10;
+    let keys = 10;
+    let allowed: Value = (0..keys).map(|n| (format!("k{n}"), json!("*"))).collect::<serde_json::Map<_, _>>().into();
+    let server = TestServer::before(StubBackend::allowing(json!([allowed])).await, &[]).await;
+    let mut clients = Vec::new();
+    let mut number = 0_u64;
+    for _ in 0..CLIENTS {
+        let (mut client, _) = server.connect_v4().await;
+        let room = |mask: u64| -> Value {
+            let value = |n: u64| if mask & 1 << n != 0 { json!("*") } else { json!(0) };
+            (0..keys).map(|n| (format!("k{n}"), value(n))).collect::<serde_json::Map<_, _>>().into()
+        };
+        let list: Vec<_> = (0..100).map(|n| json!({"requestId": n, "room": room(number + n + 1)})).collect();
+        number += 100;
+        client.send(json!({"type": "subscribe", "subscriptions": list})).await;
+        let mut taken = 0;
+        for _ in 0..100 {
+            let reply = client.next().await;
+            if reply["code"] == json!("success") {
+                taken += 1;
+            } else {
+                assert_eq!(reply["message"], json!("too-many-masks"), "{reply}");
+            }
+        }
+        assert_eq!(taken, 64);
+        clients.push(client);
+    }
+    let room: Value = (0..keys).map(|n| (format!("k{n}"), json!(1))).collect::<serde_json::Map<_, _>>().into();
+    server.trigger(json!({"rooms": [room, room], "data": 1})).await;
+    server.until_number("rabbitmq_messages_received", 1).await;
+    assert_eq!(server.metric("room_look_ups_total").await, 2 * 64 * CLIENTS);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_connection_keeps_no_more_than_its_memory_and_is_told_so() {
     let vars = [("CONNECTION_MEMORY", "96KiB"), ("MESSAGE_LIMIT", "32KiB")];
     let server = TestServer::with(&vars).await;
