@@ -6,12 +6,14 @@
 
 mod repeats;
 mod spread;
+#[cfg(test)]
+mod tests;
 mod writers;
 
 use std::{num::NonZero, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use tokio::time::Instant;
+use tokio::{task::yield_now, time::Instant};
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
@@ -25,8 +27,11 @@ use crate::{
     logging::{chain, limited},
     metrics::Metrics,
     protocol::{control::Control, trigger::Trigger},
+    room::RoomKey,
 };
 
+/// Look-ups for the rooms of a trigger before anything else has its turn: well under a millisecond.
+const LOOKED_UP_AT_ONCE: u64 = 1024;
 /// Subscriptions that are written to, one after the other, before anything else has its turn: about a millisecond.
 const WRITTEN_AT_ONCE: usize = 256;
 /// As many take about as long to be put into their outboxes only.
@@ -56,6 +61,8 @@ pub struct Dispatch {
     large: Tally,
     /// Queued since the writers had nothing left to do.
     backlog: u64,
+    /// Look-ups for rooms that are not counted yet.
+    look_ups: u64,
 }
 
 impl Dispatch {
@@ -81,6 +88,7 @@ impl Dispatch {
             small,
             large,
             backlog: 0,
+            look_ups: 0,
         }
     }
 
@@ -149,7 +157,8 @@ impl Dispatch {
                     None
                 }
             };
-            let Some((publication, audience)) = prepared else { continue };
+            let Some(publication) = prepared else { continue };
+            let audience = self.audience(&publication.rooms).await;
             let pace = if left == 0 && deliveries.len() == 1 { Pace::AtOnce } else { Pace::Later };
             let consumer = consumer.as_deref_mut().filter(|_| left == 0 && ready.is_none());
             ready = self.publish(publication, audience, pace, consumer).await.or(ready);
@@ -192,7 +201,7 @@ impl Dispatch {
             match deed {
                 Deed::Publish(publication) => {
                     let publication = self.hub.record(publication, None);
-                    let audience = self.hub.audience(&publication.rooms);
+                    let audience = self.audience(&publication.rooms).await;
                     self.publish(publication, audience, Pace::Later, None).await;
                 }
                 Deed::Perform(performed) => channelstream.perform(performed),
@@ -230,7 +239,7 @@ impl Dispatch {
 
     /// Has the connections do what a control message wants, before what follows it is published.
     fn control(&self, body: &Bytes, offset: Option<u64>, is_recalled: bool) {
-        match Control::parse(body, self.hub.dispatch().numbers()) {
+        match Control::parse(body, self.connections.room_rules()) {
             Ok(control) => self.connections.control(&control, offset, is_recalled),
             Err(error) => {
                 self.metrics.controls.inc(error.word());
@@ -241,14 +250,9 @@ impl Dispatch {
         self.pass(offset);
     }
 
-    /// What the trigger in `body` publishes and to whom; `None` when there is nobody, or it is no trigger.
-    fn prepare(
-        &mut self,
-        body: &Bytes,
-        offset: Option<u64>,
-        is_recalled: bool,
-    ) -> Option<(Arc<Publication>, Audience)> {
-        let trigger = match Trigger::parse(body, self.hub.dispatch().numbers()) {
+    /// What the trigger in `body` publishes; `None` when it is for nobody, or no trigger.
+    fn prepare(&mut self, body: &Bytes, offset: Option<u64>, is_recalled: bool) -> Option<Arc<Publication>> {
+        let trigger = match Trigger::parse(body, self.connections.room_rules()) {
             Ok(trigger) => trigger,
             Err(error) => {
                 if !is_recalled {
@@ -270,11 +274,17 @@ impl Dispatch {
         tracing::trace!(rooms = trigger.rooms.len(), bytes = body.len(), "trigger");
         let data = body.slice_ref(trigger.data.get().as_bytes());
         let publication = self.hub.record(Publication::new(trigger.rooms, data, trigger.exclude), offset);
-        if is_recalled {
-            return None;
+        (!is_recalled).then_some(publication)
+    }
+
+    /// Who gets a trigger for `rooms`. Others have their turn in between where that takes long.
+    async fn audience(&mut self, rooms: &[RoomKey]) -> Audience {
+        let mut search = self.hub.search(rooms);
+        while search.step(LOOKED_UP_AT_ONCE) {
+            yield_now().await;
         }
-        let audience = self.hub.audience(&publication.rooms);
-        Some((publication, audience))
+        self.look_ups += search.look_ups();
+        search.finish()
     }
 
     /// Something stands at `offset` that is published to nobody.
@@ -308,6 +318,7 @@ impl Dispatch {
 
     /// Has written what waits: little at once, much by the writers beside what comes next.
     async fn settle(&mut self) {
+        self.metrics.room_look_ups.inc_by(std::mem::take(&mut self.look_ups));
         if self.writers.are_idle() {
             self.backlog = 0;
         }

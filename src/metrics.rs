@@ -66,12 +66,16 @@ metrics! {
     history_bytes: Gauge,
     /// Publications given to clients that came back, of those queued.
     publications_replayed: Counter,
+    /// Entries of the history that were looked at for clients that came back.
+    recovery_entries: Counter,
     /// Subscriptions from a position on, by what became of them.
     recoveries: ByWord,
     /// Rooms with at least one subscription.
     rooms: Gauge,
     /// Subscriptions now.
     subscriptions: Gauge,
+    /// Look-ups for the rooms that triggers reach: one for each room of a trigger and combination of wildcards.
+    room_look_ups: Counter,
     /// Triggers taken from the broker, malformed ones included.
     triggers: Counter,
     /// Triggers taken from the broker and dropped, by reason.

@@ -1,7 +1,7 @@
 //! What a delivery and an idle client cost, counted: allocations, bytes and writes, which unlike seconds are the same
 //! on every machine. Who makes one of these numbers smaller writes the smaller one down here.
 
-#![expect(clippy::unwrap_used, reason = "this is how a test fails")]
+#![expect(clippy::unwrap_used, clippy::panic, reason = "this is how a test fails")]
 
 use std::{
     alloc::System,
@@ -14,7 +14,9 @@ use std::{
 
 use high_templar::{
     config::{self, Listen},
-    hub::{Outbox, Pace, Tally},
+    hub::{Budget, Hub, Outbox, Pace, Publication, Resumption, Step, Tally, WildcardDispatch},
+    metrics::Metrics,
+    protocol::Position,
     room::RoomKey,
     server::Server,
 };
@@ -95,9 +97,8 @@ fn a_trigger_to_one_client_takes_few_allocations_from_its_body_to_the_socket() {
     assert!(each <= 5.2, "{each} a trigger: {stats:?}");
 }
 
-/// A backend that allows everybody one room, without allocating for it.
-fn backend() -> SocketAddr {
-    const BODY: &str = r#"{"allowed_rooms":[{"target":"message"}]}"#;
+/// A backend that allows everybody `rooms`, a JSON list, without allocating for it.
+fn backend(rooms: &'static str) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     thread::spawn(move || {
@@ -106,7 +107,8 @@ fn backend() -> SocketAddr {
                 let mut request = [0; 4096];
                 while stream.read(&mut request).is_ok_and(|count| count > 0) {
                     let head = "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: ";
-                    stream.write_all(format!("{head}{}\r\n\r\n{BODY}", BODY.len()).as_bytes()).unwrap();
+                    let body = format!(r#"{{"allowed_rooms":{rooms}}}"#);
+                    stream.write_all(format!("{head}{}\r\n\r\n{body}", body.len()).as_bytes()).unwrap();
                 }
             });
         }
@@ -114,27 +116,46 @@ fn backend() -> SocketAddr {
     address
 }
 
-/// A client that is subscribed to `{"target":"message"}`.
-fn client(address: SocketAddr) -> TcpStream {
-    const SUBSCRIBE: &[u8] = br#"{"type":"subscribe","requestId":"1","room":{"target":"message"}}"#;
+/// A client that is connected, with these headers beside the needed ones.
+fn connected(address: SocketAddr, headers: &str) -> TcpStream {
     let mut stream = TcpStream::connect(address).unwrap();
     stream.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
-    stream
-        .write_all(
-            b"GET /ws/ HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
-              Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n",
-        )
-        .unwrap();
+    let handshake = "GET /ws/ HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+                     Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
+    stream.write_all(format!("{handshake}{headers}\r\n").as_bytes()).unwrap();
     until(&mut stream, b"is_authorized\":true");
-    // With a mask of zeros the payload stays as it is (RFC 6455 section 5.3).
-    let head = [0x81, 0x80 | u8::try_from(SUBSCRIBE.len()).unwrap(), 0, 0, 0, 0];
-    stream.write_all(&[&head[..], SUBSCRIBE].concat()).unwrap();
+    stream
+}
+
+/// A client that is subscribed to `{"target":"message"}`.
+fn client(address: SocketAddr) -> TcpStream {
+    let mut stream = connected(address, "");
+    send(&mut stream, r#"{"type":"subscribe","requestId":"1","room":{"target":"message"}}"#);
     until(&mut stream, b"success");
     stream
 }
 
-/// Reads until `wanted` has come.
-fn until(stream: &mut TcpStream, wanted: &[u8]) {
+/// Sends `text` as one message.
+fn send(stream: &mut TcpStream, text: &str) {
+    let mut frame = vec![0x81];
+    match text.len() {
+        len @ 0..=125 => frame.push(0x80 | u8::try_from(len).unwrap()),
+        len @ 126..=0xFFFF => {
+            frame.push(0xFE);
+            frame.extend(u16::try_from(len).unwrap().to_be_bytes());
+        }
+        len => {
+            frame.push(0xFF);
+            frame.extend((len as u64).to_be_bytes());
+        }
+    }
+    frame.extend([0; 4]); // with a mask of zeros the payload stays as it is (RFC 6455 section 5.3)
+    frame.extend_from_slice(text.as_bytes());
+    stream.write_all(&frame).unwrap();
+}
+
+/// Reads until `wanted` has come, and what has come with it.
+fn until(stream: &mut TcpStream, wanted: &[u8]) -> String {
     let mut received = Vec::new();
     let mut piece = [0; 4096];
     while !received.windows(wanted.len()).any(|window| window == wanted) {
@@ -142,6 +163,7 @@ fn until(stream: &mut TcpStream, wanted: &[u8]) {
         assert!(count > 0, "the server has ended the connection");
         received.extend_from_slice(&piece[..count]);
     }
+    String::from_utf8_lossy(&received).into_owned()
 }
 
 /// Publishes 16 KiB to all `clients`, and waits until they have it.
@@ -153,7 +175,9 @@ fn broadcast(internal: SocketAddr, clients: &mut [TcpStream]) {
     publisher.write_all(head.as_bytes()).unwrap();
     publisher.write_all(body.as_bytes()).unwrap();
     until(&mut publisher, b"success");
-    clients.iter_mut().for_each(|client| until(client, br#","requestId":"1"}"#));
+    for client in clients {
+        until(client, br#","requestId":"1"}"#);
+    }
 }
 
 /// Bytes in use, once they no longer change.
@@ -182,18 +206,8 @@ fn an_idle_client_takes_little_memory_and_no_more_after_a_large_broadcast() {
     /// The second broadcast, once, for clients that come back.
     const KEPT: isize = 18 * 1024;
     let _alone = ALONE.lock();
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-    let vars = [("API_URL", format!("http://{}/", backend())), ("LISTEN", "127.0.0.1:0".into())];
-    let vars = vars.into_iter().chain([("INTERNAL_LISTEN", "127.0.0.1:0".to_owned())]);
-    let config = config::from_vars(vars.map(|(name, value)| (name.to_owned(), value))).unwrap();
-    let server = runtime.block_on(Server::bind(config)).unwrap();
-    let (Listen::Tcp(public), Listen::Tcp(internal)) =
-        (server.public_address().unwrap(), server.internal_address().unwrap())
-    else {
-        unreachable!("both were asked to be TCP")
-    };
-    let stop = CancellationToken::new();
-    let running = runtime.spawn(server.run(stop.clone()));
+    let server = Running::start(r#"[{"target":"message"}]"#, &[]);
+    let (public, internal) = (server.public, server.internal);
     // What is made once for all, tables that have room for some more included.
     let mut clients: Vec<TcpStream> = (0..100).map(|_| client(public)).collect();
     clients.reserve(CLIENTS);
@@ -212,6 +226,146 @@ fn an_idle_client_takes_little_memory_and_no_more_after_a_large_broadcast() {
     drop(clients);
     let gone = settled(&region) - before - KEPT;
     assert!(gone <= 0, "{gone} bytes are left of {CLIENTS} clients that are gone");
-    stop.cancel();
-    runtime.block_on(running).unwrap().unwrap();
+    server.stop();
+}
+
+#[test]
+fn what_is_kept_for_clients_that_come_back_takes_no_more_than_is_counted_their_index_included() {
+    const LIMIT: usize = 8 << 20;
+    let _alone = ALONE.lock();
+    for keys in [1, 3, 12] {
+        let metrics = Arc::new(Metrics::default());
+        let outbox: Arc<Outbox> = World::new().outbox();
+        let region = Region::new(ALLOCATOR);
+        let history = config::History { limit_bytes: LIMIT, ..config::History::default() };
+        let hub = Hub::new(WildcardDispatch::Both, history, metrics.clone());
+        let start: Position = "00000000000e:0".parse().unwrap();
+        hub.begin_epoch(start.epoch, start.offset);
+        let room = |number: u64| -> serde_json::Value {
+            let value = |key: u64| if key == 0 { json!(number) } else { json!(number % (key + 1)) };
+            (0..keys).map(|key| (format!("key{key}"), value(key))).collect::<serde_json::Map<_, _>>().into()
+        };
+        for number in 1..=30_000 {
+            let body = bytes::Bytes::from(json!({"rooms": [room(number)], "data": "hello"}).to_string());
+            let data = body.slice(body.len() - 8..body.len() - 1); // which keeps the whole body, as a trigger's does
+            hub.record(Publication::new(vec![support::key(&room(number))], data, Vec::new()), Some(number));
+        }
+        let wanted: serde_json::Value =
+            (0..keys).map(|key| (format!("key{key}"), json!("no"))).collect::<serde_json::Map<_, _>>().into();
+        // From the oldest position that is known, through all that is kept.
+        let since = (1..).find_map(|offset| {
+            let since = Position { epoch: start.epoch, offset };
+            match hub.resume(&Arc::new(support::key(&wanted)), &support::request_id(), since) {
+                Resumption::Possible(recovery) => Some(recovery),
+                _ => None,
+            }
+        });
+        let step = hub.recover(&mut since.unwrap(), &outbox, 1 << 20, &mut Budget::new(u64::MAX)).unwrap();
+        let Step::Joined(seat) = step else { panic!("{step:?}") };
+        hub.leave([seat], || {});
+        let stats = region.change();
+        let (taken, counted) = (stats.bytes_allocated - stats.bytes_deallocated, metrics.history_bytes.get());
+        eprintln!("{keys} keys: {taken} bytes are taken, {counted} counted");
+        assert!(counted <= i64::try_from(LIMIT).unwrap() * 9 / 8, "{counted} bytes counted");
+        assert!(i64::try_from(taken).unwrap() <= counted, "{taken} bytes are taken, {counted} counted");
+    }
+}
+
+/// A whole server in this process.
+struct Running {
+    runtime: tokio::runtime::Runtime,
+    public: SocketAddr,
+    internal: SocketAddr,
+    stop: CancellationToken,
+    task: tokio::task::JoinHandle<Result<high_templar::server::Report, high_templar::server::Error>>,
+}
+
+impl Running {
+    fn start(rooms: &'static str, vars: &[(&str, &str)]) -> Self {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+        let api = format!("http://{}/", backend(rooms));
+        let own = [("API_URL", api.as_str()), ("LISTEN", "127.0.0.1:0"), ("INTERNAL_LISTEN", "127.0.0.1:0")];
+        let vars = own.iter().chain(vars).map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+        let config = config::from_vars(vars).unwrap();
+        let server = runtime.block_on(Server::bind(config)).unwrap();
+        let (Listen::Tcp(public), Listen::Tcp(internal)) =
+            (server.public_address().unwrap(), server.internal_address().unwrap())
+        else {
+            unreachable!("both were asked to be TCP")
+        };
+        let stop = CancellationToken::new();
+        let task = runtime.spawn(server.run(stop.clone()));
+        Self { runtime, public, internal, stop, task }
+    }
+
+    fn stop(self) {
+        self.stop.cancel();
+        self.runtime.block_on(self.task).unwrap().unwrap();
+    }
+}
+
+const V4: &str = "Sec-WebSocket-Protocol: high-templar.v4\r\n";
+
+/// Bytes that one client can have the server keep, with a client that asks for `wanted`, a list of subscriptions for each number,
+/// until it is refused.
+fn kept(server: &Running, wanted: impl Fn(usize) -> String) -> (isize, usize) {
+    let mut stream = connected(server.public, V4);
+    let region = Region::new(ALLOCATOR);
+    let before = settled(&region);
+    let mut taken = 0;
+    for number in 0.. {
+        send(&mut stream, &wanted(number));
+        let reply = until(&mut stream, b"\"type\":\"reply\"");
+        if !reply.contains("\"success\"") {
+            assert!(reply.contains("too-much-memory"), "{reply}");
+            break;
+        }
+        taken += 1;
+    }
+    (settled(&region) - before, taken)
+}
+
+#[test]
+fn a_client_has_the_server_keep_no_more_than_its_memory_whatever_it_asks_for() {
+    const MEMORY: isize = 1088 << 10;
+    let _alone = ALONE.lock();
+    // The largest message is set apart from what subscriptions may take.
+    let vars = [("CONNECTION_MEMORY", "1088KiB"), ("MESSAGE_LIMIT", "64KiB"), ("MAX_SUBSCRIPTIONS", "100000")];
+    let server = Running::start(r#"[{"a":"*"},{"a":"*","b":"*","c":"*","d":"*"}]"#, &vars);
+    let subscribe = |id: &str, room: &str| format!(r#"{{"type":"subscribe","requestId":"{id}","room":{room}}}"#);
+    let long = "x".repeat(8000);
+    let kinds: [(&str, &dyn Fn(usize) -> String); 5] = [
+        ("small", &|n| subscribe(&n.to_string(), &format!(r#"{{"a":{n}}}"#))),
+        ("many keys", &|n| subscribe(&n.to_string(), &format!(r#"{{"a":{n},"b":"*","c":3,"d":"*"}}"#))),
+        ("long rooms", &|n| subscribe(&n.to_string(), &format!(r#"{{"a":"{n}{long}"}}"#))),
+        ("long ids", &|n| subscribe(&format!("{n:0255}"), &format!(r#"{{"a":{n}}}"#))),
+        ("escaped ids", &|n| subscribe(&format!("\\u0030{n:0240}"), &format!(r#"{{"a":{n}}}"#))),
+    ];
+    for (kind, wanted) in kinds {
+        let (bytes, taken) = kept(&server, wanted);
+        eprintln!("{kind}: {taken} subscriptions, {bytes} bytes, {} each", bytes / taken as isize);
+        assert!(bytes <= MEMORY, "{kind}: {bytes} bytes for {taken} subscriptions");
+        assert!(bytes >= MEMORY / 4, "{kind}: {bytes} bytes for {taken} subscriptions: too much is counted");
+    }
+    server.stop();
+}
+
+#[test]
+fn labels_and_rooms_of_a_megabyte_are_refused_and_nothing_is_kept_of_them() {
+    const ATTEMPTS: usize = 300;
+    let _alone = ALONE.lock();
+    let server = Running::start(r#"[{"a":"*"}]"#, &[]);
+    let mut stream = connected(server.public, V4);
+    let long = "x".repeat(1_000_000);
+    let region = Region::new(ALLOCATOR);
+    let before = settled(&region);
+    for number in 0..ATTEMPTS {
+        send(&mut stream, &format!(r#"{{"type":"subscribe","requestId":"{number}{long}","room":{{"a":{number}}}}}"#));
+        until(&mut stream, b"no-request-id");
+        send(&mut stream, &format!(r#"{{"type":"subscribe","requestId":"{number}","room":{{"a":"{number}{long}"}}}}"#));
+        until(&mut stream, b"room-not-found");
+    }
+    let kept = settled(&region) - before;
+    assert!(kept <= 64 << 10, "{kept} bytes are kept of {ATTEMPTS} attempts");
+    server.stop();
 }

@@ -7,7 +7,7 @@ mod reading;
 
 use high_templar::{
     protocol::trigger::{Error, Trigger},
-    room::{self, Numbers, RoomKey},
+    room::{self, Limits, Numbers, RoomKey, Rules},
 };
 use libfuzzer_sys::fuzz_target;
 use reading::{Reading, assert_lies_in};
@@ -19,8 +19,14 @@ use uuid::Uuid;
 const MAX_DEPTH: usize = 64;
 
 fuzz_target!(|body: &[u8]| {
-    let parsed = Trigger::parse(body, Numbers::ByValue);
-    let by_type = Trigger::parse(body, Numbers::ByType);
+    let rules = |numbers| Rules { numbers, limits: Limits::NONE };
+    let parsed = Trigger::parse(body, rules(Numbers::ByValue));
+    let by_type = Trigger::parse(body, rules(Numbers::ByType));
+    // Limits refuse, and change nothing else.
+    match Trigger::parse(body, Numbers::ByValue) {
+        Err(Error::BadRooms(error)) if error.is_beyond_limits() => {}
+        limited => assert_eq!(word(&limited), word(&parsed)),
+    }
     assert_eq!(word(&parsed), word(&by_type));
     match &parsed {
         Ok(trigger) => {
@@ -87,7 +93,8 @@ fn openings(body: &[u8]) -> usize {
 
 /// A key read again is the same key.
 fn assert_canonical(key: &RoomKey) {
-    let again = RoomKey::new(serde_json::from_str(key.as_str()).unwrap(), Numbers::ByValue);
+    let rules = Rules { numbers: Numbers::ByValue, limits: Limits::NONE };
+    let again = RoomKey::new(serde_json::from_str(key.as_str()).unwrap(), rules);
     assert_eq!(again.as_ref(), Ok(key));
 }
 

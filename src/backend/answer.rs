@@ -7,7 +7,7 @@ use serde_json::value::RawValue;
 
 use crate::{
     protocol::{control::user_id, fields},
-    room::{self, Allowed, Interner, Numbers, RoomKey},
+    room::{self, Allowed, Interner, Limits, Numbers, RoomKey, Rules},
 };
 
 /// What a room takes beside its text, about.
@@ -22,6 +22,8 @@ pub struct Admission {
     pub rooms: Arc<[Box<RawValue>]>,
     /// Who it is, where the answer says so.
     pub user: Option<Arc<str>>,
+    /// Number of rooms left out because they are larger than a room may be: no client can join them.
+    pub left_out: usize,
 }
 
 /// Why an answer could not be read.
@@ -66,13 +68,26 @@ impl Admission {
         let mut seen = HashSet::new();
         let mut kept = Vec::new();
         let mut keys = Vec::new();
+        let mut left_out = 0;
+        let limits = interner.limits();
+        let rules = |numbers| Rules { numbers, limits };
         for room in rooms {
-            keys.push(RoomKey::new(room, Numbers::ByValue)?);
-            if seen.insert(RoomKey::new(room, Numbers::ByType)?) {
+            let key = match RoomKey::new(room, rules(Numbers::ByValue)) {
+                Ok(key) => key,
+                // One room of many that is too large is no reason to refuse the client.
+                Err(error) if error.is_beyond_limits() => {
+                    left_out += 1;
+                    continue;
+                }
+                Err(error) => return Err(error),
+            };
+            let spelled = RoomKey::new(room, Rules { numbers: Numbers::ByType, limits: Limits::NONE })?;
+            keys.push(key);
+            if seen.insert(spelled) {
                 kept.push(room.to_owned());
             }
         }
-        Ok(Self { allowed: interner.intern(&keys), rooms: interner.intern_written(kept), user })
+        Ok(Self { allowed: interner.intern(&keys), rooms: interner.intern_written(kept), user, left_out })
     }
 
     /// Returns about how many bytes the rooms take, in both forms. Other answers may share them.
@@ -171,6 +186,14 @@ mod tests {
         for other in [&b""[..], b"{\"allowed_rooms\":["] {
             assert!(!is_page(Some(&html), other), "{other:?}");
         }
+    }
+
+    #[test]
+    fn a_room_that_is_too_large_is_left_out_and_the_others_stay() {
+        let large = format!(r#"{{"a":"{}"}}"#, "x".repeat(9000));
+        let admission = parse(format!(r#"{{"allowed_rooms":[{large},{{"b":1}}]}}"#).as_bytes()).unwrap();
+        let rooms: Vec<_> = admission.rooms.iter().map(|room| room.get()).collect();
+        assert_eq!((rooms, admission.left_out), (vec![r#"{"b":1}"#], 1));
     }
 
     #[test]

@@ -47,6 +47,7 @@ use self::{
 };
 use crate::{
     config,
+    logging::limited,
     metrics::{Metrics, Outcome},
     room::{self, Interner},
 };
@@ -125,8 +126,8 @@ impl Backend {
             prober,
             fixed,
             bootstrap,
+            interner: Interner::new(config.rooms),
             config,
-            interner: Interner::default(),
             metrics,
             gate,
             calls: Mutex::default(),
@@ -313,10 +314,16 @@ impl Backend {
             body.extend_from_slice(&chunk);
         }
         let admission = Admission::parse(&body, &self.config.user_id_path, &self.interner);
-        admission.map_err(|malformed| {
+        let admission = admission.map_err(|malformed| {
             let is_page = answer::is_page(response.headers().get(http::header::CONTENT_TYPE), &body);
             if is_page { Error::Page { asked } } else { Error::Malformed(malformed) }
-        })
+        })?;
+        if admission.left_out > 0 {
+            self.metrics.limited.inc("room");
+            let rooms = admission.left_out;
+            limited!(warn, "allowed_rooms that are larger than MAX_ROOM_KEYS or ROOM_LIMIT are left out", rooms);
+        }
+        Ok(admission)
     }
 
     /// Posts to `url` on behalf of a client, when it is its turn. The answer is not looked at beyond its status.

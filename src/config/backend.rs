@@ -10,6 +10,7 @@ use super::{
     files,
     values::{count, duration, optional_duration, size},
 };
+use crate::room;
 
 /// More calls at once than that are of no use to anybody.
 const MOST_AT_ONCE: usize = 10_000;
@@ -29,6 +30,7 @@ pub(super) fn backend(
     env: &Env,
     url: Option<Url>,
     legacy_headers: &[(&'static str, String)],
+    rooms: room::Limits,
     problems: &mut Problems,
 ) -> Option<Backend> {
     let socket = env.api_socket.as_ref().map(PathBuf::from);
@@ -58,6 +60,7 @@ pub(super) fn backend(
         cache_limit_bytes,
         headers: headers?,
         user_id_path,
+        rooms,
     })
 }
 

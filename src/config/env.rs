@@ -20,7 +20,7 @@ use super::{
     networks::Networks,
     values::{choice, count, duration, optional_count, optional_duration, size, size_within},
 };
-use crate::hub::WildcardDispatch;
+use crate::{hub::WildcardDispatch, room};
 
 macro_rules! env {
     ($($(#[doc = $doc:literal])+ $name:ident: $variable:literal,)+) => {
@@ -75,6 +75,14 @@ env! {
     max_connections_per_address: "MAX_CONNECTIONS_PER_ADDRESS",
     /// Subscriptions of one connection.
     max_subscriptions: "MAX_SUBSCRIPTIONS",
+    /// Distinct combinations of wildcards among the subscriptions of one connection.
+    max_masks: "MAX_MASKS",
+    /// Keys of one room. At most 1024.
+    max_room_keys: "MAX_ROOM_KEYS",
+    /// Bytes of one room as canonical JSON. 256 bytes to 1 MiB.
+    room_limit: "ROOM_LIMIT",
+    /// Bytes kept for one connection, its outbox excluded. At least `MESSAGE_LIMIT` and 64 KiB more.
+    connection_memory: "CONNECTION_MEMORY",
     /// Messages of one client a second, in the mean.
     message_rate: "MESSAGE_RATE",
     /// How long a client may wait for its welcome. At least 1 s.
@@ -312,7 +320,7 @@ fn check(env: &Env, legacy: Legacy, channelstream: Applied, problems: &mut Probl
     let internal = internal(env, connection.message_limit_bytes, problems);
     let url = backend::url(env, problems);
     let hooks = hooks(env, url.as_ref(), connection.ping_interval, problems);
-    let backend = backend(env, url, &legacy.headers, problems);
+    let backend = backend(env, url, &legacy.headers, connection.limits.room, problems);
     let history = History {
         age: duration("HISTORY", env.history.as_deref(), 300, 1, problems),
         limit_bytes: size("HISTORY_LIMIT", env.history_limit.as_deref(), 64 << 20, 64 << 10, problems),
@@ -379,17 +387,21 @@ fn internal(env: &Env, body_limit_bytes: usize, problems: &mut Problems) -> Opti
     Some(Internal { listen, token, body_limit_bytes, connections: None })
 }
 
+/// A room with more keys is of no use, and costs every comparison.
+const MOST_ROOM_KEYS: usize = 1024;
+
 /// A shorter secret can be guessed.
 const SHORTEST_SECRET: usize = 16;
 
 fn connection(env: &Env, resume: Option<Resume>, problems: &mut Problems) -> Connection {
     let on_gap = env.on_gap.as_deref().unwrap_or("close");
     let on_gap = choice("ON_GAP", on_gap, &[("close", true), ("ignore", false)], problems);
+    let message_limit_bytes = size("MESSAGE_LIMIT", env.message_limit.as_deref(), 1 << 20, 1024, problems);
     Connection {
         idle_timeout: duration("IDLE_TIMEOUT", env.idle_timeout.as_deref(), 300, 1, problems),
         ping_interval: duration("PING_INTERVAL", env.ping_interval.as_deref(), 25, 1, problems),
         outbox_limit_bytes: size("OUTBOX_LIMIT", env.outbox_limit.as_deref(), 1 << 20, 4096, problems),
-        message_limit_bytes: size("MESSAGE_LIMIT", env.message_limit.as_deref(), 1 << 20, 1024, problems),
+        message_limit_bytes,
         closes_on_gap: on_gap.unwrap_or(true),
         handshake_timeout: duration("HANDSHAKE_TIMEOUT", env.handshake_timeout.as_deref(), 120, 1, problems),
         reauthorize: Reauthorize {
@@ -397,11 +409,24 @@ fn connection(env: &Env, resume: Option<Resume>, problems: &mut Problems) -> Con
             grace: duration("REAUTHORIZE_GRACE", env.reauthorize_grace.as_deref(), 300, 0, problems),
         },
         resume,
-        limits: limits(env, problems),
+        limits: limits(env, message_limit_bytes, problems),
     }
 }
 
-fn limits(env: &Env, problems: &mut Problems) -> Limits {
+/// What a connection may keep beside a message that it has not finished, unless configured otherwise.
+const MEMORY_BYTES: usize = 7 << 20;
+/// The least of that: some subscriptions.
+const LEAST_MEMORY_BYTES: usize = 64 << 10;
+
+fn limits(env: &Env, message_limit_bytes: usize, problems: &mut Problems) -> Limits {
+    let memory = env.connection_memory.as_deref();
+    let (default, least) = (message_limit_bytes + MEMORY_BYTES, message_limit_bytes + LEAST_MEMORY_BYTES);
+    let keys = count("MAX_ROOM_KEYS", env.max_room_keys.as_deref(), room::Limits::default().keys, problems);
+    if keys > MOST_ROOM_KEYS {
+        problems.add("MAX_ROOM_KEYS", &format!("must not be more than {MOST_ROOM_KEYS}"));
+    }
+    let room_limit = env.room_limit.as_deref();
+    let room_bytes = size_within("ROOM_LIMIT", room_limit, room::Limits::default().bytes, 256..=1 << 20, problems);
     let per_user = env.max_connections_per_user.as_deref();
     let per_address = env.max_connections_per_address.as_deref();
     let proxies = env.trusted_proxies.as_deref().unwrap_or("127.0.0.0/8,::1");
@@ -410,6 +435,9 @@ fn limits(env: &Env, problems: &mut Problems) -> Limits {
         per_user: optional_count("MAX_CONNECTIONS_PER_USER", per_user, problems),
         per_address: optional_count("MAX_CONNECTIONS_PER_ADDRESS", per_address, problems),
         subscriptions: count("MAX_SUBSCRIPTIONS", env.max_subscriptions.as_deref(), 10_000, problems),
+        masks: count("MAX_MASKS", env.max_masks.as_deref(), 64, problems),
+        room: room::Limits { keys, bytes: room_bytes },
+        memory_bytes: size_within("CONNECTION_MEMORY", memory, default, least..=2 << 30, problems),
         messages_a_second: count("MESSAGE_RATE", env.message_rate.as_deref(), 1000, problems),
         trusted_proxies: problems.ok("TRUSTED_PROXIES", Networks::parse(proxies)).unwrap_or_default(),
         header_bytes: size("HEADER_LIMIT", env.header_limit.as_deref(), 64 << 10, 1024, problems),

@@ -24,7 +24,7 @@ pub use networks::Networks;
 pub use templates::{Part, Source, Template};
 pub use uris::{Uri, Uris};
 
-use crate::hub::WildcardDispatch;
+use crate::{hub::WildcardDispatch, room};
 
 /// A checked configuration.
 #[derive(Debug, Clone)]
@@ -123,6 +123,8 @@ pub struct Backend {
     pub headers: Vec<(http::HeaderName, Template)>,
     /// Where in its answer the user's id is found.
     pub user_id_path: Vec<String>,
+    /// Largest room that it can allow.
+    pub rooms: room::Limits,
 }
 
 /// Paths, relative to the API's base, that are posted to.
@@ -283,6 +285,12 @@ pub struct Limits {
     pub per_address: Option<usize>,
     /// Subscriptions of one connection.
     pub subscriptions: usize,
+    /// Distinct combinations of wildcards among the subscriptions of one connection.
+    pub masks: usize,
+    /// Largest room.
+    pub room: room::Limits,
+    /// Bytes kept for one connection, the largest message it may send included and its outbox excluded.
+    pub memory_bytes: usize,
     /// Messages of one client a second, in the mean of ten seconds.
     pub messages_a_second: usize,
     /// Whose `X-Real-IP` is believed.

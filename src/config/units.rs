@@ -29,6 +29,15 @@ pub(super) fn size(text: &str) -> Option<usize> {
     number.checked_mul(factor)
 }
 
+/// A size as it is written in a setting: in the largest unit that divides it.
+pub(super) fn spelled(bytes: usize) -> String {
+    let units = [(1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")];
+    match units.iter().find(|(factor, _)| bytes >= *factor && bytes.is_multiple_of(*factor)) {
+        Some((factor, unit)) => format!("{}{unit}", bytes / factor),
+        None => format!("{bytes} bytes"),
+    }
+}
+
 fn split(text: &str) -> (&str, &str) {
     let end = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
     (&text[..end], text[end..].trim_start())
@@ -49,6 +58,10 @@ mod tests {
         for text in ["", "s", "5 minutes", "-1", "1.5s", "5M", "99999999999999999999"] {
             assert_eq!(duration(text), None, "{text}");
         }
+        for bytes in [65_000, 65_536, 1 << 20, 3 << 30] {
+            assert_eq!(size(&spelled(bytes).replace(" bytes", "")), Some(bytes));
+        }
+        assert_eq!(["65000 bytes", "64KiB", "1GiB"].map(str::to_owned), [65_000, 65_536, 1 << 30].map(spelled));
         for text in ["", "64KB", "KiB", "99999999999GiB"] {
             assert_eq!(size(text), None, "{text}");
         }

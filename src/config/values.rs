@@ -56,8 +56,7 @@ pub(super) fn size_within(
         None => default,
         Some(Some(value)) if range.contains(&value) => value,
         Some(Some(_)) => {
-            let (least, most) = (range.start(), range.end());
-            let most = if most % (1 << 30) == 0 { format!("{}GiB", most >> 30) } else { format!("{most} bytes") };
+            let (least, most) = (range.start(), units::spelled(*range.end()));
             problems.add(variable, &format!("must be at least {least} bytes and at most {most}"));
             default
         }

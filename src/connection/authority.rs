@@ -30,7 +30,7 @@ use crate::{
         control::{Action, Control, Target},
         server::v4,
     },
-    room::{Numbers, RoomKey},
+    room::{Numbers, RoomKey, Rules},
 };
 
 /// How long to wait before the broker is given again what it has not taken.
@@ -328,8 +328,9 @@ impl Connections {
     /// # Errors
     /// When it is no room.
     pub fn explain(&self, connection: Uuid, room: &RawValue) -> Result<Option<Explanation>, crate::room::Error> {
-        let key = RoomKey::new(room, Numbers::ByValue)?;
-        let dispatched = RoomKey::new(room, self.hub.dispatch().numbers())?;
+        let rules = self.room_rules();
+        let key = RoomKey::new(room, Rules { numbers: Numbers::ByValue, ..rules })?;
+        let dispatched = RoomKey::new(room, rules)?;
         let Some(client) = self.clients.get(connection) else { return Ok(None) };
         let session = client.session();
         let Some(session) = session.as_ref() else { return Ok(None) };

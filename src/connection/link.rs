@@ -187,8 +187,7 @@ impl Link {
                 connection: id,
                 position: connections.hub.position(),
                 ping_interval: connections.config.ping_interval,
-                message_limit_bytes: connections.config.message_limit_bytes,
-                subscriptions: connections.config.limits.subscriptions,
+                limits: connections.limits(),
                 ticket: ticket.as_deref(),
                 is_resumed,
             }),
@@ -337,13 +336,12 @@ impl Connection {
     /// # Errors
     /// As [`on_message`](Self::on_message).
     pub async fn on_long_message(&mut self, text: &str) -> Result<(), Full> {
-        let list = match Message::parse(text, self.client.version) {
-            Message::SubscribeAll { list, .. } if let Ok(list) = Wanted::list(list) => list,
+        let mut list = match Message::parse(text, self.client.version) {
+            Message::SubscribeAll { list, .. } if let Some(list) = Wanted::list(list) => list,
             message => return self.on_message(message),
         };
         self.connections.metrics.client_messages.inc();
         self.with_session(|session, connections| session.count(list.len(), connections))?;
-        let mut list = list.into_iter();
         while list.len() > 0 {
             self.with_session(|session, connections| {
                 list.by_ref().take(SUBSCRIBED_AT_ONCE).try_for_each(|wanted| session.subscribe(wanted, connections))

@@ -58,6 +58,7 @@ use crate::{
     hub::{Frame, Hub, Outbox, Wire},
     metrics::Metrics,
     protocol::{CloseCode, Version, server::v4},
+    room::Rules,
 };
 
 /// What a client of 3.1's protocol is told at a stop.
@@ -115,7 +116,9 @@ impl Connections {
         config: config::Connection,
         state: watch::Receiver<State>,
     ) -> Self {
-        let turns = Semaphore::new(std::thread::available_parallelism().map_or(1, NonZero::get));
+        // Fewer than there are workers: one is left for everybody else.
+        let turns =
+            Semaphore::new(std::thread::available_parallelism().map_or(1, NonZero::get).saturating_sub(1).max(1));
         Self {
             hub,
             backend,
@@ -180,6 +183,23 @@ impl Connections {
         self.metrics.limited.inc("messages");
         let a_second = self.config.limits.messages_a_second;
         outbox.close(CloseCode::TooMany, format!("more than {a_second} messages a second"));
+    }
+
+    /// Returns how rooms of clients and publishers are read.
+    pub fn room_rules(&self) -> Rules {
+        Rules { numbers: self.hub.dispatch().numbers(), limits: self.config.limits.room }
+    }
+
+    /// Returns what a client is told of its limits.
+    fn limits(&self) -> v4::Limits {
+        let limits = &self.config.limits;
+        v4::Limits {
+            subscriptions: limits.subscriptions,
+            message_bytes: self.config.message_limit_bytes,
+            room_keys: limits.room.keys,
+            room_bytes: limits.room.bytes,
+            masks: limits.masks,
+        }
     }
 
     /// How many there are, authorised or not.

@@ -1,5 +1,6 @@
 //! The protocol state of one authorised client: which subscriptions it has.
 
+mod account;
 mod permissions;
 mod recovering;
 mod seats;
@@ -13,7 +14,7 @@ use foldhash::fast::RandomState;
 use serde_json::value::RawValue;
 use tokio::time::Instant;
 
-use self::{recovering::Behind, seats::Seats};
+use self::{account::Account, recovering::Behind, seats::Seats};
 use super::{
     Connections,
     rate::{Rate, TooFast},
@@ -27,7 +28,7 @@ use crate::{
         client::{Message, Wanted},
         server::{self, Misunderstanding, Refusal, Status, v3, v4},
     },
-    room::{Allowed, Numbers, RoomKey},
+    room::{Allowed, Numbers, RoomKey, Rules},
 };
 
 pub(super) use permissions::Applied;
@@ -42,8 +43,8 @@ pub(super) struct Session {
     /// When the backend was asked for that.
     asked: Moment,
     subscriptions: HashMap<RequestId, Seats, RandomState>,
-    /// Places in rooms, taken or waited for.
-    places: usize,
+    /// What is kept for the client.
+    account: Account,
     /// There while something is; most clients are not behind, and there are many clients.
     behind: Option<Box<Behind>>,
     /// How fast the client sends.
@@ -61,7 +62,7 @@ impl Session {
             allowed: admission.allowed.clone(),
             asked,
             subscriptions: HashMap::default(),
-            places: 0,
+            account: Account::default(),
             behind: None,
             rate: Rate::new(Instant::now()),
             ticketed: None,
@@ -89,10 +90,10 @@ impl Session {
             Message::Subscribe(wanted) => self.subscribe(Some(wanted), connections),
             Message::SubscribeAll { request_id, .. } => {
                 let detail = "subscriptions is a list of objects with room and requestId";
-                self.refuse(request_id.as_ref(), Refusal::MalformedSubscriptions, || detail.to_owned())
+                self.refuse(request_id.as_ref(), Refusal::MalformedSubscriptions, connections, || detail.to_owned())
             }
-            Message::Unsubscribe { request_id: None } => self.refuse_unlabelled(),
-            Message::Unsubscribe { request_id: Some(id) } => self.unsubscribe(&id, &connections.hub),
+            Message::Unsubscribe { request_id: None } => self.refuse_unlabelled(connections),
+            Message::Unsubscribe { request_id: Some(id) } => self.unsubscribe(&id, connections),
             Message::Status { request_id } => self.status(request_id.as_ref(), connections),
             Message::UnknownType { request_id } => {
                 self.misunderstood(request_id.as_ref(), Misunderstanding::UnknownType)
@@ -115,26 +116,28 @@ impl Session {
     /// Subscribes, or says why not; `None` is no request at all.
     pub(super) fn subscribe(&mut self, wanted: Option<Wanted<'_>>, connections: &Connections) -> Result<(), Full> {
         let Some(Wanted { room, request_id: Some(request_id), since }) = wanted else {
-            return self.refuse_unlabelled();
+            return self.refuse_unlabelled(connections);
         };
         if self.version == Version::V4 && self.subscriptions.contains_key(&request_id) {
             let detail = || "this connection has a subscription with that requestId".to_owned();
-            return self.refuse(Some(&request_id), Refusal::RequestIdInUse, detail);
+            return self.refuse(Some(&request_id), Refusal::RequestIdInUse, connections, detail);
         }
-        let most = connections.config.limits.subscriptions;
-        if self.places >= most {
-            connections.metrics.limited.inc("subscriptions");
-            let connection = self.outbox.connection();
-            limited!(warn, "subscription refused: the connection has MAX_SUBSCRIPTIONS", %connection, most);
-            let detail = || format!("a connection may have {most} subscriptions");
-            return self.refuse(Some(&request_id), Refusal::TooManySubscriptions, detail);
+        if self.account.subscriptions() >= connections.config.limits.subscriptions {
+            return self.refuse_more(&request_id, Refusal::TooManySubscriptions, connections);
         }
-        let key = match self.allowed_key(room, &connections.hub) {
+        let key = match self.allowed_key(room, connections) {
             Ok(key) => key,
-            Err(detail) => return self.refuse(Some(&request_id), Refusal::RoomNotFound, detail),
+            Err(detail) => return self.refuse(Some(&request_id), Refusal::RoomNotFound, connections, detail),
         };
+        if self.subscriptions.get(&request_id).is_some_and(|seats| seats.has(&key)) {
+            return self.outbox.push(Frame::Fixed(v3::SUCCESS)); // of 3.1's: others are refused above
+        }
+        if let Err(refusal) = self.account.add(&key, &request_id, &connections.config) {
+            return self.refuse_more(&request_id, refusal, connections);
+        }
+        let key = Arc::new(key);
         match (self.version, since) {
-            (Version::V3, _) => self.join(key, request_id, &connections.hub),
+            (Version::V3, _) => self.join(&key, request_id, &connections.hub),
             (Version::V4, None) => self.begin(key, request_id, connections),
             (Version::V4, Some(since)) => self.resume(key, request_id, since, connections),
         }
@@ -144,17 +147,27 @@ impl Session {
     fn allowed_key<'a>(
         &self,
         room: Option<&'a RawValue>,
-        hub: &Hub,
+        connections: &Connections,
     ) -> Result<RoomKey, impl FnOnce() -> String + use<'a>> {
         let allowed = self.allowed.clone();
+        let (rules, connection) = (connections.room_rules(), self.outbox.connection());
+        let read = |room, rules| {
+            RoomKey::new(room, rules).map_err(|error| {
+                if error.is_beyond_limits() {
+                    connections.metrics.limited.inc("room");
+                    limited!(warn, "subscription refused: the room is too large", %connection, reason = %error);
+                }
+                Some(Err(error))
+            })
+        };
         let outcome = room.ok_or(None).and_then(|room| {
-            let key = RoomKey::new(room, Numbers::ByValue).map_err(|error| Some(Err(error)))?;
+            let key = read(room, Rules { numbers: Numbers::ByValue, ..rules })?;
             if !allowed.covers(&key) {
                 return Err(Some(Ok(key)));
             }
-            match hub.dispatch().numbers() {
+            match rules.numbers {
                 Numbers::ByValue => Ok(key),
-                numbers => RoomKey::new(room, numbers).map_err(|error| Some(Err(error))),
+                Numbers::ByType => read(room, rules),
             }
         });
         outcome.map_err(|reason| {
@@ -167,35 +180,36 @@ impl Session {
     }
 
     /// Subscribes as 3.1 does: one id may stand for several rooms.
-    fn join(&mut self, key: RoomKey, request_id: RequestId, hub: &Hub) -> Result<(), Full> {
+    fn join(&mut self, key: &RoomKey, request_id: RequestId, hub: &Hub) -> Result<(), Full> {
         let mut outcome = Ok(());
         let reply = || outcome = self.outbox.push(Frame::Fixed(v3::SUCCESS));
         match self.subscriptions.entry(request_id) {
-            Entry::Occupied(entry) if entry.get().has(&key) => {
-                return self.outbox.push(Frame::Fixed(v3::SUCCESS));
-            }
             Entry::Occupied(mut entry) => {
-                let seat = hub.join(&key, &self.outbox, entry.key(), reply);
+                let seat = hub.join(key, &self.outbox, entry.key(), reply);
                 entry.get_mut().add(seat);
-                self.places += 1;
             }
             Entry::Vacant(entry) => {
-                let seat = hub.join(&key, &self.outbox, entry.key(), reply);
+                let seat = hub.join(key, &self.outbox, entry.key(), reply);
                 entry.insert(Seats::One(seat));
-                self.places += 1;
             }
         }
         outcome
     }
 
-    fn unsubscribe(&mut self, request_id: &RequestId, hub: &Hub) -> Result<(), Full> {
-        let Some(seats) = self.subscriptions.remove(request_id) else {
+    /// Takes a subscription off the books. Its seats are still to be left.
+    fn take_out(&mut self, request_id: &RequestId) -> Option<Seats> {
+        let seats = self.subscriptions.remove(request_id)?;
+        seats.all_rooms().for_each(|room| self.account.remove(room, request_id));
+        Some(seats)
+    }
+
+    fn unsubscribe(&mut self, request_id: &RequestId, connections: &Connections) -> Result<(), Full> {
+        let Some(seats) = self.take_out(request_id) else {
             let detail = || "this connection has no subscription with that requestId".to_owned();
-            return self.refuse(Some(request_id), Refusal::NotSubscribed, detail);
+            return self.refuse(Some(request_id), Refusal::NotSubscribed, connections, detail);
         };
-        self.places -= seats.len();
-        if matches!(seats, Seats::Recovering) {
-            self.stop_recovering(request_id);
+        if let Seats::Recovering(key) = &seats {
+            self.stop_recovering(key, connections);
         }
         let mut all = Vec::new();
         seats.append_to(&mut all);
@@ -207,7 +221,7 @@ impl Session {
         if all.is_empty() {
             outcome = self.outbox.push(frame);
         } else {
-            hub.leave(all, || outcome = self.outbox.push(frame));
+            connections.hub.leave(all, || outcome = self.outbox.push(frame));
         }
         if self.subscriptions.is_empty() {
             self.subscriptions = HashMap::default(); // give the memory back
@@ -232,21 +246,47 @@ impl Session {
         self.reply(Frame::Text(text.into()))
     }
 
-    fn refuse_unlabelled(&mut self) -> Result<(), Full> {
-        self.refuse(None, Refusal::NoRequestId, || "a requestId is a string or a number".to_owned())
+    fn refuse_unlabelled(&mut self, connections: &Connections) -> Result<(), Full> {
+        let detail = || format!("a requestId is a string or a number of up to {} bytes", RequestId::LIMIT_BYTES);
+        self.refuse(None, Refusal::NoRequestId, connections, detail)
+    }
+
+    /// Refuses a subscription that is beyond a limit.
+    fn refuse_more(&mut self, request_id: &RequestId, refusal: Refusal, connections: &Connections) -> Result<(), Full> {
+        let limits = &connections.config.limits;
+        let (reason, setting, detail) = match refusal {
+            Refusal::TooManyMasks => {
+                let masks = limits.masks;
+                let detail = format!("a connection may have {masks} different combinations of wildcards (MAX_MASKS)");
+                ("masks", "MAX_MASKS", detail)
+            }
+            Refusal::TooMuchMemory => {
+                let detail = "this connection's subscriptions take as much memory as they may (CONNECTION_MEMORY)";
+                ("memory", "CONNECTION_MEMORY", detail.to_owned())
+            }
+            _ => {
+                let detail = format!("a connection may have {} subscriptions", limits.subscriptions);
+                ("subscriptions", "MAX_SUBSCRIPTIONS", detail)
+            }
+        };
+        connections.metrics.limited.inc(reason);
+        let connection = self.outbox.connection();
+        limited!(warn[reason], "subscription refused: the connection is at a limit", %connection, setting);
+        self.refuse(Some(request_id), refusal, connections, || detail)
     }
 
     fn refuse(
         &mut self,
         request_id: Option<&RequestId>,
         refusal: Refusal,
+        connections: &Connections,
         detail: impl FnOnce() -> String,
     ) -> Result<(), Full> {
         let text = match self.version {
             Version::V3 => v3::refused(refusal),
             Version::V4 => v4::refused(request_id, refusal, &detail()),
         };
-        self.refuse_in_turn(Frame::Text(text.into()))
+        self.refuse_in_turn(Frame::Text(text.into()), connections)
     }
 
     fn reply(&self, frame: Frame) -> Result<(), Full> {

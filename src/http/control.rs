@@ -11,7 +11,7 @@ use crate::{
     broker::{Kind, Publisher},
     logging::{chain, limited},
     protocol::control::{Control, Error},
-    room::Numbers,
+    room::Rules,
 };
 
 /// The largest control message.
@@ -21,7 +21,7 @@ const SHAPE: &str = r#"a control message is {"action":"reauthorize"|"unsubscribe
 
 pub(super) fn route(
     publisher: Publisher,
-    numbers: Numbers,
+    rules: Rules,
 ) -> impl Filter<Extract = (Response,), Error = Rejection> + Clone {
     warp::path("control").and(warp::path::end()).and(warp::post()).and(warp::body::stream()).then(move |body| {
         let publisher = publisher.clone();
@@ -37,7 +37,7 @@ pub(super) fn route(
                     return reply::error(StatusCode::REQUEST_TIMEOUT, "incomplete", &detail);
                 }
             };
-            if let Err(error) = Control::parse(&body, numbers) {
+            if let Err(error) = Control::parse(&body, rules) {
                 return misunderstood(&error);
             }
             match publisher.publish(Kind::Control, body).await {

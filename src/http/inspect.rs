@@ -10,7 +10,7 @@ use warp::{Filter, Rejection, reply::Response};
 use super::reply;
 use crate::{
     connection::{Connections, Order, Whose},
-    room::{Numbers, RoomKey},
+    room::{RoomKey, Rules},
 };
 
 /// Connections or rooms that are listed, unless `limit` asks for another number, and at most.
@@ -60,7 +60,7 @@ fn list(connections: &Connections, query: &Query) -> Result<Response, Refusal> {
 /// `/rooms?room={…}&limit=100`: the largest rooms first, of those that a trigger to `room` would reach.
 fn rooms(connections: &Connections, query: &Query) -> Result<Response, Refusal> {
     let hub = &connections.hub;
-    let room = query.get("room").map(|room| key(room, hub.dispatch().numbers())).transpose()?;
+    let room = query.get("room").map(|room| key(room, connections.room_rules())).transpose()?;
     let (found, count) = hub.list(room.as_ref(), limit(query)?);
     let found: Vec<_> = found
         .into_iter()
@@ -95,9 +95,9 @@ fn limit(query: &Query) -> Result<usize, Refusal> {
     limit.ok_or_else(|| malformed("limit", &format!("limit must be a number from 1 to {MOST}")))
 }
 
-fn key(text: &str, numbers: Numbers) -> Result<RoomKey, Refusal> {
+fn key(text: &str, rules: Rules) -> Result<RoomKey, Refusal> {
     let json = RawValue::from_string(text.to_owned()).map_err(|_| malformed("room", "room must be a JSON object"))?;
-    RoomKey::new(&json, numbers).map_err(|error| malformed("room", &error.to_string()))
+    RoomKey::new(&json, rules).map_err(|error| malformed("room", &error.to_string()))
 }
 
 fn malformed(what: &str, detail: &str) -> Refusal {

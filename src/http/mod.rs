@@ -164,9 +164,9 @@ pub fn internal(
     channelstream: Option<Arc<channelstream::Api>>,
 ) -> BoxedFilter<(Response,)> {
     let health = admin::health(readiness.clone());
-    let numbers = connections.hub.dispatch().numbers();
-    let private = trigger::route(publisher.clone(), config.body_limit_bytes, readiness.metrics().clone())
-        .or(control::route(publisher, numbers))
+    let rules = connections.room_rules();
+    let private = trigger::route(publisher.clone(), config.body_limit_bytes, rules, readiness.metrics().clone())
+        .or(control::route(publisher, rules))
         .unify()
         .or(admin::routes(readiness.metrics().clone()))
         .unify()

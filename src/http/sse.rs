@@ -11,7 +11,7 @@ use crate::{
     backend::Handshake,
     config::Origins,
     connection::{Connections, Refused},
-    room::{Numbers, RoomKey},
+    room::{Numbers, RoomKey, Rules},
     transport::{
         origin::{is_https, may_ask, may_connect},
         sse::{self, Wanted},
@@ -92,7 +92,7 @@ async fn open(
     connections: &Arc<Connections>,
 ) -> Result<Response, Refusal> {
     let count = |reason: &'static str| connections.metrics.connections_refused.inc(reason);
-    let wanted = wanted(headers, query).inspect_err(|_| count("request"))?;
+    let wanted = wanted(headers, query, connections).inspect_err(|_| count("request"))?;
     let most = connections.config.limits.subscriptions;
     if wanted.len() > most {
         connections.metrics.limited.inc("subscriptions");
@@ -119,7 +119,7 @@ async fn open(
 }
 
 /// The rooms of the query, each with the position from which on it is wanted.
-fn wanted(headers: &HeaderMap, query: &str) -> Result<Vec<Wanted>, Refusal> {
+fn wanted(headers: &HeaderMap, query: &str, connections: &Connections) -> Result<Vec<Wanted>, Refusal> {
     let parameters = || url::form_urlencoded::parse(query.as_bytes());
     let all =
         |wanted: &str| parameters().filter(|(name, _)| name == wanted).map(|(_, value)| value).collect::<Vec<_>>();
@@ -138,9 +138,15 @@ fn wanted(headers: &HeaderMap, query: &str) -> Result<Vec<Wanted>, Refusal> {
         [all] => Some(sse::since(all, number)),
         each => each.get(number).map(AsRef::as_ref),
     };
+    let rules = Rules { numbers: Numbers::ByValue, limits: connections.config.limits.room };
     let room = |(number, text): (usize, &Cow<'_, str>)| {
         let room = RawValue::from_string(text.to_string()).map_err(|_| no_room(number, "a room is a JSON object"))?;
-        let key = RoomKey::new(&room, Numbers::ByValue).map_err(|error| no_room(number, &error.to_string()))?;
+        let key = RoomKey::new(&room, rules).map_err(|error| {
+            if error.is_beyond_limits() {
+                connections.metrics.limited.inc("room");
+            }
+            no_room(number, &error.to_string())
+        })?;
         let since = since_of(number).filter(|since| !since.is_empty());
         Ok(Wanted { room, key, since: since.map(str::to_owned) })
     };

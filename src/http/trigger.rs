@@ -20,7 +20,7 @@ use crate::{
         elements,
         trigger::{Error, Trigger},
     },
-    room::Numbers,
+    room::Rules,
 };
 
 /// Bytes of triggers that are being received or published at a time, if one alone does not need more. Counted in KiB.
@@ -33,6 +33,7 @@ const UNCONFIRMED: &str = "the broker did not confirm the trigger";
 pub(super) fn route(
     publisher: Publisher,
     limit_bytes: usize,
+    rules: Rules,
     metrics: Arc<Metrics>,
 ) -> impl Filter<Extract = (Response,), Error = Rejection> + Clone {
     let in_flight = Arc::new(Semaphore::new(in_flight_kib(limit_bytes)));
@@ -41,8 +42,8 @@ pub(super) fn route(
         async move {
             let mut held = Held::new(in_flight);
             let answer = match body::read(body, limit_bytes, |bytes| held.grow(bytes)).await {
-                Ok(body) if is_list(&body) => return publish_all(&publisher, &body, &metrics).await,
-                Ok(body) => publish(&publisher, body).await,
+                Ok(body) if is_list(&body) => return publish_all(&publisher, &body, rules, &metrics).await,
+                Ok(body) => publish(&publisher, body, rules).await,
                 Err(Unread::TooLarge) => Answer::TooLarge,
                 Err(Unread::Incomplete) => Answer::Incomplete,
                 Err(Unread::Busy) => Answer::Busy,
@@ -172,7 +173,7 @@ fn is_list(body: &[u8]) -> bool {
 }
 
 /// Publishes a list in its order. Each trigger is taken or not by itself; 503 when the broker took none of those it was given.
-async fn publish_all(publisher: &Publisher, body: &Bytes, metrics: &Metrics) -> Response {
+async fn publish_all(publisher: &Publisher, body: &Bytes, rules: Rules, metrics: &Metrics) -> Response {
     let triggers = match elements(body) {
         Ok(triggers) => triggers,
         Err(reason) => {
@@ -183,7 +184,7 @@ async fn publish_all(publisher: &Publisher, body: &Bytes, metrics: &Metrics) -> 
             return refusals::logged_as(response, reason.kind(), &detail);
         }
     };
-    let check = |trigger: &RawValue| Trigger::parse(trigger.get().as_bytes(), Numbers::ByValue).map(drop);
+    let check = |trigger: &RawValue| Trigger::parse(trigger.get().as_bytes(), rules).map(drop);
     let checked: Vec<_> = triggers.iter().map(|trigger| check(trigger)).collect();
     let good = triggers.iter().zip(&checked).filter(|(_, checked)| checked.is_ok());
     let bodies: Vec<Bytes> = good.map(|(trigger, _)| body.slice_ref(trigger.get().as_bytes())).collect();
@@ -205,8 +206,8 @@ async fn publish_all(publisher: &Publisher, body: &Bytes, metrics: &Metrics) -> 
     reply::with_retry_after(reply::json(status, &answers.iter().map(Answer::item).collect::<Vec<_>>()))
 }
 
-async fn publish(publisher: &Publisher, body: Bytes) -> Answer {
-    if let Err(error) = Trigger::parse(&body, Numbers::ByValue) {
+async fn publish(publisher: &Publisher, body: Bytes, rules: Rules) -> Answer {
+    if let Err(error) = Trigger::parse(&body, rules) {
         return Answer::Wrong(error);
     }
     accepted(publisher.publish(Kind::Trigger, body).await)

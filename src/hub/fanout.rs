@@ -70,6 +70,10 @@ impl Audience {
         Self { rooms }
     }
 
+    pub(super) fn rooms(&self) -> &Rooms {
+        &self.rooms
+    }
+
     /// Subscriptions at present.
     pub fn members(&self) -> usize {
         self.rooms.iter().map(|room| room.len()).sum()

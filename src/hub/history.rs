@@ -1,31 +1,33 @@
 //! What was published lately, so that a client that comes back can be given what it has missed.
 //!
-//! A ring of segments. A full segment never changes and is read without holding anybody up; only the last one is read
-//! under the lock that appending takes, which is where recovery and live delivery meet.
+//! A ring of segments. A segment that is closed never changes, and is searched without holding anybody up; only the last few
+//! publications are read under the lock that appending takes, which is where recovery and live delivery meet.
 
-use std::{
-    collections::VecDeque,
-    hash::BuildHasher,
-    sync::{Arc, OnceLock},
-};
+mod postings;
+mod segment;
+#[cfg(test)]
+mod tests;
 
-use foldhash::fast::RandomState;
-use smallvec::SmallVec;
+use std::{collections::VecDeque, sync::Arc};
+
 use tokio::time::Instant;
 
-use super::{Publication, WildcardDispatch};
+pub(super) use self::{
+    postings::{Matching, Terms},
+    segment::{Query, Segment},
+};
+use super::Publication;
 use crate::{
     config,
     protocol::{Epoch, Position},
-    room::RoomKey,
 };
 
-/// Publications of a segment.
-const SEGMENT: usize = 256;
-/// What a publication costs beside its texts.
-const OVERHEAD_BYTES: usize = 256;
-/// A segment does not span more than this part of the time that is kept.
+/// Publications that come before the last segment is closed.
+const LAST_PUBLICATIONS: usize = 256;
+/// A segment does not span more than this part of the time that is kept, ...
 const SEGMENT_AGE: u32 = 8;
+/// ... nor more than this part of the bytes.
+const SEGMENT_BYTES: usize = 16;
 
 /// The publications that are kept, and which positions can be vouched for.
 #[derive(Debug)]
@@ -46,30 +48,6 @@ pub(super) struct History {
     bytes: usize,
 }
 
-/// Publications that follow each other.
-#[derive(Debug)]
-pub(super) struct Segment {
-    publications: Vec<Arc<Publication>>,
-    bytes: usize,
-    oldest: Instant,
-    newest: Instant,
-    /// Of a full segment that somebody has asked.
-    index: OnceLock<Index>,
-}
-
-/// Where to look for the publications to a room.
-#[derive(Debug)]
-struct Index {
-    hasher: RandomState,
-    /// The hash of each room's text with the place of the publication, sorted.
-    exact: Vec<(u64, u16)>,
-    /// The places of publications to rooms with wildcards.
-    wild: Vec<u16>,
-}
-
-/// Places of publications in their segment.
-pub(super) type Places = SmallVec<[u16; 16]>;
-
 /// What is known of a position.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Found {
@@ -88,9 +66,9 @@ pub(super) enum Found {
 pub(super) enum Next<'h> {
     /// Something was dropped that has not been read.
     Dropped,
-    /// Here; there is more behind it.
+    /// In this segment, which does not change; there may be more behind it.
     Full(Arc<Segment>),
-    /// Here; it is the last one.
+    /// Among the last few, which are all that is left.
     Last(&'h Segment),
 }
 
@@ -194,8 +172,13 @@ impl History {
         })
     }
 
-    /// Where what comes after `number` is.
-    pub(super) fn next(&self, number: u64) -> Next<'_> {
+    /// Where what comes after `number` is. Closes the last segment if there is much in it: what is read under the lock, which
+    /// appending takes, must be little.
+    pub(super) fn next(&mut self, number: u64, now: Instant) -> Next<'_> {
+        let is_in_last = self.full.back().is_none_or(|closed| closed.last_number() <= number);
+        if is_in_last && !self.last.is_short_after(number) {
+            self.close_last(now);
+        }
         if number < self.floor_number {
             return Next::Dropped;
         }
@@ -204,23 +187,29 @@ impl History {
     }
 
     fn keep(&mut self, publication: Arc<Publication>, now: Instant) {
-        if self.last.publications.is_empty() {
-            self.last.oldest = now;
-        }
-        let bytes = weight(&publication);
-        self.bytes += bytes;
-        self.last.bytes += bytes;
-        self.last.newest = now;
-        self.last.publications.push(publication);
-        let is_full = self.last.publications.len() == SEGMENT
-            || self.last.bytes > self.limits.limit_bytes / 16
+        self.bytes += self.last.push(publication, now);
+        let is_full = self.last.publications.len() == LAST_PUBLICATIONS
+            || self.last.bytes > self.limits.limit_bytes / SEGMENT_BYTES
             || now.duration_since(self.last.oldest) > self.limits.age / SEGMENT_AGE;
         if is_full {
-            let mut full = std::mem::replace(&mut self.last, Segment::new(now));
-            full.publications.shrink_to_fit();
-            self.full.push_back(Arc::new(full));
-            self.drop_old(now);
+            self.close_last(now);
         }
+    }
+
+    /// Makes a segment of the last publications, or a part of the one before. However small the pieces, there are few segments
+    /// in the end, and a publication is moved some ten times at most.
+    fn close_last(&mut self, now: Instant) {
+        let mut last = std::mem::replace(&mut self.last, Segment::new(now));
+        while let Some(before) = self.full.pop_back_if(|before| {
+            before.takes(&last)
+                && before.bytes + last.bytes <= self.limits.limit_bytes / SEGMENT_BYTES
+                && last.newest.duration_since(before.oldest) <= self.limits.age / SEGMENT_AGE
+        }) {
+            let before = Arc::try_unwrap(before).unwrap_or_else(|shared| shared.copy()); // somebody may be reading it
+            last = before.join(last);
+        }
+        self.full.push_back(Arc::new(last));
+        self.drop_old(now);
     }
 
     /// Drops segments that are too old or too much.
@@ -247,72 +236,4 @@ impl History {
         self.bytes = 0;
         self.floor_number = self.number;
     }
-}
-
-impl Segment {
-    fn new(now: Instant) -> Self {
-        Self { publications: Vec::new(), bytes: 0, oldest: now, newest: now, index: OnceLock::new() }
-    }
-
-    pub(super) fn get(&self, place: u16) -> Option<&Arc<Publication>> {
-        self.publications.get(usize::from(place))
-    }
-
-    /// The number of the last publication; 0 where there is none.
-    pub(super) fn last_number(&self) -> u64 {
-        self.publications.last().map_or(0, |publication| publication.number)
-    }
-
-    /// The publications after `number` to the room `key`, in their order; in 3.1's delivery as often as they list it.
-    /// `has_wildcards` says whether any of the room's values stands for others.
-    pub(super) fn wanted(&self, key: &RoomKey, has_wildcards: bool, number: u64, dispatch: WildcardDispatch) -> Places {
-        let first = self.publications.partition_point(|publication| publication.number <= number);
-        let mut places = Places::new();
-        let mut look = |place: u16| {
-            let Some(publication) = self.get(place).filter(|_| usize::from(place) >= first) else { return };
-            let times = dispatch.deliveries(&publication.rooms, key);
-            places.extend(std::iter::repeat_n(place, times));
-        };
-        if self.publications.len() < SEGMENT || has_wildcards {
-            (0..).take(self.publications.len()).for_each(look);
-        } else {
-            let index = self.index.get_or_init(|| Index::new(&self.publications));
-            let mut found = index.look_up(key);
-            found.sort_unstable();
-            found.dedup();
-            found.into_iter().for_each(&mut look);
-        }
-        places
-    }
-}
-
-impl Index {
-    fn new(publications: &[Arc<Publication>]) -> Self {
-        let hasher = RandomState::default();
-        let (mut exact, mut wild) = (Vec::new(), Vec::new());
-        for (place, publication) in (0..).zip(publications) {
-            for room in &publication.rooms {
-                exact.push((hasher.hash_one(room.as_str()), place));
-                if !room.wildcards().is_empty() {
-                    wild.push(place);
-                }
-            }
-        }
-        exact.sort_unstable();
-        Self { hasher, exact, wild }
-    }
-
-    /// The places worth looking at for the room `key`, which has no wildcards that count.
-    fn look_up(&self, key: &RoomKey) -> Places {
-        let hash = self.hasher.hash_one(key.as_str());
-        let first = self.exact.partition_point(|(known, _)| *known < hash);
-        let exact = self.exact[first..].iter().take_while(|(known, _)| *known == hash).map(|(_, place)| *place);
-        exact.chain(self.wild.iter().copied()).collect()
-    }
-}
-
-fn weight(publication: &Publication) -> usize {
-    let rooms: usize = publication.rooms.iter().map(|room| size_of::<RoomKey>() + room.as_str().len()).sum();
-    // The data keeps the whole body of its trigger, of which the rooms are the rest.
-    OVERHEAD_BYTES + publication.data.len() + 2 * rooms
 }

@@ -15,9 +15,9 @@ use parking_lot::{Mutex, RwLock};
 
 use super::{
     Audience, Outbox, WildcardDispatch,
-    history::History,
+    history::{History, Matching},
     members::{Room, Rooms, Seat},
-    shape::Shape,
+    shape::{Cursor, Shape},
 };
 use crate::{
     config,
@@ -34,6 +34,7 @@ pub struct Hub {
     /// Of each shape, so that those who look for different rooms seldom meet.
     stripes: usize,
     dispatch: WildcardDispatch,
+    pub(super) matching: Matching,
     /// Taken before the lock of any room.
     pub(super) history: Mutex<History>,
     pub(super) metrics: Arc<Metrics>,
@@ -44,7 +45,8 @@ impl Hub {
     pub fn new(dispatch: WildcardDispatch, history: config::History, metrics: Arc<Metrics>) -> Self {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let history = Mutex::new(History::new(history));
-        Self { shapes: RwLock::default(), stripes: 4 * cores, dispatch, history, metrics }
+        let matching = Matching::new(dispatch);
+        Self { shapes: RwLock::default(), stripes: 4 * cores, dispatch, matching, history, metrics }
     }
 
     /// How wildcards are delivered.
@@ -77,7 +79,7 @@ impl Hub {
             largest.push(Reverse((members, Reverse(text.to_owned()))));
         };
         match room {
-            Some(room) => self.find(std::slice::from_ref(room)).iter().for_each(&mut add),
+            Some(room) => self.audience(std::slice::from_ref(room)).rooms().iter().for_each(&mut add),
             None => {
                 let shapes: Vec<_> = self.shapes.read().values().cloned().collect();
                 shapes.iter().for_each(|shape| shape.each(&mut add));
@@ -127,26 +129,33 @@ impl Hub {
         self.leave_one(&last, reply);
     }
 
-    /// Who gets a trigger for `rooms`.
+    /// Who gets a trigger for `rooms`, found in one go.
     pub fn audience(&self, rooms: &[RoomKey]) -> Audience {
-        Audience::new(self.find(rooms))
+        let mut search = self.search(rooms);
+        search.step(u64::MAX);
+        search.finish()
     }
 
-    fn find(&self, rooms: &[RoomKey]) -> Rooms {
-        let mut found = Rooms::new();
-        for key in rooms {
-            let Some(shape) = self.shape(key) else { continue };
-            match self.dispatch {
-                WildcardDispatch::Both => shape.find(key, &key.wildcards(), &mut found),
-                WildcardDispatch::Subscriptions => shape.find(key, &Mask::default(), &mut found),
-                WildcardDispatch::Exact => found.extend(shape.get(key.as_str())),
+    /// Looks for who gets a trigger for `rooms`, in steps. Who joins meanwhile may be found or not.
+    pub fn search<'s>(&'s self, rooms: &'s [RoomKey]) -> Search<'s> {
+        Search { hub: self, left: rooms, cursor: Cursor::default(), found: Rooms::new(), look_ups: 0 }
+    }
+
+    /// Searches for `key` from `cursor` on, as long as `budget` lasts. Whether that was all.
+    fn find(&self, key: &RoomKey, cursor: &mut Cursor, budget: &mut u64, found: &mut Rooms) -> bool {
+        let Some(shape) = self.shape(key) else {
+            *budget = budget.saturating_sub(1);
+            return true;
+        };
+        match self.dispatch {
+            WildcardDispatch::Both => shape.find(key, &key.wildcards(), cursor, budget, found),
+            WildcardDispatch::Subscriptions => shape.find(key, &Mask::default(), cursor, budget, found),
+            WildcardDispatch::Exact => {
+                *budget = budget.saturating_sub(1);
+                found.extend(shape.get(key.as_str()));
+                true
             }
         }
-        if found.len() > 1 && self.dispatch != WildcardDispatch::Exact {
-            found.sort_unstable_by_key(Arc::as_ptr);
-            found.dedup_by(|one, other| Arc::ptr_eq(one, other));
-        }
-        found
     }
 
     fn shape(&self, key: &RoomKey) -> Option<Arc<Shape>> {
@@ -198,5 +207,50 @@ impl Hub {
                 shapes.remove(text.as_str());
             }
         }
+    }
+}
+
+/// A search for the rooms that a trigger reaches.
+///
+/// A publisher chooses the rooms of a trigger, and clients the combinations of wildcards among theirs; each pair is a look-up.
+#[derive(Debug)]
+pub struct Search<'s> {
+    hub: &'s Hub,
+    /// Rooms of the trigger that are not done.
+    left: &'s [RoomKey],
+    /// How far the first of them is.
+    cursor: Cursor,
+    found: Rooms,
+    look_ups: u64,
+}
+
+impl Search<'_> {
+    /// Goes on with up to `look_ups`. Whether there is more to do.
+    pub fn step(&mut self, look_ups: u64) -> bool {
+        let mut budget = look_ups;
+        while let [key, left @ ..] = self.left
+            && budget > 0
+        {
+            if self.hub.find(key, &mut self.cursor, &mut budget, &mut self.found) {
+                (self.left, self.cursor) = (left, Cursor::default());
+            }
+        }
+        self.look_ups += look_ups - budget;
+        !self.left.is_empty()
+    }
+
+    /// Look-ups so far.
+    pub fn look_ups(&self) -> u64 {
+        self.look_ups
+    }
+
+    /// What was found.
+    pub fn finish(self) -> Audience {
+        let mut found = self.found;
+        if found.len() > 1 && self.hub.dispatch != WildcardDispatch::Exact {
+            found.sort_unstable_by_key(Arc::as_ptr);
+            found.dedup_by(|one, other| Arc::ptr_eq(one, other));
+        }
+        Audience::new(found)
     }
 }

@@ -5,6 +5,7 @@
 mod fanout;
 mod history;
 mod index;
+mod masks;
 mod members;
 mod outbox;
 mod publication;
@@ -13,11 +14,11 @@ mod shape;
 mod wildcards;
 
 pub use fanout::{Audience, Pace, Portion, Tally};
-pub use index::Hub;
+pub use index::{Hub, Search};
 pub use members::Seat;
 pub use outbox::{Content, Encoder, Frame, Full, Outbox, Wire};
 pub use publication::Publication;
-pub use recovery::{Recovery, Resumption, Step};
+pub use recovery::{Budget, Recovery, Resumption, Step};
 pub use wildcards::WildcardDispatch;
 
 #[cfg(test)]

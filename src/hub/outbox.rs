@@ -78,6 +78,14 @@ impl Frame {
         }
     }
 
+    /// Returns the bytes of a text of its own.
+    pub fn text_bytes(&self) -> usize {
+        match self {
+            Self::Text(text) => text.len(),
+            _ => 0,
+        }
+    }
+
     fn is_publication(&self) -> bool {
         matches!(self, Self::Publication(..))
     }

@@ -5,21 +5,51 @@
 //! so whoever joins behind the recording has been given it from the history, and the fan-out passes over a member for
 //! which it is too early.
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use tokio::time::Instant;
 
 use super::{
-    Frame, Full, Hub, Outbox, Publication, Seat, WildcardDispatch,
-    history::{Found, Next, Places, Segment},
+    Frame, Full, Hub, Outbox, Publication, Seat,
+    history::{Found, Next, Query, Segment, Terms},
 };
 use crate::{
     protocol::{Epoch, Position, RequestId},
     room::RoomKey,
 };
 
-/// Segments that are looked through before others have their turn.
-const SEGMENTS_AT_ONCE: usize = 16;
+/// Work that may be done before others have their turn, and the work that was done.
+#[derive(Debug)]
+pub struct Budget {
+    left: u64,
+    /// Entries of the history that were looked at.
+    visited: u64,
+}
+
+impl Budget {
+    /// Work of `steps`, each about a look-up.
+    pub fn new(steps: u64) -> Self {
+        Self { left: steps, visited: 0 }
+    }
+
+    /// Takes `steps` from what is left.
+    pub fn spend(&mut self, steps: u64) {
+        self.left = self.left.saturating_sub(steps);
+    }
+
+    /// Whether nothing is left.
+    pub fn is_spent(&self) -> bool {
+        self.left == 0
+    }
+
+    fn visit(&mut self, entries: u64) {
+        self.visited += entries;
+        self.spend(entries);
+    }
+}
+
+/// Steps that it takes to give a publication to a client.
+const GIVING: u64 = 4;
 
 /// Whether what was published after a position can be given.
 #[derive(Debug)]
@@ -37,20 +67,19 @@ pub enum Resumption {
 /// A subscription that is being given what it has missed. It is in its room only when that is done.
 #[derive(Debug)]
 pub struct Recovery {
-    key: RoomKey,
-    /// Some of the room's values stand for any.
-    has_wildcards: bool,
+    key: Arc<RoomKey>,
+    terms: Terms,
     request_id: RequestId,
     /// The number of the last publication that has been given or passed over.
     reached: u64,
     at: Option<Reading>,
 }
 
-/// A segment on its way to a client.
+/// A segment on its way to a client. It may leave the history meanwhile: a client that takes its time keeps nothing alive.
 #[derive(Debug)]
 struct Reading {
-    segment: Arc<Segment>,
-    places: Places,
+    segment: Weak<Segment>,
+    places: Vec<u16>,
     next: usize,
 }
 
@@ -109,12 +138,12 @@ impl Hub {
     }
 
     /// Whether a subscription to the room of `key` can be given what was published after `since`.
-    pub fn resume(&self, key: &RoomKey, request_id: &RequestId, since: Position) -> Resumption {
-        let has_wildcards = self.dispatch() != WildcardDispatch::Exact && !key.wildcards().is_empty();
-        match self.history.lock().find(since) {
+    pub fn resume(&self, key: &Arc<RoomKey>, request_id: &RequestId, since: Position) -> Resumption {
+        let found = self.history.lock().find(since);
+        match found {
             Found::After(reached) => Resumption::Possible(Recovery {
                 key: key.clone(),
-                has_wildcards,
+                terms: self.matching.terms(key),
                 request_id: request_id.clone(),
                 reached,
                 at: None,
@@ -126,11 +155,17 @@ impl Hub {
     }
 
     /// Queues in `outbox`, which is to be flushed afterwards, what comes next of `recovery`, as long as no more than
-    /// `waiting_bytes` are there.
+    /// `waiting_bytes` are there and `budget` is not spent.
     ///
     /// # Errors
     /// When the outbox is closing.
-    pub fn recover(&self, recovery: &mut Recovery, outbox: &Arc<Outbox>, waiting_bytes: usize) -> Result<Step, Full> {
+    pub fn recover(
+        &self,
+        recovery: &mut Recovery,
+        outbox: &Arc<Outbox>,
+        waiting_bytes: usize,
+        budget: &mut Budget,
+    ) -> Result<Step, Full> {
         let mut queued = 0;
         let mut give = |publication: &Arc<Publication>, recovery_id: &RequestId| {
             if publication.is_for(outbox.connection(), 0) {
@@ -139,9 +174,10 @@ impl Hub {
             }
             Ok(())
         };
-        let step = self.give(recovery, outbox, waiting_bytes, &mut give);
+        let step = self.give(recovery, outbox, waiting_bytes, budget, &mut give);
         self.metrics.publications_queued.inc_by(queued);
         self.metrics.publications_replayed.inc_by(queued);
+        self.metrics.recovery_entries.inc_by(std::mem::take(&mut budget.visited));
         step
     }
 
@@ -150,42 +186,56 @@ impl Hub {
         recovery: &mut Recovery,
         outbox: &Arc<Outbox>,
         waiting_bytes: usize,
+        budget: &mut Budget,
         give: &mut impl FnMut(&Arc<Publication>, &RequestId) -> Result<(), Full>,
     ) -> Result<Step, Full> {
-        for _ in 0..SEGMENTS_AT_ONCE {
-            if let Some(reading) = &mut recovery.at {
-                while let Some(publication) = reading.publication() {
-                    if !has_room(outbox, publication, waiting_bytes) {
-                        return Ok(Step::Full);
+        while !budget.is_spent() {
+            if let Some(reading) = &mut recovery.at
+                && let Some(segment) = reading.segment.upgrade()
+            {
+                while let Some(publication) = reading.places.get(reading.next).and_then(|place| segment.get(*place)) {
+                    // One that is delivered twice is so at once.
+                    if publication.number != recovery.reached {
+                        if budget.is_spent() {
+                            return Ok(Step::More);
+                        }
+                        if !has_room(outbox, publication, waiting_bytes) {
+                            return Ok(Step::Full);
+                        }
                     }
+                    budget.spend(GIVING);
                     give(publication, &recovery.request_id)?;
+                    recovery.reached = publication.number;
                     reading.next += 1;
                 }
-                recovery.reached = reading.segment.last_number();
-                recovery.at = None;
+                recovery.reached = segment.last_number();
             }
-            let history = self.history.lock();
-            match history.next(recovery.reached) {
+            recovery.at = None;
+            let mut visited = 0;
+            let (room, terms) = (&*recovery.key, &recovery.terms);
+            let query = Query { room, terms, matching: &self.matching, after: recovery.reached };
+            let mut history = self.history.lock();
+            let number = history.number();
+            match history.next(recovery.reached, Instant::now()) {
                 Next::Full(segment) => {
                     drop(history);
-                    let places =
-                        segment.wanted(&recovery.key, recovery.has_wildcards, recovery.reached, self.dispatch());
-                    recovery.at = Some(Reading { segment, places, next: 0 });
+                    let places = segment.find(&query, &mut visited);
+                    budget.visit(visited);
+                    recovery.at = Some(Reading { segment: Arc::downgrade(&segment), places, next: 0 });
                 }
                 Next::Last(segment) => {
-                    let places =
-                        segment.wanted(&recovery.key, recovery.has_wildcards, recovery.reached, self.dispatch());
+                    let places = segment.walk(&query, &mut visited);
+                    budget.visit(visited);
                     for publication in places.into_iter().filter_map(|place| segment.get(place)) {
-                        // One that is delivered twice is so at once.
                         if publication.number != recovery.reached && !has_room(outbox, publication, waiting_bytes) {
                             return Ok(Step::Full);
                         }
                         give(publication, &recovery.request_id)?;
                         recovery.reached = publication.number;
                     }
-                    return Ok(Step::Joined(self.join_recovered(recovery, outbox, history.number())));
+                    return Ok(Step::Joined(self.join_recovered(recovery, outbox, number)));
                 }
-                Next::Dropped => return Ok(Step::Lost(self.join_recovered(recovery, outbox, history.number()))),
+                Next::Dropped => return Ok(Step::Lost(self.join_recovered(recovery, outbox, number))),
             }
         }
         Ok(Step::More)
@@ -202,16 +252,9 @@ fn has_room(outbox: &Outbox, publication: &Publication, waiting_bytes: usize) ->
     waiting == 0 || waiting + publication.data.len() <= waiting_bytes
 }
 
-impl Reading {
-    /// What is to be given next.
-    fn publication(&self) -> Option<&Arc<Publication>> {
-        self.segment.get(*self.places.get(self.next)?)
-    }
-}
-
 impl Recovery {
     /// The room it will be in.
-    pub fn room(&self) -> &RoomKey {
+    pub fn room(&self) -> &Arc<RoomKey> {
         &self.key
     }
 

@@ -13,7 +13,10 @@ use std::{
 use foldhash::fast::RandomState;
 use parking_lot::{Mutex, RwLock};
 
-use super::members::{Room, Rooms};
+use super::{
+    masks::Masks,
+    members::{Room, Rooms},
+};
 use crate::room::{Mask, RoomKey, with_scratch};
 
 /// Trigger wildcard combinations that are kept ready; one more replaces the one that was used longest ago.
@@ -30,8 +33,8 @@ pub(super) struct Shape {
     hasher: RandomState,
     rooms: AtomicUsize,
     changing: Mutex<()>,
-    /// The wildcard combinations of the rooms, with the number of rooms that have each.
-    masks: RwLock<Vec<(Mask, usize)>>,
+    /// The wildcard combinations of the rooms.
+    masks: RwLock<Masks>,
     views: RwLock<Vec<View>>,
     /// Counts the uses of views.
     clock: AtomicU64,
@@ -45,9 +48,21 @@ struct Entry(Arc<Room>);
 #[derive(Debug)]
 struct View {
     mask: Mask,
+    /// When it was built, by the shape's clock: no two have the same.
+    built: u64,
     used: AtomicU64,
+    /// The wildcard combinations of the rooms and `mask` together: there are often fewer.
+    masks: Masks,
     /// By masked text, then by address, so that a room leaves as fast as it came.
     rooms: HashMap<Box<str>, HashMap<usize, Arc<Room>, RandomState>, RandomState>,
+}
+
+/// How far a search has come among the combinations of wildcards.
+#[derive(Debug, Default)]
+pub(super) struct Cursor {
+    slot: usize,
+    /// The view that this is in; 0 for none.
+    view: u64,
 }
 
 impl Shape {
@@ -89,13 +104,7 @@ impl Shape {
             return (room, false);
         }
         let room = Arc::new(Room::new(key.clone()));
-        let mask = key.wildcards();
-        let mut masks = self.masks.write();
-        match masks.iter_mut().find(|(known, _)| *known == mask) {
-            Some((_, rooms)) => *rooms += 1,
-            None => masks.push((mask, 1)),
-        }
-        drop(masks);
+        self.masks.write().add(key.wildcards());
         let mut text = String::new();
         for view in &mut *self.views.write() {
             view.add(&room, &mut text);
@@ -119,15 +128,7 @@ impl Shape {
         }
         drop(stripe);
         self.rooms.fetch_sub(1, Ordering::Relaxed);
-        let mask = room.key().wildcards();
-        let mut masks = self.masks.write();
-        if let Some(at) = masks.iter().position(|(known, _)| *known == mask) {
-            masks[at].1 -= 1;
-            if masks[at].1 == 0 {
-                masks.swap_remove(at);
-            }
-        }
-        drop(masks);
+        self.masks.write().remove(&room.key().wildcards());
         let mut text = String::new();
         for view in &mut *self.views.write() {
             view.remove(room, &mut text);
@@ -135,10 +136,23 @@ impl Shape {
         true
     }
 
-    /// Adds to `found` the rooms that `key` matches, wildcards in the rooms counting, and those of `key` at `wildcards`.
-    pub(super) fn find(&self, key: &RoomKey, wildcards: &Mask, found: &mut Rooms) {
+    /// Adds to `found` the rooms that `key` matches, wildcards in the rooms counting, and those of `key` at `wildcards`. Goes on
+    /// where `cursor` is, as long as `budget` lasts, one look-up after the other. Whether that was all.
+    pub(super) fn find(
+        &self,
+        key: &RoomKey,
+        wildcards: &Mask,
+        cursor: &mut Cursor,
+        budget: &mut u64,
+        found: &mut Rooms,
+    ) -> bool {
         if wildcards.is_empty() {
-            for (mask, _) in &*self.masks.read() {
+            for (slot, mask) in self.masks.read().from(cursor.slot) {
+                if *budget == 0 {
+                    return false;
+                }
+                *budget -= 1;
+                cursor.slot = slot + 1;
                 if mask.is_empty() {
                     found.extend(self.get(key.as_str()));
                 } else {
@@ -148,25 +162,42 @@ impl Shape {
                     }));
                 }
             }
-            return;
+            return true;
         }
-        while !self.find_in_view(key, wildcards, found) {
+        loop {
+            if let Some(is_all) = self.find_in_view(key, wildcards, cursor, budget, found) {
+                return is_all;
+            }
             self.build_view(wildcards); // which others may have thrown out again by the next look
         }
     }
 
-    /// Whether there is a view for `wildcards`.
-    fn find_in_view(&self, key: &RoomKey, wildcards: &Mask, found: &mut Rooms) -> bool {
-        let masks = self.masks.read();
+    /// As [`find`](Self::find) in the view for `wildcards`, if there is one.
+    fn find_in_view(
+        &self,
+        key: &RoomKey,
+        wildcards: &Mask,
+        cursor: &mut Cursor,
+        budget: &mut u64,
+        found: &mut Rooms,
+    ) -> Option<bool> {
         let views = self.views.read();
-        let Some(view) = views.iter().find(|view| view.mask == *wildcards) else { return false };
+        let view = views.iter().find(|view| view.mask == *wildcards)?;
         view.used.store(self.clock.fetch_add(1, Ordering::Relaxed), Ordering::Relaxed);
+        if cursor.view != view.built {
+            *cursor = Cursor { view: view.built, slot: 0 }; // the slots are those of another one
+        }
         let mut text = String::new();
-        for (mask, _) in &*masks {
+        for (slot, mask) in view.masks.from(cursor.slot) {
+            if *budget == 0 {
+                return Some(false);
+            }
+            *budget -= 1;
+            cursor.slot = slot + 1;
             key.write_masked(mask, &mut text);
             found.extend(view.rooms.get(text.as_str()).into_iter().flat_map(HashMap::values).cloned());
         }
-        true
+        Some(true)
     }
 
     /// Makes the rooms ready for triggers with wildcards at `mask`, which walks them all once.
@@ -175,8 +206,9 @@ impl Shape {
         if self.views.read().iter().any(|view| view.mask == *mask) {
             return;
         }
-        let used = AtomicU64::new(self.clock.fetch_add(1, Ordering::Relaxed));
-        let mut view = View { mask: mask.clone(), used, rooms: HashMap::default() };
+        let built = self.clock.fetch_add(1, Ordering::Relaxed) + 1; // 0 is none
+        let (mask, used) = (mask.clone(), AtomicU64::new(built));
+        let mut view = View { mask, built, used, masks: Masks::default(), rooms: HashMap::default() };
         let mut text = String::new();
         for stripe in &self.stripes {
             for entry in &*stripe.read() {
@@ -207,12 +239,14 @@ impl View {
             None => self.rooms.entry(text.as_str().into()).or_default(),
         };
         rooms.insert(Arc::as_ptr(room).addr(), room.clone());
+        self.masks.add(room.key().wildcards().union(&self.mask));
     }
 
     fn remove(&mut self, room: &Arc<Room>, text: &mut String) {
         room.key().write_masked(&self.mask, text);
         let Some(rooms) = self.rooms.get_mut(text.as_str()) else { return };
         rooms.remove(&Arc::as_ptr(room).addr());
+        self.masks.remove(&room.key().wildcards().union(&self.mask));
         if rooms.is_empty() {
             self.rooms.remove(text.as_str());
         }

@@ -10,11 +10,11 @@ use proptest::prelude::*;
 use serde_json::{Value, json, value::to_raw_value};
 use uuid::Uuid;
 
-use super::*;
+use super::{Step as Progress, *};
 use crate::{
     config,
     metrics::Metrics,
-    protocol::{CloseCode, RequestId, Version},
+    protocol::{CloseCode, Position, RequestId, Version},
     room::RoomKey,
 };
 
@@ -72,7 +72,9 @@ fn frame(text: &str, name: &str) -> String {
 fn publish(hub: &Hub, rooms: &[Value], text: &str, pace: Pace) -> u64 {
     let keys: Vec<_> = rooms.iter().map(|room| key(hub, room)).collect();
     let mut tally = Tally::default();
-    hub.audience(&keys).publish(&publication(text), pace, &mut tally);
+    let mut search = hub.search(&keys);
+    while search.step(1) {}
+    search.finish().publish(&publication(text), pace, &mut tally);
     let reached = tally.written + tally.queued;
     Outbox::flush_all(tally.settle(&Metrics::default()).iter().map(Arc::as_ref));
     reached
@@ -266,4 +268,78 @@ fn the_first_reason_to_close_stands_and_nothing_follows_it() {
     assert_eq!(outbox.push(Frame::Fixed("after")), Err(Full));
     assert_eq!(outbox.close_code(), Some(CloseCode::Normal));
     assert_eq!(recorder.frames.lock().len(), 2);
+}
+
+/// A hub that follows a log, and the position before its first publication.
+fn logged(dispatch: WildcardDispatch, limit_bytes: usize) -> (Hub, Position) {
+    let history = config::History { limit_bytes, ..config::History::default() };
+    let hub = Hub::new(dispatch, history, Arc::new(Metrics::default()));
+    let start: Position = "00000000000e:0".parse().unwrap();
+    hub.begin_epoch(start.epoch, start.offset);
+    (hub, start)
+}
+
+fn record(hub: &Hub, rooms: &[Value], text: &str, offset: u64) -> Arc<Publication> {
+    let keys = rooms.iter().map(|room| key(hub, room)).collect();
+    hub.record(Publication::new(keys, text.to_owned().into(), Vec::new()), Some(offset))
+}
+
+fn recovery(hub: &Hub, room: &Value, since: Position) -> Recovery {
+    match hub.resume(&Arc::new(key(hub, room)), &id("1"), since) {
+        Resumption::Possible(recovery) => recovery,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn what_was_missed_comes_as_often_as_live_in_however_small_steps() {
+    for (dispatch, room, times) in [
+        (WildcardDispatch::Both, json!({"a": "*"}), 1),
+        (WildcardDispatch::Subscriptions, json!({"a": "*"}), 1),
+        (WildcardDispatch::Exact, json!({"a": 1}), 2),
+    ] {
+        let (hub, start) = logged(dispatch, 64 << 20);
+        let (recorder, outbox, _) = outbox(1 << 20);
+        let mut expected = Vec::new();
+        for offset in 1..=700 {
+            let (rooms, wanted) = match offset % 3 {
+                0 => (vec![json!({"a": 1}), json!({"b": 1}), json!({"a": 1})], times),
+                _ => (vec![json!({"b": offset})], 0),
+            };
+            record(&hub, &rooms, &format!("{offset}:"), offset);
+            expected.extend(vec![frame(&format!("{offset}:"), "1"); wanted]);
+        }
+        let mut recovery = recovery(&hub, &room, start);
+        let seat = loop {
+            // No room for a second frame, and one step at a time: each goes on where the last one ended.
+            match hub.recover(&mut recovery, &outbox, 1, &mut Budget::new(1)).unwrap() {
+                Progress::Joined(seat) => break seat,
+                Progress::Lost(_) => panic!("nothing is dropped"),
+                Progress::More | Progress::Full => outbox.flush(),
+            }
+        };
+        outbox.flush();
+        assert!(*recorder.frames.lock() == expected, "{dispatch:?}: {:?}", recorder.frames.lock().first());
+        hub.leave([seat], || {});
+    }
+}
+
+#[test]
+fn a_client_that_takes_its_time_keeps_nothing_alive_and_is_told() {
+    let (hub, start) = logged(WildcardDispatch::Both, 64 << 10);
+    let (recorder, outbox, _) = outbox(1 << 20);
+    *recorder.is_blocked.lock() = true;
+    let room = json!({"a": 1});
+    let first: Vec<_> =
+        (1..=40).map(|offset| Arc::downgrade(&record(&hub, std::slice::from_ref(&room), "x", offset))).collect();
+    let mut recovery = recovery(&hub, &room, start);
+    assert!(matches!(hub.recover(&mut recovery, &outbox, 1, &mut Budget::new(1000)), Ok(Progress::Full)));
+    for offset in 41..2000 {
+        record(&hub, &[json!({"b": offset})], "y", offset);
+    }
+    // One waits in the outbox; nothing else is kept.
+    assert_eq!(first.iter().filter(|publication| publication.upgrade().is_some()).count(), 1);
+    let step = hub.recover(&mut recovery, &outbox, 1, &mut Budget::new(1000)).unwrap();
+    let Progress::Lost(seat) = step else { panic!("{step:?}") };
+    hub.leave([seat], || {});
 }

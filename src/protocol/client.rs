@@ -76,13 +76,14 @@ impl<'a> Message<'a> {
 }
 
 impl<'a> Wanted<'a> {
-    /// The entries of a [`Message::SubscribeAll`], in their order; `None` for one that is no object.
-    ///
-    /// # Errors
-    /// When it is no list.
-    pub fn list(list: &'a RawValue) -> Result<Vec<Option<Self>>, serde_json::Error> {
-        let entries: Vec<&RawValue> = serde_json::from_str(list.get())?;
-        Ok(entries.into_iter().map(Self::entry).collect())
+    /// The entries of a [`Message::SubscribeAll`]; `None` when it is no list.
+    pub fn list(list: &'a RawValue) -> Option<Entries<'a>> {
+        let entries = Entries { rest: list.get().trim_ascii_start().strip_prefix('[')?, left: 0 };
+        let left = std::iter::from_fn({
+            let mut entries = Entries { ..entries };
+            move || entries.next_json()
+        });
+        Some(Entries { left: left.count(), ..entries })
     }
 
     fn entry(json: &'a RawValue) -> Option<Self> {
@@ -90,6 +91,43 @@ impl<'a> Wanted<'a> {
         Some(Self { room, request_id: request_id.and_then(|id| label(id, Version::V4)), since })
     }
 }
+
+/// The entries of a list of subscriptions, in their order; `None` for one that is no object.
+///
+/// Read one by one: a list of short entries would take many times its own memory otherwise.
+#[derive(Debug, Clone)]
+pub struct Entries<'a> {
+    /// JSON, from behind the bracket or an entry on.
+    rest: &'a str,
+    left: usize,
+}
+
+impl<'a> Entries<'a> {
+    fn next_json(&mut self) -> Option<&'a RawValue> {
+        let rest = self.rest.trim_ascii_start();
+        let rest = rest.strip_prefix(',').unwrap_or(rest);
+        let mut values = serde_json::Deserializer::from_str(rest).into_iter();
+        let json = values.next()?.ok()?; // at the closing bracket there is none
+        self.rest = &rest[values.byte_offset()..];
+        Some(json)
+    }
+}
+
+impl<'a> Iterator for Entries<'a> {
+    type Item = Option<Wanted<'a>>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let json = self.next_json()?;
+        self.left = self.left.saturating_sub(1);
+        Some(Wanted::entry(json))
+    }
+
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        (self.left, Some(self.left))
+    }
+}
+
+impl ExactSizeIterator for Entries<'_> {}
 
 /// The ticket of `{"type":"resume","ticket":"…"}`, with which a client of version 4 may begin.
 pub fn ticket(text: &str) -> Option<&str> {
@@ -170,8 +208,29 @@ mod tests {
         let text = r#"{"type":"subscribe","subscriptions":[{"room":{},"requestId":1},2]}"#;
         assert!(matches!(parse(text), Message::Subscribe(Wanted { room: None, .. })));
         let Message::SubscribeAll { list, .. } = Message::parse(text, Version::V4) else { panic!("{text}") };
-        let entries = Wanted::list(list).unwrap();
+        let entries: Vec<_> = Wanted::list(list).unwrap().collect();
         assert!(matches!(&entries[..], [Some(Wanted { request_id: Some(_), .. }), None]));
+    }
+
+    #[test]
+    fn a_list_is_read_entry_by_entry() {
+        let ids = |json: &str| {
+            let list = RawValue::from_string(json.to_owned()).unwrap();
+            let entries = Wanted::list(&list)?;
+            let len = entries.len();
+            let ids: Vec<_> =
+                entries.map(|entry| entry.map(|wanted| wanted.request_id.map(|id| id.as_json().to_owned()))).collect();
+            assert_eq!(ids.len(), len, "{json}");
+            Some(ids)
+        };
+        let id = |id: &str| Some(Some(id.to_owned()));
+        assert_eq!(ids("[]"), Some(vec![]));
+        assert_eq!(ids(" [ ] "), Some(vec![]));
+        let mixed = r#"[ {"requestId":1} ,2,"]",[3,4],null,{"requestId":"a,]"},{} ]"#;
+        assert_eq!(ids(mixed), Some(vec![id("1"), None, None, None, None, id("\"a,]\""), Some(None)]));
+        for json in ["{}", "1", "\"[]\"", "null"] {
+            assert_eq!(ids(json), None, "{json}");
+        }
     }
 
     proptest! {

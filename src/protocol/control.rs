@@ -4,7 +4,7 @@ use serde_json::{Value, value::RawValue};
 use uuid::Uuid;
 
 use super::{Unreadable, unreadable::members};
-use crate::room::{self, Numbers, RoomKey};
+use crate::room::{self, RoomKey, Rules};
 
 /// Something to be done to some connections, on every instance.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -101,11 +101,11 @@ impl Error {
 }
 
 impl Control {
-    /// Reads a control message from `body`, room numbers compared as `numbers` says.
+    /// Reads a control message from `body`, its room by `rules`.
     ///
     /// # Errors
     /// When anything about the body is wrong.
-    pub fn parse(body: &[u8], numbers: Numbers) -> Result<Self, Error> {
+    pub fn parse(body: &[u8], rules: impl Into<Rules>) -> Result<Self, Error> {
         let names = ["action", "user", "connection", "room", "all"];
         let [action, user, connection, room, all] = members(body, names).map_err(Error::Malformed)?;
         let action: Option<String> = action.and_then(|action| serde_json::from_str(action.get()).ok());
@@ -119,7 +119,7 @@ impl Control {
         let user = user.map(|user| user_id(user).ok_or(Error::BadUser)).transpose()?;
         let connection =
             connection.map(|id| serde_json::from_str(id.get()).map_err(|_| Error::BadConnection)).transpose()?;
-        let room = room.map(|room| RoomKey::new(room, numbers).map_err(Error::BadRoom)).transpose()?;
+        let room = room.map(|room| RoomKey::new(room, rules).map_err(Error::BadRoom)).transpose()?;
         let is_all = all.is_some_and(|all| all.get() == "true");
         let is_narrowed = user.is_some() || connection.is_some() || room.is_some();
         if is_all == is_narrowed || all.is_some() && !is_all {
@@ -144,6 +144,7 @@ pub fn user_id(json: &RawValue) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::room::Numbers;
 
     fn parse(body: &str) -> Result<Control, &'static str> {
         Control::parse(body.as_bytes(), Numbers::ByValue).map_err(|error| error.word())

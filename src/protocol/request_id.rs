@@ -30,9 +30,17 @@ struct Other {
 }
 
 impl RequestId {
-    /// The id that `json` is; `None` for a list or an object.
+    /// Longest id, as it is written in JSON, without the quotes of a string. The server keeps an id as long as its subscription.
+    pub const LIMIT_BYTES: usize = 255;
+
+    /// Returns the id that `json` is; `None` for a list, an object, or one that is too long.
     pub fn new(json: &RawValue) -> Option<Self> {
-        let (raw, canonical) = (json.get(), canonical_scalar(json.get())?);
+        let raw = json.get();
+        let quotes = if raw.starts_with('"') { 2 } else { 0 };
+        if raw.len() > Self::LIMIT_BYTES + quotes {
+            return None;
+        }
+        let canonical = canonical_scalar(raw)?;
         Some(Self(if canonical == raw {
             Spelling::Canonical(raw.into())
         } else {
@@ -50,6 +58,17 @@ impl RequestId {
         match &self.0 {
             Spelling::Canonical(text) => text,
             Spelling::Other(other) => &other.raw,
+        }
+    }
+
+    /// Returns the bytes that it takes beside its own size.
+    pub fn heap_bytes(&self) -> usize {
+        match &self.0 {
+            Spelling::Canonical(text) if text.is_heap_allocated() => text.len() + size_of::<[usize; 2]>(),
+            Spelling::Canonical(_) => 0,
+            Spelling::Other(other) => {
+                other.raw.len() + other.canonical.len() + size_of::<Other>() + size_of::<[usize; 2]>()
+            }
         }
     }
 
@@ -100,9 +119,12 @@ mod tests {
     }
 
     #[test]
-    fn a_long_id_is_kept_whole() {
-        let long = format!("\"{}\"", "x".repeat(1000));
-        assert_eq!(id(&long).unwrap().as_json(), long);
+    fn an_id_of_255_bytes_is_kept_whole_and_a_longer_one_is_none() {
+        let text = |bytes: usize| format!("\"{}\"", "x".repeat(bytes));
+        assert_eq!(id(&text(255)).unwrap().as_json(), text(255));
+        assert_eq!(id(&text(256)), None);
+        assert!(id(&"9".repeat(255)).is_some());
+        assert_eq!(id(&"9".repeat(256)), None);
     }
 
     #[test]

@@ -5,7 +5,7 @@ use smol_str::SmolStr;
 use uuid::Uuid;
 
 use super::{Unreadable, unreadable::members};
-use crate::room::{self, Numbers, RoomKey};
+use crate::room::{self, RoomKey, Rules};
 
 /// A request to publish `data` to `rooms`.
 #[derive(Debug)]
@@ -69,15 +69,15 @@ impl Error {
 }
 
 impl<'a> Trigger<'a> {
-    /// Reads a trigger from `body`, room numbers compared as `numbers` says.
+    /// Reads a trigger from `body`, its rooms by `rules`.
     ///
     /// # Errors
     /// When anything about the body is wrong: a trigger is taken whole or not at all.
-    pub fn parse(body: &'a [u8], numbers: Numbers) -> Result<Self, Error> {
+    pub fn parse(body: &'a [u8], rules: impl Into<Rules>) -> Result<Self, Error> {
         let names = ["rooms", "data", "exclude", "id"];
         let [rooms, data, exclude, id] = members(body, names).map_err(Error::Malformed)?;
         let (rooms, data) = (rooms.ok_or(Error::NoRooms)?, data.ok_or(Error::NoData)?);
-        let rooms = RoomKey::list(rooms, numbers).map_err(Error::BadRooms)?;
+        let rooms = RoomKey::list(rooms, rules).map_err(Error::BadRooms)?;
         let exclude = match exclude {
             Some(list) => serde_json::from_str(list.get()).map_err(|_| Error::BadExclude)?,
             None => Vec::new(),
@@ -99,6 +99,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::room::Numbers;
 
     fn word(body: &[u8]) -> &'static str {
         match Trigger::parse(body, Numbers::ByValue) {

@@ -9,7 +9,7 @@ use foldhash::fast::RandomState;
 use serde_json::value::RawValue;
 
 use super::{
-    Mask, RoomKey,
+    Limits, Mask, RoomKey,
     nearest::nearest,
     pool::{Pool, digest},
     with_scratch,
@@ -26,7 +26,7 @@ pub struct Allowed {
 
 #[derive(Debug, Default)]
 struct Shape {
-    masks: Vec<Mask>,
+    masks: HashSet<Mask, RandomState>,
     rooms: HashSet<Box<str>, RandomState>,
 }
 
@@ -52,11 +52,12 @@ impl Allowed {
         self.shapes.values().flat_map(|shape| shape.rooms.iter().map(Box::as_ref))
     }
 
-    /// Which allowed room comes nearest to `wanted`, which none covers, and in what it differs; for people.
+    /// Names the allowed room nearest to `wanted`, which none covers, and what differs, for people. Compares a bounded number
+    /// of rooms.
     pub fn nearest(&self, wanted: &RoomKey) -> String {
         let mut shape = String::new();
         wanted.write_shape(&mut shape);
-        // Those with the same keys first, in case that there are more than can be looked at.
+        // Rooms with the same keys come first: not all rooms are compared.
         let same = self.shapes.get(shape.as_str()).into_iter();
         let others = self.shapes.iter().filter(|(other, _)| ***other != *shape).map(|(_, shape)| shape);
         nearest(same.chain(others).flat_map(|shape| shape.rooms.iter().map(Box::as_ref)), wanted)
@@ -73,10 +74,7 @@ impl<'a> FromIterator<&'a RoomKey> for Allowed {
                 Some(shape) => shape,
                 None => allowed.shapes.entry(text.as_str().into()).or_default(),
             };
-            let mask = room.wildcards();
-            if !shape.masks.contains(&mask) {
-                shape.masks.push(mask);
-            }
+            shape.masks.insert(room.wildcards());
             shape.rooms.insert(room.as_str().into());
         }
         allowed
@@ -86,11 +84,22 @@ impl<'a> FromIterator<&'a RoomKey> for Allowed {
 /// Hands out one shared copy of rooms to all who were allowed the same ones and still hold them.
 #[derive(Debug, Default)]
 pub struct Interner {
+    limits: Limits,
     allowed: Pool<Allowed>,
     written: Pool<[Box<RawValue>]>,
 }
 
 impl Interner {
+    /// An empty interner of rooms within `limits`.
+    pub fn new(limits: Limits) -> Self {
+        Self { limits, ..Self::default() }
+    }
+
+    /// Returns the largest room that a client can join.
+    pub fn limits(&self) -> Limits {
+        self.limits
+    }
+
     /// The set of `rooms`, in whatever order they are given.
     pub fn intern(&self, rooms: &[RoomKey]) -> Arc<Allowed> {
         let mut texts: Vec<&str> = rooms.iter().map(RoomKey::as_str).collect();

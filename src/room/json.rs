@@ -7,7 +7,7 @@ use std::borrow::Cow;
 
 use smallvec::SmallVec;
 
-use super::{Error, Numbers, number};
+use super::{Error, Limits, Numbers, Rules, number};
 
 /// Levels of nesting accepted inside a room.
 const MAX_DEPTH: usize = 64;
@@ -21,24 +21,24 @@ pub(crate) fn canonical_scalar(json: &str) -> Option<Cow<'_, str>> {
     if json.starts_with(['{', '[']) {
         return None;
     }
-    Walk::new(json, Numbers::ByValue).value(0).ok()
+    Walk::new(json, Rules { numbers: Numbers::ByValue, limits: Limits::NONE }).value(0).ok()
 }
 
 /// A few members lie in place: most rooms have no more.
 pub(super) type Members<'a> = SmallVec<[Member<'a>; 4]>;
 
 /// The members of the JSON object `json`, sorted by key (decoded), values canonical.
-pub(super) fn members(json: &str, numbers: Numbers) -> Result<Members<'_>, Error> {
-    Walk::new(json, numbers).room()
+pub(super) fn members(json: &str, rules: Rules) -> Result<Members<'_>, Error> {
+    Walk::new(json, rules).room()
 }
 
 /// Calls `each` with the members of every object in the JSON array `json`.
 pub(super) fn each_members<'a>(
     json: &'a str,
-    numbers: Numbers,
+    rules: Rules,
     mut each: impl FnMut(Members<'a>) -> Result<(), Error>,
 ) -> Result<(), Error> {
-    let mut walk = Walk::new(json, numbers);
+    let mut walk = Walk::new(json, rules);
     walk.skip_space();
     if walk.peek() != Some(b'[') {
         return Err(Error::NotAnObject);
@@ -69,23 +69,28 @@ pub(super) fn write_string(text: &str, out: &mut String) {
 struct Walk<'a> {
     text: &'a str,
     at: usize,
-    numbers: Numbers,
+    rules: Rules,
 }
 
 impl<'a> Walk<'a> {
-    fn new(text: &'a str, numbers: Numbers) -> Self {
-        Self { text, at: 0, numbers }
+    fn new(text: &'a str, rules: Rules) -> Self {
+        Self { text, at: 0, rules }
     }
 
     fn value(&mut self, depth: usize) -> Result<Cow<'a, str>, Error> {
         self.skip_space();
-        match self.peek() {
+        let value = match self.peek() {
             Some(b'"') => self.string(),
             Some(b'{') => self.object(depth).map(|members| Cow::Owned(write_object(&members))),
             Some(b'[') => self.array(depth).map(Cow::Owned),
             Some(_) => self.number_or_word(),
             None => Err(Error::Malformed),
+        }?;
+        // At once: each level of nesting copies what it encloses.
+        if value.len() > self.rules.limits.bytes {
+            return Err(Error::TooLong(self.rules.limits.bytes));
         }
+        Ok(value)
     }
 
     fn room(&mut self) -> Result<Members<'a>, Error> {
@@ -182,7 +187,7 @@ impl<'a> Walk<'a> {
             .unwrap_or(rest.len());
         let word = &rest[..length];
         self.at += length;
-        Ok(match (word, self.numbers) {
+        Ok(match (word, self.rules.numbers) {
             ("null" | "true" | "false", _) => Cow::Borrowed(word),
             _ if !word.starts_with(|first: char| first == '-' || first.is_ascii_digit()) => {
                 return Err(Error::Malformed);

@@ -8,7 +8,7 @@ use smallvec::SmallVec;
 use super::{Mask, json};
 
 /// How a room spells a wildcard, as canonical JSON.
-pub(super) const WILDCARD: &str = "\"*\"";
+pub(crate) const WILDCARD: &str = "\"*\"";
 
 /// Why a JSON value cannot be a room.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -25,6 +25,57 @@ pub enum Error {
     /// Not JSON at all.
     #[error("a room must be JSON")]
     Malformed,
+    /// More keys than a room may have.
+    #[error("a room may have at most {0} keys (MAX_ROOM_KEYS)")]
+    TooManyKeys(usize),
+    /// A longer canonical text than a room may have.
+    #[error("a room may have at most {0} bytes as canonical JSON (ROOM_LIMIT)")]
+    TooLong(usize),
+}
+
+impl Error {
+    /// Whether the room is one, but larger than the limits allow.
+    pub fn is_beyond_limits(self) -> bool {
+        matches!(self, Self::TooManyKeys(_) | Self::TooLong(_))
+    }
+}
+
+/// The largest room that is accepted.
+///
+/// A client chooses its rooms, and the cost of matching, comparing and keeping a room grows with its keys and its text.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Top-level keys.
+    pub keys: usize,
+    /// Bytes of the canonical text.
+    pub bytes: usize,
+}
+
+impl Limits {
+    /// No limits, for rooms that the server makes itself.
+    pub const NONE: Self = Self { keys: usize::MAX, bytes: usize::MAX };
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { keys: 64, bytes: 8 << 10 }
+    }
+}
+
+/// How a room is read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Rules {
+    /// Comparison of numbers.
+    pub numbers: Numbers,
+    /// Largest room.
+    pub limits: Limits,
+}
+
+impl From<Numbers> for Rules {
+    /// With the default limits.
+    fn from(numbers: Numbers) -> Self {
+        Self { numbers, limits: Limits::default() }
+    }
 }
 
 /// When two numbers inside rooms are the same.
@@ -50,25 +101,31 @@ impl RoomKey {
     /// The key of the room that `json` describes.
     ///
     /// # Errors
-    /// When `json` is not an object, nests deeper than 64 levels, or holds a string that is not text.
-    pub fn new(json: &RawValue, numbers: Numbers) -> Result<Self, Error> {
-        Self::of(&json::members(json.get(), numbers)?)
+    /// When `json` is not an object, nests deeper than 64 levels, holds a string that is not text, or is larger than the
+    /// limits allow.
+    pub fn new(json: &RawValue, rules: impl Into<Rules>) -> Result<Self, Error> {
+        let rules = rules.into();
+        Self::of(&json::members(json.get(), rules)?, rules.limits)
     }
 
     /// The keys of the rooms in the list that `json` is, in its order.
     ///
     /// # Errors
     /// When `json` is not a list, or one of its elements no room.
-    pub fn list(json: &RawValue, numbers: Numbers) -> Result<Vec<Self>, Error> {
+    pub fn list(json: &RawValue, rules: impl Into<Rules>) -> Result<Vec<Self>, Error> {
+        let rules = rules.into();
         let mut keys = Vec::with_capacity(1);
-        json::each_members(json.get(), numbers, |members| {
-            keys.push(Self::of(&members)?);
+        json::each_members(json.get(), rules, |members| {
+            keys.push(Self::of(&members, rules.limits)?);
             Ok(())
         })?;
         Ok(keys)
     }
 
-    fn of(members: &[json::Member<'_>]) -> Result<Self, Error> {
+    fn of(members: &[json::Member<'_>], limits: Limits) -> Result<Self, Error> {
+        if members.len() > limits.keys {
+            return Err(Error::TooManyKeys(limits.keys));
+        }
         with_scratch(|text| {
             let mut values = SmallVec::with_capacity(members.len());
             text.push('{');
@@ -81,6 +138,9 @@ impl RoomKey {
                 let start = offset(text)?;
                 text.push_str(value);
                 values.push((start, offset(text)?));
+                if text.len() >= limits.bytes {
+                    return Err(Error::TooLong(limits.bytes)); // the closing brace is still to come
+                }
             }
             text.push('}');
             Ok(Self { text: text.as_str().into(), values })
@@ -92,10 +152,20 @@ impl RoomKey {
         &self.text
     }
 
+    /// Returns the bytes that it takes beside its own size.
+    pub fn heap_bytes(&self) -> usize {
+        let values = if self.values.spilled() { self.values.capacity() * size_of::<(u32, u32)>() } else { 0 };
+        self.text.len() + values
+    }
+
+    /// Returns the top-level values as canonical JSON, in the order of the keys.
+    pub(crate) fn values(&self) -> impl ExactSizeIterator<Item = &str> {
+        self.values.iter().map(|span| self.slice(*span))
+    }
+
     /// Which top-level values are the wildcard `"*"`.
     pub fn wildcards(&self) -> Mask {
-        let positions = (0u32..).zip(self.values.iter());
-        positions.filter(|(_, span)| self.slice(**span) == WILDCARD).map(|(at, _)| at).collect()
+        (0..).zip(self.values()).filter(|(_, value)| *value == WILDCARD).map(|(at, _)| at).collect()
     }
 
     /// Whether `other` has the same keys and, key by key, an equal value, or one of the two is the wildcard.
@@ -222,6 +292,23 @@ mod tests {
         assert_eq!(key(r#"{"a":"\ud800"}"#), Err(Error::Text));
         let deep = format!("{{\"a\":{}1{}}}", "[".repeat(100_000), "]".repeat(100_000));
         assert_eq!(key(&deep), Err(Error::TooDeep));
+    }
+
+    #[test]
+    fn a_room_has_at_most_as_many_keys_and_bytes_as_the_limits_allow() {
+        let rules = Rules { numbers: Numbers::ByValue, limits: Limits { keys: 2, bytes: 20 } };
+        let key = |json: &str| RoomKey::new(&RawValue::from_string(json.to_owned()).unwrap(), rules);
+        assert!(key(r#"{"a":1,"b":2}"#).is_ok());
+        assert!(key(r#"{"a":1, "b":2, "a":3}"#).is_ok(), "a duplicate key is one key");
+        assert_eq!(key(r#"{"a":1,"b":2,"c":3}"#), Err(Error::TooManyKeys(2)));
+        // 20 bytes as canonical text, however it is spelled.
+        assert_eq!(key(r#"{ "a" : "\u0078xxxxxxxxxxx" }"#).unwrap().as_str().len(), 20);
+        assert_eq!(key(r#"{"a":"xxxxxxxxxxxxx"}"#), Err(Error::TooLong(20)));
+        assert_eq!(key(r#"{"a":[[["xxxxxxxxxxxxxxxxxxx"]]]}"#), Err(Error::TooLong(20)));
+        assert_eq!(key(r#"{"xxxxxxxxxxxxxxx":1}"#), Err(Error::TooLong(20)));
+        assert_eq!(key(&format!(r#"{{"a":{}}}"#, "9".repeat(100))), Err(Error::TooLong(20)));
+        let list = RawValue::from_string(r#"[{"a":1},{"a":"xxxxxxxxxxxxx"}]"#.to_owned()).unwrap();
+        assert_eq!(RoomKey::list(&list, rules), Err(Error::TooLong(20)));
     }
 
     #[test]

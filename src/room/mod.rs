@@ -11,8 +11,8 @@ mod pattern;
 mod pool;
 
 pub use allowed::{Allowed, Interner};
-pub use key::{Error, Numbers, RoomKey};
+pub use key::{Error, Limits, Numbers, RoomKey, Rules};
 pub use pattern::Mask;
 
 pub(crate) use json::canonical_scalar;
-pub(crate) use key::with_scratch;
+pub(crate) use key::{WILDCARD, with_scratch};

@@ -10,6 +10,14 @@ impl Mask {
         self.0.is_empty()
     }
 
+    /// The positions of both.
+    pub(crate) fn union(&self, other: &Self) -> Self {
+        let mut positions: Vec<u32> = self.positions().chain(other.positions()).collect();
+        positions.sort_unstable();
+        positions.dedup();
+        positions.into_iter().collect()
+    }
+
     /// The positions, ascending.
     pub fn positions(&self) -> impl Iterator<Item = u32> + '_ {
         self.0.iter().copied()

@@ -78,7 +78,7 @@ async fn a_message_that_is_no_request_is_told_so_and_the_connection_stays() {
         "message-type-not-allowed",
         "room-not-found",
         "room-not-found",
-        "success",
+        "no-request-id",
         "message-type-not-allowed",
         "message-type-not-allowed",
     ];

@@ -12,6 +12,7 @@ mod cluster;
 mod command_line;
 mod control;
 mod control_everywhere;
+mod costs;
 mod delivery;
 mod descriptors;
 mod documentation;

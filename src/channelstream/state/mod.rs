@@ -38,7 +38,7 @@ use super::{
 };
 use crate::{
     protocol::channelstream::Invalid,
-    room::{Numbers, RoomKey},
+    room::{Limits, Numbers, RoomKey, Rules},
 };
 
 /// Which beginning of everything a state goes back to; the older one counts.
@@ -268,6 +268,6 @@ impl Room {
             Self::User(name) => ("channelstream_user", name),
         };
         let json = RawValue::from_string(Object::new().with(kind, &[&**name]).close()).ok()?;
-        RoomKey::new(&json, Numbers::ByValue).ok()
+        RoomKey::new(&json, Rules { numbers: Numbers::ByValue, limits: Limits::NONE }).ok() // names have limits of their own
     }
 }

@@ -17,7 +17,7 @@ use crate::{
         RequestId, Version,
         server::{Ended, Refusal, v4},
     },
-    room::{Allowed, Numbers, RoomKey},
+    room::{Allowed, Limits, Numbers, RoomKey, Rules},
 };
 
 /// What came of other permissions.
@@ -35,8 +35,7 @@ impl Session {
     /// Whether a trigger to `room` would reach a subscription.
     pub(in super::super) fn is_reached(&self, room: &RoomKey, dispatch: WildcardDispatch) -> bool {
         let reaches = |key: &RoomKey| dispatch.deliveries(std::slice::from_ref(room), key) > 0;
-        self.subscriptions.values().any(|seats| seats.rooms().any(reaches))
-            || self.behind.as_ref().is_some_and(|behind| behind.rooms().any(reaches))
+        self.subscriptions.values().any(|seats| seats.all_rooms().any(reaches))
     }
 
     /// The subscriptions to rooms that `are_meant`, by their `requestId`.
@@ -47,7 +46,7 @@ impl Session {
 
     /// How many subscriptions there are.
     pub(in super::super) fn subscriptions(&self) -> usize {
-        self.places
+        self.account.subscriptions()
     }
 
     /// What the client may join.
@@ -124,22 +123,25 @@ impl Session {
         let mut outcome = Ok(());
         let mut applied = if ending.is_empty() { Applied::Unchanged } else { Applied::Changed };
         for id in ending {
-            let Some(seats) = self.subscriptions.remove(&id) else { continue };
-            self.places -= seats.len();
+            let Some(seats) = self.take_out(&id) else { continue };
             let mut all = Vec::new();
             seats.append_to(&mut all);
             let told = Frame::Text(v4::unsubscribed(&id, why).into());
             connections.hub.leave(all, || outcome = outcome.and(self.outbox.push(told)));
         }
         let Some(behind) = &mut self.behind else { return outcome.map(|()| applied) };
-        for id in behind.refuse(&are_meant, why) {
-            self.subscriptions.remove(&id);
-            self.places -= 1;
+        let is_wanted = |key: &Arc<RoomKey>, id: &RequestId| {
+            self.subscriptions.get(id).is_some_and(|seats| seats.is_waiting_for(key)) && are_meant(key)
+        };
+        let (refused, bytes) = behind.refuse(is_wanted, why);
+        let stopped = behind.stop_reading(&are_meant);
+        let _ = self.account.keep(bytes, &connections.config); // less than the subscriptions took
+        for id in refused {
+            self.take_out(&id);
             applied = Applied::Changed;
         }
-        for id in behind.stop_reading(&are_meant) {
-            self.subscriptions.remove(&id);
-            self.places -= 1;
+        for id in stopped {
+            self.take_out(&id);
             applied = Applied::Changed;
             outcome = outcome.and(self.outbox.push(Frame::Text(v4::unsubscribed(&id, why).into())));
         }
@@ -148,32 +150,25 @@ impl Session {
 }
 
 impl Behind {
-    /// The rooms that are waited for.
-    fn rooms(&self) -> impl Iterator<Item = &RoomKey> {
-        let unanswered = self.unanswered.iter().filter_map(|request| match request {
-            Unanswered::Since { key, .. } | Unanswered::Fresh { key, .. } => Some(key),
-            Unanswered::Refused(_) => None,
-        });
-        unanswered.chain(self.reading.iter().map(|recovery| recovery.room()))
-    }
-
-    /// Has requests for rooms that `are_meant` be refused when it is their turn. Whose these are.
-    fn refuse(&mut self, are_meant: impl Fn(&RoomKey) -> bool, why: Ended) -> Vec<RequestId> {
-        let mut refused = Vec::new();
+    /// Has requests that `are_meant` be refused when it is their turn. Whose these are, and the bytes of the refusals.
+    fn refuse(&mut self, are_meant: impl Fn(&Arc<RoomKey>, &RequestId) -> bool, why: Ended) -> (Vec<RequestId>, usize) {
+        let (mut refused, mut bytes) = (Vec::new(), 0);
         for request in &mut self.unanswered {
             let id = match request {
                 Unanswered::Since { key, request_id, .. } | Unanswered::Fresh { key, request_id, .. }
-                    if are_meant(key) =>
+                    if are_meant(key, request_id) =>
                 {
                     request_id.clone()
                 }
                 _ => continue,
             };
             let answer = v4::refused(Some(&id), Refusal::RoomNotFound, why.word());
-            *request = Unanswered::Refused(Frame::Text(answer.into()));
+            let (answer, more) = Unanswered::refused(Frame::Text(answer.into()));
+            *request = answer;
+            bytes += more;
             refused.push(id);
         }
-        refused
+        (refused, bytes)
     }
 
     /// Gives those in rooms that `are_meant` no more of what they have missed. Whose these are.
@@ -192,5 +187,7 @@ impl Behind {
 
 /// The same room with its numbers compared by value, as permissions are.
 fn by_value(key: &RoomKey) -> Option<RoomKey> {
-    RoomKey::new(&RawValue::from_string(key.as_str().to_owned()).ok()?, Numbers::ByValue).ok()
+    // One that was within the limits, though another spelling of its numbers may be longer.
+    let rules = Rules { numbers: Numbers::ByValue, limits: Limits::NONE };
+    RoomKey::new(&RawValue::from_string(key.as_str().to_owned()).ok()?, rules).ok()
 }

@@ -1,13 +1,14 @@
 //! Subscriptions that are being given what they have missed.
 
-use std::{collections::VecDeque, time::Duration};
+use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use serde_json::value::RawValue;
 use tokio::time::Instant;
 
-use super::{super::Connections, Seats, Session};
+use super::{super::Connections, Seats, Session, account::waiting_bytes};
 use crate::{
-    hub::{Frame, Full, Recovery, Resumption, Step},
+    hub::{Budget, Frame, Full, Recovery, Resumption, Step},
+    logging::limited,
     protocol::{CloseCode, Position, RequestId, server::v4},
     room::RoomKey,
 };
@@ -19,8 +20,14 @@ const UNKNOWN: Duration = Duration::from_secs(1);
 const BEHIND: Duration = Duration::from_secs(10);
 /// How long a client waits while the broker is away; after that it fetches again.
 const AWAY: Duration = Duration::from_secs(30);
-/// Requests of one connection that may wait for their answers.
-const MOST_UNANSWERED: usize = 10_000;
+/// Subscriptions of one connection that are given what they have missed at a time. The others wait for their answers.
+const MOST_READING: usize = 8;
+/// Steps of one turn: well under a millisecond.
+const TURN: u64 = 1024;
+/// Steps that an answer takes.
+const ANSWERING: u64 = 8;
+/// Bytes of an answer that waits, beside its text.
+const REFUSED_BYTES: usize = 128;
 /// What is queued for a client at once.
 const QUEUED_BYTES: usize = 32 * 1024;
 
@@ -37,9 +44,9 @@ pub(super) struct Behind {
 #[derive(Debug)]
 pub(super) enum Unanswered {
     /// Nothing is known of its position yet.
-    Since { key: RoomKey, request_id: RequestId, since: Position, asked: Instant, until: Instant },
+    Since { key: Arc<RoomKey>, request_id: RequestId, since: Position, asked: Instant, until: Instant },
     /// Behind another one that waits; what was published before is not asked for, or unknown for good.
-    Fresh { key: RoomKey, request_id: RequestId, recovered: Option<bool> },
+    Fresh { key: Arc<RoomKey>, request_id: RequestId, recovered: Option<bool> },
     /// Behind another one that waits: no.
     Refused(Frame),
 }
@@ -63,11 +70,23 @@ impl Behind {
     }
 }
 
+impl Unanswered {
+    /// A refusal, and the bytes that are kept for it.
+    pub(super) fn refused(frame: Frame) -> (Self, usize) {
+        let bytes = refused_bytes(&frame);
+        (Self::Refused(frame), bytes)
+    }
+}
+
+fn refused_bytes(frame: &Frame) -> usize {
+    REFUSED_BYTES + frame.text_bytes()
+}
+
 impl Session {
     /// Subscribes to what was published after `since`, if that can be vouched for.
     pub(super) fn resume(
         &mut self,
-        key: RoomKey,
+        key: Arc<RoomKey>,
         request_id: RequestId,
         since: &RawValue,
         connections: &Connections,
@@ -84,13 +103,31 @@ impl Session {
     }
 
     /// Subscribes to what is published from now on.
-    pub(super) fn begin(&mut self, key: RoomKey, request_id: RequestId, connections: &Connections) -> Result<(), Full> {
+    pub(super) fn begin(
+        &mut self,
+        key: Arc<RoomKey>,
+        request_id: RequestId,
+        connections: &Connections,
+    ) -> Result<(), Full> {
         self.answer_in_turn(connections, Unanswered::Fresh { key, request_id, recovered: None })
     }
 
     /// Sends the answer to a request for a subscription that was refused.
-    pub(super) fn refuse_in_turn(&mut self, frame: Frame) -> Result<(), Full> {
-        if self.must_wait() { self.wait(Unanswered::Refused(frame)) } else { self.reply(frame) }
+    pub(super) fn refuse_in_turn(&mut self, frame: Frame, connections: &Connections) -> Result<(), Full> {
+        if !self.must_wait() {
+            return self.reply(frame);
+        }
+        let (refused, bytes) = Unanswered::refused(frame);
+        if !self.account.keep(bytes, &connections.config) {
+            // A refusal that waits cannot be refused.
+            connections.metrics.limited.inc("memory");
+            let connection = self.outbox.connection();
+            limited!(warn, "connection closed: more refusals wait than CONNECTION_MEMORY takes", %connection);
+            self.outbox.close(CloseCode::TooMany, "more waits for an answer than may be kept (CONNECTION_MEMORY)");
+            return Err(Full);
+        }
+        self.wait(refused);
+        Ok(())
     }
 
     /// Whether somebody waits for an answer already.
@@ -98,24 +135,20 @@ impl Session {
         self.behind.as_ref().is_some_and(|behind| !behind.unanswered.is_empty())
     }
 
-    fn wait(&mut self, request: Unanswered) -> Result<(), Full> {
-        let unanswered = &mut self.behind.get_or_insert_default().unanswered;
-        if unanswered.len() >= MOST_UNANSWERED {
-            self.outbox.close(CloseCode::TooSlow, "too many subscriptions wait for an answer");
-            return Err(Full);
-        }
-        unanswered.push_back(request);
-        Ok(())
+    fn wait(&mut self, request: Unanswered) {
+        self.behind.get_or_insert_default().unanswered.push_back(request);
     }
 
     /// Answers, unless another one waits for its answer.
     fn answer_in_turn(&mut self, connections: &Connections, request: Unanswered) -> Result<(), Full> {
-        if let Unanswered::Since { request_id, .. } | Unanswered::Fresh { request_id, .. } = &request {
-            self.subscriptions.insert(request_id.clone(), Seats::Recovering);
-            self.places += 1;
+        if let Unanswered::Since { key, request_id, .. } | Unanswered::Fresh { key, request_id, .. } = &request {
+            self.subscriptions.insert(request_id.clone(), Seats::Recovering(key.clone()));
         }
         let waiting = if self.must_wait() { Some(request) } else { self.answer(request, connections)? };
-        waiting.map_or(Ok(()), |waiting| self.wait(waiting))
+        if let Some(waiting) = waiting {
+            self.wait(waiting);
+        }
+        Ok(())
     }
 
     /// Whether some have not caught up.
@@ -133,44 +166,82 @@ impl Session {
         if self.outbox.blocked_for().is_some() {
             return Ok(CatchUp::Full);
         }
-        let outcome = match self.answer_next(connections)? {
-            true => self.read_next(connections)?.max(CatchUp::Waiting),
-            false => self.read_next(connections)?,
+        let mut budget = Budget::new(TURN);
+        let outcome = loop {
+            let answered = self.answer_next(connections, &mut budget)?;
+            let read = self.read_next(connections, &mut budget)?;
+            // With nothing left to read there is room for more that wait for that.
+            if answered != CatchUp::More || read != CatchUp::Done || budget.is_spent() {
+                break answered.max(read);
+            }
         };
         self.behind = self.behind.take().filter(|behind| !behind.is_empty());
         self.outbox.flush();
         Ok(outcome)
     }
 
-    pub(super) fn stop_recovering(&mut self, request_id: &RequestId) {
+    /// A subscription has been ended that waits for the room `key`. A request for it is passed over when it is its turn: to look
+    /// for it among all that wait would take a client that ends many of them little and the server much.
+    pub(super) fn stop_recovering(&mut self, key: &Arc<RoomKey>, connections: &Connections) {
         let Some(behind) = &mut self.behind else { return };
-        behind.reading.retain(|recovery| recovery.request_id() != request_id);
-        behind.unanswered.retain(|waiting| match waiting {
-            Unanswered::Since { request_id: waiting, .. } | Unanswered::Fresh { request_id: waiting, .. } => {
-                waiting != request_id
+        match behind.reading.iter().position(|recovery| Arc::ptr_eq(recovery.room(), key)) {
+            Some(at) => {
+                behind.reading.remove(at);
             }
-            Unanswered::Refused(_) => true,
-        });
-    }
-
-    /// Answers those that wait, as far as that can be done now. Whether some go on waiting.
-    fn answer_next(&mut self, connections: &Connections) -> Result<bool, Full> {
-        while let Some(next) = self.behind.as_mut().and_then(|behind| behind.unanswered.pop_front()) {
-            if let Some(waiting) = self.answer(next, connections)? {
-                self.behind.get_or_insert_default().unanswered.push_front(waiting);
-                return Ok(true);
+            None => {
+                let _ = self.account.keep(waiting_bytes(key), &connections.config); // less than the subscription took
             }
         }
-        Ok(false)
+    }
+
+    /// Bytes that may wait in the outbox before more is put there.
+    fn waiting_bytes(&self) -> usize {
+        QUEUED_BYTES.min(self.outbox.limit_bytes() / 4)
+    }
+
+    fn is_reading_enough(&self) -> bool {
+        self.behind.as_ref().is_some_and(|behind| behind.reading.len() >= MOST_READING)
+    }
+
+    /// Answers those that wait, as far as that can be done now.
+    fn answer_next(&mut self, connections: &Connections, budget: &mut Budget) -> Result<CatchUp, Full> {
+        while self.must_wait() {
+            if budget.is_spent() {
+                return Ok(CatchUp::More);
+            }
+            if self.outbox.waiting_bytes() > self.waiting_bytes() {
+                return Ok(CatchUp::Full);
+            }
+            budget.spend(ANSWERING);
+            let Some(next) = self.behind.as_mut().and_then(|behind| behind.unanswered.pop_front()) else { break };
+            match &next {
+                Unanswered::Refused(frame) => self.account.give_up(refused_bytes(frame)),
+                Unanswered::Since { key, request_id, .. } | Unanswered::Fresh { key, request_id, .. } => {
+                    if !self.subscriptions.get(request_id).is_some_and(|seats| seats.is_waiting_for(key)) {
+                        self.account.give_up(waiting_bytes(key)); // it has been ended
+                        continue;
+                    }
+                }
+            }
+            if let Some(waiting) = self.answer(next, connections)? {
+                self.behind.get_or_insert_default().unanswered.push_front(waiting);
+                return Ok(if self.is_reading_enough() { CatchUp::More } else { CatchUp::Waiting });
+            }
+        }
+        Ok(CatchUp::Done)
     }
 
     /// Gives each of those that have been answered some more, as long as there is room for it.
-    fn read_next(&mut self, connections: &Connections) -> Result<CatchUp, Full> {
+    fn read_next(&mut self, connections: &Connections, budget: &mut Budget) -> Result<CatchUp, Full> {
         let mut outcome = CatchUp::Done;
-        let waiting_bytes = QUEUED_BYTES.min(self.outbox.limit_bytes() / 4);
+        let most_bytes = self.waiting_bytes();
         for _ in 0..self.behind.as_ref().map_or(0, |behind| behind.reading.len()) {
             let Some(mut recovery) = self.behind.as_mut().and_then(|behind| behind.reading.pop_front()) else { break };
-            let seat = match connections.hub.recover(&mut recovery, &self.outbox, waiting_bytes)? {
+            if budget.is_spent() {
+                self.behind.get_or_insert_default().reading.push_front(recovery);
+                return Ok(outcome.max(CatchUp::More));
+            }
+            let seat = match connections.hub.recover(&mut recovery, &self.outbox, most_bytes, budget)? {
                 step @ (Step::More | Step::Full) => {
                     let is_full = matches!(step, Step::Full);
                     outcome = outcome.max(if is_full { CatchUp::Full } else { CatchUp::More });
@@ -207,6 +278,9 @@ impl Session {
                 return Ok(None);
             }
         };
+        if self.is_reading_enough() {
+            return Ok(Some(Unanswered::Since { key, request_id, since, asked, until }));
+        }
         // Nobody who joins while the log is read back is given what is still to be read.
         let resumption = match connections.is_reading_back() {
             true => Resumption::Unknown,

@@ -27,6 +27,10 @@ pub enum Refusal {
     MalformedSubscriptions,
     /// The connection has as many subscriptions as it may have.
     TooManySubscriptions,
+    /// The connection's subscriptions have as many combinations of wildcards as they may have; in version 4 only.
+    TooManyMasks,
+    /// The connection's subscriptions take as much memory as they may; in version 4 only.
+    TooMuchMemory,
 }
 
 /// Why a subscription has ended that the client has not ended; in version 4 only.
@@ -58,6 +62,8 @@ impl Refusal {
             Self::RequestIdInUse => "request-id-in-use",
             Self::MalformedSubscriptions => "malformed-subscriptions",
             Self::TooManySubscriptions => "too-many-subscriptions",
+            Self::TooManyMasks => "too-many-masks",
+            Self::TooMuchMemory => "too-much-memory",
         }
     }
 }

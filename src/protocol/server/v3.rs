@@ -27,6 +27,10 @@ pub fn welcome(rooms: &[Box<RawValue>]) -> String {
 
 /// A request failed.
 pub fn refused(refusal: Refusal) -> String {
+    let refusal = match refusal {
+        Refusal::TooManyMasks | Refusal::TooMuchMemory => Refusal::TooManySubscriptions, // the word that is known here
+        refusal => refusal,
+    };
     format!(r#"{{"code":"error","message":"{}"}}"#, refusal.word())
 }
 

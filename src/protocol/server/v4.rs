@@ -11,6 +11,21 @@ use crate::protocol::{Position, RequestId};
 /// The first and only frame of a client the backend did not authorise.
 pub const NOT_AUTHORIZED: &str = r#"{"type":"welcome","is_authorized":false,"message":"not-authorized"}"#;
 
+/// What a client may ask for at most.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// Subscriptions.
+    pub subscriptions: usize,
+    /// Bytes of a message.
+    pub message_bytes: usize,
+    /// Keys of a room.
+    pub room_keys: usize,
+    /// Bytes of a room as canonical JSON.
+    pub room_bytes: usize,
+    /// Distinct combinations of wildcards among its subscriptions.
+    pub masks: usize,
+}
+
 /// What an authorised client is told first.
 #[derive(Debug)]
 pub struct Welcome<'a> {
@@ -22,10 +37,8 @@ pub struct Welcome<'a> {
     pub position: Option<Position>,
     /// Time between two pings of the server's.
     pub ping_interval: Duration,
-    /// The largest message the client may send.
-    pub message_limit_bytes: usize,
-    /// The subscriptions it may have.
-    pub subscriptions: usize,
+    /// What the client may ask for.
+    pub limits: Limits,
     /// What it may come back with, where tickets are given out.
     pub ticket: Option<&'a str>,
     /// Whether it has come back with one.
@@ -38,10 +51,12 @@ pub fn welcome(welcome: &Welcome<'_>) -> String {
     push_list(&mut frame, welcome.rooms);
     let _ = write!(frame, r#","connection":"{}""#, welcome.connection); // a text takes everything
     push_position(&mut frame, welcome.position);
-    let (seconds, bytes) = (welcome.ping_interval.as_secs_f64(), welcome.message_limit_bytes);
-    let subscriptions = welcome.subscriptions;
-    let _ = write!(frame, r#","ping_interval":{seconds},"#);
-    let _ = write!(frame, r#""limits":{{"subscriptions":{subscriptions},"message_bytes":{bytes}}}"#);
+    let _ = write!(frame, r#","ping_interval":{},"limits":"#, welcome.ping_interval.as_secs_f64());
+    let Limits { subscriptions, message_bytes, room_keys, room_bytes, masks } = welcome.limits;
+    let id_bytes = RequestId::LIMIT_BYTES;
+    let _ = write!(frame, r#"{{"subscriptions":{subscriptions},"message_bytes":{message_bytes},"#);
+    let _ = write!(frame, r#""room_keys":{room_keys},"room_bytes":{room_bytes},"#);
+    let _ = write!(frame, r#""request_id_bytes":{id_bytes},"masks":{masks}}}"#);
     if let Some(ticket) = welcome.ticket {
         let resumed = welcome.is_resumed;
         let _ = write!(frame, r#","ticket":"{ticket}","resumed":{resumed}"#); // of letters and digits
@@ -175,23 +190,24 @@ mod tests {
             connection: Uuid::nil(),
             position: Some(position),
             ping_interval: Duration::from_secs(25),
-            message_limit_bytes: 1024,
-            subscriptions: 10,
+            limits: Limits { subscriptions: 10, message_bytes: 1024, room_keys: 64, room_bytes: 8192, masks: 16 },
             ticket: None,
             is_resumed: false,
         };
+        let limits = json!({"subscriptions": 10, "message_bytes": 1024, "room_keys": 64, "room_bytes": 8192,
+            "request_id_bytes": 255, "masks": 16});
         for (frame, shown) in [
             (
                 welcome(&greeting),
                 json!({"type": "welcome", "is_authorized": true, "allowed_rooms": [{"a": 1}],
                     "connection": Uuid::nil(), "position": "00000000000e:17", "ping_interval": 25,
-                    "limits": {"subscriptions": 10, "message_bytes": 1024}}),
+                    "limits": limits}),
             ),
             (
                 welcome(&Welcome { position: None, ticket: Some("x.y"), is_resumed: true, ..greeting }),
                 json!({"type": "welcome", "is_authorized": true, "allowed_rooms": [{"a": 1}],
                     "connection": Uuid::nil(), "ping_interval": 25,
-                    "limits": {"subscriptions": 10, "message_bytes": 1024}, "ticket": "x.y", "resumed": true}),
+                    "limits": limits, "ticket": "x.y", "resumed": true}),
             ),
             (ticket("x.y"), json!({"type": "ticket", "ticket": "x.y"})),
             (
