@@ -94,8 +94,14 @@ metrics! {
     publications_queued: Counter,
     /// Publications written to clients.
     publications_sent: Counter,
-    /// Publications that could not be written: the client was too slow or gone.
+    /// Publications that were not written: the client was too slow or gone, or lost the room.
     publications_failed: Counter,
+    /// Connections whose publications wait because their permissions are being checked.
+    connections_on_hold: Gauge,
+    /// Publications that waited for such a check.
+    publications_held: Counter,
+    /// Publications that waited for such a check and were dropped because the client lost the room.
+    publications_withheld: Counter,
     /// Requests to the backend for a client's bootstrap, by outcome.
     bootstraps: ByResult,
     /// Bootstraps that were answered together with another one under way.

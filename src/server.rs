@@ -246,7 +246,8 @@ impl Server {
 fn longest_lived(config: &Config) -> Duration {
     let Config { backend, connection, .. } = config;
     let ticket = connection.resume.as_ref().map(|resume| resume.ttl);
-    let others = [ticket, backend.cache, Some(connection.reauthorize.grace)].into_iter().flatten();
+    let history = Some(config.history.age); // what a client may be given of the time before a change
+    let others = [ticket, backend.cache, Some(connection.reauthorize.grace), history].into_iter().flatten();
     others.fold(backend.timeout, Duration::max)
 }
 

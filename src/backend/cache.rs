@@ -240,7 +240,7 @@ mod tests {
                 .map(|number| to_raw_value(&json!({"number": number, "rooms": rooms, "x": "x".repeat(60)})).unwrap())
                 .collect();
             let admission = Admission::of(rooms.iter().map(Box::as_ref), Some("17".into()), &self.interner).unwrap();
-            let answer = Answer { admission, asked: self.changes.now() };
+            let answer = Answer { admission, asked: self.changes.now(), at: Instant::now() };
             self.cache.put(&identity(cookie), Caller::Identity(caller), &Arc::new(answer));
         }
 

@@ -46,6 +46,8 @@ struct Known {
     connections: HashMap<Uuid, Change>,
     /// Everybody has changed by then.
     all: Change,
+    /// The last offset of a change of a user that is not remembered any more.
+    forgotten: u64,
     /// The epochs that the log has gone through, each with the offset it begins at.
     epochs: VecDeque<(Epoch, u64, Instant)>,
     sweep_at: usize,
@@ -69,6 +71,7 @@ impl Changes {
             users: HashMap::new(),
             connections: HashMap::new(),
             all,
+            forgotten: 0,
             epochs: VecDeque::new(),
             sweep_at: 1024,
         }))
@@ -116,9 +119,17 @@ impl Changes {
     pub fn restart(&self) {
         let mut known = self.0.lock();
         known.epochs.clear();
+        known.forgotten = 0;
         // Of the changes so far it knows no places any more, which may be behind those that are to come.
         let Known { users, connections, all, .. } = &mut *known;
         users.values_mut().chain(connections.values_mut()).chain([all]).for_each(|change| change.offset = 0);
+    }
+
+    /// Returns the offset of the last change that was about all connections of `user`, or a later one where that is not known any
+    /// more; 0 if there was none.
+    pub fn last_of(&self, user: &str) -> u64 {
+        let known = self.0.lock();
+        known.users.get(user).map_or(0, |change| change.offset).max(known.forgotten)
     }
 
     /// Whether nothing has changed for `user` and `connection` since `moment`.
@@ -150,12 +161,19 @@ impl Known {
             return;
         }
         if let Some(oldest) = Instant::now().checked_sub(self.remembered) {
-            self.users.retain(|_, change| change.at >= oldest);
+            let forgotten = &mut self.forgotten;
+            self.users.retain(|_, change| {
+                let is_kept = change.at >= oldest;
+                *forgotten = (*forgotten).max(if is_kept { 0 } else { change.offset });
+                is_kept
+            });
             self.connections.retain(|_, change| change.at >= oldest);
         }
         if self.users.len() + self.connections.len() >= MOST {
             let last = self.users.values().chain(self.connections.values()).copied().max_by_key(|change| change.count);
             self.all = last.unwrap_or(self.all);
+            let offsets = self.users.values().map(|change| change.offset);
+            self.forgotten = offsets.fold(self.forgotten, u64::max);
             (self.users, self.connections) = Default::default();
         }
         self.sweep_at = (2 * (self.users.len() + self.connections.len())).clamp(1024, MOST);

@@ -66,6 +66,8 @@ pub struct Answer {
     pub admission: Admission,
     /// When the call began: of changes after that it may not know.
     pub asked: Moment,
+    /// The same by the clock.
+    pub at: Instant,
 }
 
 type Outcomes = Result<Arc<Answer>, Arc<Error>>;
@@ -164,6 +166,11 @@ impl Backend {
     /// When a value could not be sent as a header.
     pub fn identify(&self, handshake: &Handshake<'_>) -> Result<Identity, InvalidHeader> {
         Identity::of(&self.config.headers, handshake)
+    }
+
+    /// Returns how long the backend may take to answer.
+    pub fn timeout(&self) -> Duration {
+        self.config.timeout
     }
 
     /// Whether answers are used again for a while.
@@ -277,9 +284,10 @@ impl Backend {
             Err(busy) => Err(Error::Busy { retry_after: busy.retry_after }),
             Ok(turn) => {
                 let asked = self.changes.now();
+                let at = Instant::now();
                 let outcome = self.fetch(&self.http, identity, asked).await;
                 turn.end(outcome.as_ref().map_or_else(Error::verdict, |_| Verdict::Fine));
-                outcome.map(|admission| Answer { admission, asked })
+                outcome.map(|admission| Answer { admission, asked, at })
             }
         };
         self.metrics.bootstraps.inc(outcome.as_ref().map_or_else(Error::outcome, |_| Outcome::Ok));

@@ -21,14 +21,13 @@ use super::{
     session::{Applied, Session},
 };
 use crate::{
-    backend::{Admission, Answer, Moment, Urgency, Whom},
-    broker::{Kind, Publisher, State},
-    hub::{Frame, Full},
+    backend::{Answer, Moment, Urgency, Whom},
+    broker::{Kind, Publisher},
+    hub::Full,
     logging::{chain, limited},
     protocol::{
         CloseCode, Version,
         control::{Action, Control, Target},
-        server::v4,
     },
     room::{Numbers, RoomKey, Rules},
 };
@@ -112,14 +111,17 @@ impl Connections {
         let connections = clients.len();
         self.look_after_others(target, &clients, vouched);
         for client in clients {
+            if let Some(session) = client.session().as_mut().filter(|_| changed.is_some()) {
+                session.lose_ticket();
+            }
             match action {
                 // By its id nobody else can be meant, whenever that was.
                 Action::Disconnect if target.connection.is_some() => {
                     client.close(CloseCode::Disconnected, BY_APPLICATION);
                 }
-                _ if is_recalled => self.rechecks.add(&client, Urgency::Urgent),
-                Action::Reauthorize => self.rechecks.add(&client, Urgency::Urgent),
                 Action::Forget => self.rechecks.add(&client, Urgency::Background),
+                Action::Reauthorize => self.check_on_hold(&client),
+                _ if is_recalled => self.check_on_hold(&client),
                 Action::Disconnect => client.close(CloseCode::Disconnected, BY_APPLICATION),
                 Action::Unsubscribe => {
                     let Some(room) = &target.room else { continue };
@@ -132,6 +134,17 @@ impl Connections {
             self.metrics.controls.inc(action.word());
             debug!(action = action.word(), connections, "control message applied");
         }
+    }
+
+    /// Asks the backend what `client` may do before anything that is published from now on reaches it.
+    fn check_on_hold(&self, client: &Arc<Client>) {
+        // A client that is not authorised yet is in no room. Under the lock, so that a step of catching up is over.
+        let session = client.session();
+        if session.is_some() {
+            client.outbox.hold();
+        }
+        drop(session);
+        self.rechecks.add(client, Urgency::Urgent);
     }
 
     /// Those for whom nothing has changed since the backend was asked, with the moment when it was.
@@ -155,6 +168,9 @@ impl Connections {
         }
         if let (Some(user), None, Some(_)) = (&target.user, target.connection, &target.room) {
             for client in self.clients.of(user) {
+                if let Some(session) = client.session().as_mut() {
+                    session.lose_ticket();
+                }
                 self.rechecks.add(&client, Urgency::Background);
             }
         }
@@ -180,7 +196,7 @@ impl Connections {
 
     /// The backend has said what `client` may do. Whether that holds still; if not, it has to be asked again.
     pub(super) fn apply(&self, client: &Arc<Client>, answer: &Answer) -> bool {
-        let Answer { admission, asked } = answer;
+        let Answer { admission, asked, at } = answer;
         let mut session = client.session();
         let Some(known) = session.as_mut() else { return true };
         let before = known.user().cloned();
@@ -197,9 +213,14 @@ impl Connections {
             }
             return false;
         }
-        let outcome = known.apply(admission, *asked, self);
+        let outcome = known.apply(admission, (*asked, *at), self);
+        if matches!(outcome, Ok(Applied::Unchanged | Applied::Changed)) {
+            client.outbox.release(); // of what it has lost, nothing is left there
+            client.outbox.flush();
+        }
         if let Some(before) = before.filter(|before| admission.user.as_ref() != Some(before)) {
             self.clients.unassign(client, &before);
+            self.forget(Some(&before)); // with whose tickets it could go on, whatever becomes of this user
         }
         drop(session);
         if matches!(outcome, Ok(Applied::Unchanged)) {
@@ -209,6 +230,7 @@ impl Connections {
             self.forget(admission.user.as_deref());
         }
         self.settle(client, Some(outcome));
+        self.renew_ticket(client);
         true
     }
 
@@ -267,62 +289,6 @@ impl Connections {
         }
     }
 
-    /// Who comes back with `ticket`, if that counts; and as of when.
-    pub(super) fn redeem(&self, client: &Client, ticket: &str) -> Option<(Admission, Moment)> {
-        let tickets = self.tickets.as_ref()?;
-        let now = self.backend.changes.now();
-        let holder = match tickets.redeem(ticket, &client.identity, &self.backend) {
-            Ok(holder) => holder,
-            Err(refused) => {
-                self.metrics.tickets.inc(refused.word());
-                return None;
-            }
-        };
-        let user = holder.admission.user.as_deref();
-        let is_unchanged = self.backend.changes.none_since_position(holder.position, user, holder.connection);
-        // Who does not follow the log does not know what has changed.
-        if !is_unchanged || *self.state.borrow() != State::Current {
-            self.metrics.tickets.inc("stale");
-            return None;
-        }
-        self.metrics.tickets.inc("accepted");
-        Some((holder.admission, now))
-    }
-
-    /// A ticket for an authorised client of a user, if there are tickets, and it is known that its permissions hold.
-    pub(super) fn ticket(&self, client: &Client) -> Option<String> {
-        let is_due = client.version == Version::V4 && self.follows_log();
-        let tickets = self.tickets.as_ref().filter(|_| is_due)?;
-        let position = self.hub.position()?; // before looking at the changes
-        let mut session = client.session();
-        let session = session.as_mut()?;
-        let user: &str = session.user()?; // by whom a ticket can be called back
-        if !self.backend.changes.none_since(session.asked(), Some(user), Some(client.id())) {
-            return None;
-        }
-        let ticket = tickets.issue(client.id(), &client.identity, Some(user), session.allowed().rooms(), position);
-        session.note_ticket();
-        ticket
-    }
-
-    /// Gives an authorised client another ticket.
-    pub(super) fn give_ticket(&self, client: &Client) {
-        if let Some(ticket) = self.ticket(client) {
-            // Over the limit the outbox closes itself, and the client comes back with the ticket before.
-            let _ = client.outbox.push(Frame::Text(v4::ticket(&ticket).into()));
-            client.outbox.flush();
-        }
-    }
-
-    /// The same where the last one has lost half of its time, or will have when it is next looked at.
-    pub(super) fn renew_ticket(&self, client: &Client) {
-        let Some(tickets) = &self.tickets else { return };
-        let age = client.session().as_ref().and_then(Session::ticket_age);
-        if age.is_none_or(|age| age + self.config.ping_interval > tickets.ttl() / 2) {
-            self.give_ticket(client);
-        }
-    }
-
     /// Why a connection may or may not join `room`; `None` when it is not here.
     ///
     /// # Errors
@@ -356,7 +322,7 @@ impl Connections {
             Whose::Connection(id) => self.clients.authorized_one(id).into_iter().collect(),
         };
         let count = clients.len();
-        let waiting = |client: &Client| if order == Order::Slowest { client.outbox.waiting_bytes() } else { 0 };
+        let waiting = |client: &Client| if order == Order::Slowest { unsent_bytes(client) } else { 0 };
         let mut ranked: Vec<_> = clients
             .into_iter()
             .map(|client| ((Reverse(waiting(&client)), client.opened, client.id()), client))
@@ -385,22 +351,29 @@ fn seen(client: &Client) -> Option<Seen> {
         age: SystemTime::now().duration_since(client.opened).unwrap_or_default().as_secs(),
         subscriptions: session.subscriptions(),
         allowed_rooms: session.allowed().rooms().count(),
-        waiting: client.outbox.waiting_bytes(),
+        waiting: unsent_bytes(client),
     })
+}
+
+fn unsent_bytes(client: &Client) -> usize {
+    client.outbox.waiting_bytes() + client.outbox.bytes_on_hold()
 }
 
 #[cfg(test)]
 mod tests {
     use std::{
         io::{self, IoSlice},
-        thread,
+        sync::mpsc::{Receiver, channel},
+        thread::{self, JoinHandle},
     };
 
     use http::HeaderMap;
     use parking_lot::Mutex;
 
+    use tokio::time::Instant;
+
     use super::{
-        super::{Link, simulated::connections},
+        super::{Link, link::Source, simulated::connections},
         *,
     };
     use crate::{
@@ -443,15 +416,46 @@ mod tests {
         Control { action: Action::Reauthorize, target }
     }
 
+    /// Has another thread carry out a message about `user` as soon as the next frame is queued; the frame waits until it has begun.
+    fn reauthorize_meanwhile(
+        connections: &Arc<Connections>,
+        outbox: &Outbox<Meanwhile>,
+        user: Option<&'static str>,
+    ) -> Receiver<JoinHandle<()>> {
+        let (other, (started, threads)) = (connections.clone(), channel());
+        *outbox.wire().0.lock() = Some(Box::new(move || {
+            let (before, connections) = (other.backend.changes.now(), other.clone());
+            let control = move || connections.control(&reauthorize(user), Some(1), false);
+            started.send(thread::spawn(control)).unwrap();
+            while other.backend.changes.now() == before {
+                thread::yield_now();
+            }
+        }));
+        threads
+    }
+
     #[test]
     fn who_is_just_being_welcomed_is_asked_for_again() {
         let connections = connections(&[], config::History::default());
         let (outbox, link) = register(&connections);
-        let other = connections.clone();
-        *outbox.wire().0.lock() = Some(Box::new(move || other.control(&reauthorize(None), Some(1), false)));
+        let threads = reauthorize_meanwhile(&connections, &outbox, None);
         let admission = connections.backend.admission(Vec::new(), None).unwrap();
-        let _connection = link.admit(&admission, connections.backend.changes.now(), false).unwrap();
+        let asked = connections.backend.changes.now();
+        let _connection = link.admit(&admission, asked, Source::Backend { at: Instant::now() }).unwrap();
+        threads.recv().unwrap().join().unwrap();
         assert_eq!(connections.rechecks.due.lock().groups.len(), 1);
+        assert!(link.outbox().on_hold_for().is_some());
+    }
+
+    #[test]
+    fn a_client_that_is_admitted_at_the_second_attempt_is_not_on_hold_from_the_first_one() {
+        let connections = connections(&[], config::History::default());
+        let (_, link) = register(&connections);
+        link.outbox().hold();
+        let admission = connections.backend.admission(Vec::new(), None).unwrap();
+        let asked = connections.backend.changes.now();
+        let _connection = link.admit(&admission, asked, Source::Backend { at: Instant::now() }).unwrap();
+        assert_eq!(link.outbox().on_hold_for(), None);
     }
 
     #[test]
@@ -462,18 +466,11 @@ mod tests {
         let [one, two] = [("1", Vec::new()), ("2", vec![room])]
             .map(|(user, rooms)| connections.backend.admission(rooms, Some(user)).unwrap());
         let asked = connections.backend.changes.now();
-        let _connection = link.admit(&one, asked, false).unwrap();
-        let (other, (started, threads)) = (connections.clone(), std::sync::mpsc::channel());
-        *outbox.wire().0.lock() = Some(Box::new(move || {
-            let (before, connections) = (other.backend.changes.now(), other.clone());
-            let control = move || connections.control(&reauthorize(Some("2")), Some(1), false);
-            started.send(thread::spawn(control)).unwrap();
-            while other.backend.changes.now() == before {
-                thread::yield_now();
-            }
-        }));
-        assert!(connections.apply(&link.client, &Answer { admission: two, asked }));
+        let _connection = link.admit(&one, asked, Source::Backend { at: Instant::now() }).unwrap();
+        let threads = reauthorize_meanwhile(&connections, &outbox, Some("2"));
+        assert!(connections.apply(&link.client, &Answer { admission: two, asked, at: Instant::now() }));
         threads.recv().unwrap().join().unwrap();
         assert_eq!(connections.rechecks.due.lock().groups.len(), 1);
+        assert!(link.outbox().on_hold_for().is_some());
     }
 }

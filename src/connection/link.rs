@@ -13,7 +13,8 @@ use uuid::Uuid;
 use super::{
     CatchUp, Connections,
     clients::{Client, TooMany},
-    session::Session,
+    resume::Resumed,
+    session::{Confirmation, Provenance, Session},
 };
 use crate::{
     backend::{self, Admission, Event, Moment, Notifier, Patience},
@@ -72,6 +73,18 @@ pub enum Refused {
     Gone,
 }
 
+/// Who says what a client may do.
+#[derive(Debug)]
+pub(super) enum Source {
+    /// The backend.
+    Backend {
+        /// When it was asked.
+        at: Instant,
+    },
+    /// The ticket that the client came with.
+    Ticket(Provenance),
+}
+
 /// Why somebody whom the backend knows is not let in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum NotAdmitted {
@@ -108,10 +121,14 @@ impl Link {
         let (connections, client) = (&self.connections, &self.client);
         let deadline = Instant::now() + connections.config.handshake_timeout;
         connections.until_log_is_read().await;
-        if let Some((admission, asked)) = ticket.and_then(|ticket| connections.redeem(client, ticket)) {
+        if let Some(resumed) = ticket.and_then(|ticket| connections.redeem(client, ticket)) {
+            let Resumed { admission, asked, provenance } = resumed;
             self.check_rooms(&admission, rooms)?;
-            match self.admit(&admission, asked, true) {
-                Ok(connection) => return Ok(connection),
+            match self.admit(&admission, asked, Source::Ticket(provenance)) {
+                Ok(connection) => {
+                    connections.check_resumed(client);
+                    return Ok(connection);
+                }
                 Err(NotAdmitted::Stale) => {}
                 Err(reason) => return Err(self.not_admitted(reason)),
             }
@@ -127,7 +144,7 @@ impl Link {
             match outcome {
                 Ok(answer) => {
                     self.check_rooms(&answer.admission, rooms)?;
-                    match self.admit(&answer.admission, answer.asked, false) {
+                    match self.admit(&answer.admission, answer.asked, Source::Backend { at: answer.at }) {
                         Ok(connection) => return Ok(connection),
                         Err(NotAdmitted::Stale) => {}
                         Err(reason) => return Err(self.not_admitted(reason)),
@@ -158,20 +175,30 @@ impl Link {
         &self,
         admission: &Admission,
         asked: Moment,
-        is_resumed: bool,
+        source: Source,
     ) -> Result<Connection, NotAdmitted> {
         let (connections, client) = (&self.connections, &self.client);
         if client.outbox.is_closing() {
             return Err(NotAdmitted::Gone);
         }
         let id = client.id();
-        let session = Session::new(client.version, client.outbox.clone(), admission, asked);
+        let is_resumed = matches!(source, Source::Ticket(_));
+        let provenance = match source {
+            Source::Ticket(provenance) => Some(Box::new(provenance)),
+            Source::Backend { at } => {
+                connections.provenance(client.version, admission.user.as_deref(), Confirmation::new(at))
+            }
+        };
+        let session = Session::new(client.version, client.outbox.clone(), admission, asked, provenance);
         // In this order: from here on, who changes the user's permissions finds it, and who has done so before is found below.
         if let Some(user) = &admission.user {
             let most = connections.config.limits.per_user;
             connections.clients.assign(client, user, most).map_err(|TooMany| NotAdmitted::TooMany)?;
         }
-        *client.session() = Some(session);
+        let mut place = client.session();
+        *place = Some(session);
+        client.outbox.release(); // a hold of an earlier attempt, whose check finds no session to end it
+        drop(place);
         connections.metrics.connections.inc();
         let mut connection = Connection { client: client.clone(), notifier: None, connections: connections.clone() };
         if !connections.backend.changes.none_since(asked, admission.user.as_deref(), Some(id)) {

@@ -9,6 +9,7 @@ mod permissions_simulation;
 mod places;
 mod rate;
 mod recheck;
+mod resume;
 mod session;
 #[cfg(test)]
 pub(crate) mod simulated;
@@ -128,7 +129,10 @@ impl Connections {
             clients: Clients::default(),
             places: Arc::new(Places::new(&config.limits)),
             rechecks: Rechecks::default(),
-            tickets: config.resume.as_ref().map(|resume| Tickets::new(resume, config.message_limit_bytes)),
+            tickets: config
+                .resume
+                .as_ref()
+                .map(|resume| Tickets::new(resume, config.reauthorize.interval, config.message_limit_bytes)),
             forgotten: Mutex::default(),
             has_forgotten: Notify::new(),
             config,
@@ -280,7 +284,7 @@ impl Connections {
         clients.retain(|client| client.outbox.has_joined());
         let frame = Frame::Text(v4::resync(self.hub.position()).into());
         for client in &clients {
-            let _ = client.outbox.push(frame.clone()); // over the limit it closes itself, and the client comes back
+            let _ = client.outbox.push_in_order(frame.clone()); // over the limit it closes itself, and the client comes back
             client.outbox.flush();
         }
         old + clients.len()

@@ -1,8 +1,13 @@
 //! Asking the backend again what connected clients may do: when the application says that something has changed, and from
 //! time to time.
 //!
-//! Clients with the same identity are asked for once. Those whose permissions are said to have changed go first, and never
-//! wait behind the others.
+//! Clients with the same identity share one call. Clients whose permissions are said to have changed go first, and never wait
+//! behind the others.
+//!
+//! A `reauthorize` puts its clients on hold: what is published behind it waits in their outboxes until the backend has answered.
+//! The time in our own line does not count, since a message about all clients would close most of them otherwise; from the first
+//! failed call on they wait for `API_TIMEOUT` at most, and are closed then. Every other check leaves the clients what they have, for
+//! `REAUTHORIZE_GRACE`.
 
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
@@ -16,7 +21,7 @@ use parking_lot::Mutex;
 use rand::Rng;
 use tokio::{
     sync::Notify,
-    time::{Instant, MissedTickBehavior, interval, sleep_until},
+    time::{Instant, MissedTickBehavior, interval, sleep_until, timeout_at},
 };
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -26,6 +31,7 @@ use crate::{
     backend::{Answer, Error, Identity, Urgency},
     logging::{chain, limited},
     protocol::{CloseCode, server::v4},
+    room::Allowed,
 };
 
 /// Checks under way at once, of each urgency; the backend's gate is what bounds the calls.
@@ -60,8 +66,13 @@ pub(super) struct Due {
 #[derive(Debug, Default)]
 pub(super) struct Group {
     pub(super) clients: HashMap<Uuid, Weak<Client>>,
-    is_urgent: bool,
+    /// What tickets said with which some of them came back, by user. It is checked whether these are still there or not: a client
+    /// that never stays for long must not go on with its tickets.
+    resumed: HashMap<Arc<str>, Arc<Allowed>>,
+    pub(super) is_urgent: bool,
     failing: Option<Failing>,
+    /// End of the wait of its clients on hold, once a call has failed.
+    hold_ends: Option<Instant>,
 }
 
 /// It is not known what they may do.
@@ -84,10 +95,16 @@ impl Rechecks {
         self.due.lock().add(client, urgency == Urgency::Urgent);
         self.added.notify_one();
     }
+
+    /// `client` has come back with a ticket which says that it is `user` and may join the rooms of `allowed`: that is to be checked.
+    pub(super) fn add_resumed(&self, client: &Arc<Client>, user: &Arc<str>, allowed: &Arc<Allowed>) {
+        self.due.lock().add(client, false).resumed.insert(user.clone(), allowed.clone());
+        self.added.notify_one();
+    }
 }
 
 impl Due {
-    fn add(&mut self, client: &Arc<Client>, is_urgent: bool) {
+    fn add(&mut self, client: &Arc<Client>, is_urgent: bool) -> &mut Group {
         let identity = &client.identity;
         let is_new = !self.groups.contains_key(identity);
         let group = self.groups.entry(identity.clone()).or_default();
@@ -101,6 +118,7 @@ impl Due {
         } else if is_new && !is_urgent {
             self.routine.push_back(identity.clone());
         }
+        group
     }
 
     /// The next group to ask for, if there is one for which there is a place.
@@ -133,7 +151,9 @@ impl Due {
         if let Some(known) = self.groups.get_mut(&identity) {
             // It was added again meanwhile, and will be asked for before that.
             known.failing.get_or_insert(Failing { since, wait, at });
+            known.hold_ends = known.hold_ends.into_iter().chain(group.hold_ends).min();
             known.clients.extend(group.clients);
+            known.resumed.extend(group.resumed);
             return;
         }
         group.failing = Some(Failing { since, wait, at });
@@ -187,25 +207,43 @@ impl Connections {
     async fn ask(&self, identity: Identity, group: Group) -> (Identity, Group, Outcome) {
         let urgency = if group.is_urgent { Urgency::Urgent } else { Urgency::Background };
         let client = group.clients.values().find_map(Weak::upgrade);
-        let outcome = match client.map(|client| client.address()) {
-            Some(address) => self.backend.check(&identity, address, urgency).await,
-            None => Err(Arc::new(Error::Busy { retry_after: Duration::ZERO })), // which nobody hears of
+        if group.resumed.is_empty() && client.is_none() {
+            return (identity, group, Err(Arc::new(Error::Busy { retry_after: Duration::ZERO }))); // which nobody hears of
+        }
+        let check = self.backend.check(&identity, client.and_then(|client| client.address()), urgency);
+        let outcome = match group.hold_ends {
+            Some(end) => timeout_at(end, check).await.unwrap_or_else(|_| Err(Arc::new(self.timed_out()))),
+            None => check.await,
         };
         (identity, group, outcome)
     }
 
     /// Has those of `group` do from here on what the backend has said, or asks again.
-    pub(super) fn conclude(&self, identity: Identity, mut group: Group, outcome: &Outcome) {
+    pub(super) fn conclude(&self, identity: Identity, group: Group, outcome: &Outcome) {
         let mut clients: Vec<Arc<Client>> = group.clients.values().filter_map(Weak::upgrade).collect();
         clients.retain(|client| !client.outbox.is_closing()); // it is on its way out
-        if clients.is_empty() {
-            return;
+        for (user, allowed) in &group.resumed {
+            let is_confirmed = match outcome {
+                Ok(answer) => {
+                    let Answer { admission, .. } = &**answer;
+                    admission.user.as_ref() == Some(user) && Arc::ptr_eq(&admission.allowed, allowed) // equal ones are shared
+                }
+                Err(error) => !error.is_final(),
+            };
+            if !is_confirmed {
+                self.forget(Some(user));
+            }
         }
         match outcome {
             Ok(answer) => {
                 for client in clients {
-                    if !self.apply(&client, answer) {
-                        self.rechecks.add(&client, Urgency::Urgent);
+                    if self.apply(&client, answer) {
+                        continue;
+                    }
+                    // Something changes all the time. No hold may last for ever because of that.
+                    match client.outbox.on_hold_for() {
+                        Some(held) if held > self.backend.timeout() => self.give_up(&client),
+                        _ => self.rechecks.add(&client, Urgency::Urgent),
                     }
                 }
             }
@@ -218,28 +256,51 @@ impl Connections {
                     }
                 }
             }
-            Err(error) => {
-                let now = Instant::now();
-                let (since, wait) = group.failing.map_or((now, FIRST_WAIT), |failing| (failing.since, failing.wait));
-                let end = since + self.config.reauthorize.grace;
-                if now >= end {
-                    clients.iter().for_each(|client| self.give_up(client));
-                    return;
-                }
-                self.metrics.rechecks.inc("failed");
-                let word = error.outcome().word();
-                limited!(
-                    warn[word],
-                    "cannot check permissions, trying again",
-                    error = chain(&**error),
-                    clients = clients.len()
-                );
-                let random = wait.mul_f64(rand::rng().random_range(0.5..1.0));
-                let until = (now + error.retry_after().unwrap_or_default().max(random)).min(end);
-                group.clients.retain(|_, client| client.strong_count() > 0);
-                self.rechecks.due.lock().delay(identity, group, since, (wait * 2).min(LONGEST_WAIT), until);
-            }
+            Err(error) => self.put_off(identity, group, clients, error),
         }
+    }
+
+    /// Has `clients`, those of `group`, asked for again later, as far as they can go on waiting.
+    fn put_off(&self, identity: Identity, mut group: Group, mut clients: Vec<Arc<Client>>, error: &Error) {
+        let now = Instant::now();
+        let (since, wait) = group.failing.map_or((now, FIRST_WAIT), |failing| (failing.since, failing.wait));
+        let grace_ends = since + self.config.reauthorize.grace;
+        // Clients put on hold while a check from time to time was under way have an urgent one of their own.
+        let is_on_hold = |client: &Client| group.is_urgent && client.outbox.on_hold_for().is_some();
+        if clients.iter().any(|client| is_on_hold(client)) {
+            let end = match error {
+                Error::TimedOut(_) => now, // all the time there was is gone
+                _ => group.hold_ends.unwrap_or(now + self.backend.timeout()),
+            };
+            group.hold_ends = Some(end);
+        }
+        let ends = |client: &Client| group.hold_ends.filter(|_| is_on_hold(client)).unwrap_or(grace_ends);
+        clients.retain(|client| {
+            let can_wait = now < ends(client);
+            if !can_wait {
+                self.give_up(client);
+            }
+            can_wait
+        });
+        let Some(end) = clients.iter().map(|client| ends(client)).min() else { return };
+        self.metrics.rechecks.inc("failed");
+        limited!(
+            warn[error.outcome().word()],
+            "cannot check permissions, trying again",
+            error = chain(error),
+            clients = clients.len()
+        );
+        let random = wait.mul_f64(rand::rng().random_range(0.5..1.0));
+        let until = (now + error.retry_after().unwrap_or_default().max(random)).min(end);
+        if !clients.iter().any(|client| is_on_hold(client)) {
+            group.hold_ends = None;
+        }
+        group.clients = clients.iter().map(|client| (client.id(), Arc::downgrade(client))).collect();
+        self.rechecks.due.lock().delay(identity, group, since, (wait * 2).min(LONGEST_WAIT), until);
+    }
+
+    fn timed_out(&self) -> Error {
+        Error::TimedOut(self.backend.timeout())
     }
 
     /// It was not known for too long what `client` may do.
@@ -249,5 +310,47 @@ impl Connections {
         self.metrics.rechecks.inc("given-up");
         let later = Duration::from_secs_f64(rand::rng().random_range(RETURN_SECONDS));
         client.outbox.close(CloseCode::TryLater, v4::retry_after(later));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderMap;
+
+    use super::{
+        super::simulated::{Network, connections},
+        *,
+    };
+    use crate::{config, protocol::Version};
+
+    #[tokio::test]
+    async fn a_ticket_is_checked_even_if_its_holder_has_gone_already_and_nobody_else_is() {
+        let connections = connections(&[("RESUME_SECRET", "0123456789abcdef")], config::History::default());
+        let admission = connections.backend.admission(Vec::new(), Some("17")).unwrap();
+        let user = admission.user.clone().unwrap();
+        for is_resumed in [false, true] {
+            let place = connections.place(None, &HeaderMap::new()).unwrap();
+            let identity = Identity::from_bytes(b"x:y\n");
+            let (_, link) = connections.register(Network::new(Version::V4, 0), Version::V4, identity, place);
+            match is_resumed {
+                true => connections.rechecks.add_resumed(&link.client, &user, &admission.allowed),
+                false => connections.rechecks.add(&link.client, Urgency::Background),
+            }
+            drop(link);
+            let (identity, group) = connections.rechecks.due.lock().next(0, 0).unwrap();
+            let (identity, group, outcome) = connections.ask(identity, group).await;
+            assert_eq!(
+                matches!(&outcome, Err(error) if !matches!(**error, Error::Busy { .. })),
+                is_resumed,
+                "{outcome:?}"
+            );
+            let refused = Error::Refused {
+                status: http::StatusCode::FORBIDDEN,
+                retry_after: None,
+                asked: connections.backend.changes.now(),
+            };
+            connections.conclude(identity, group, &Err(Arc::new(refused)));
+            assert_eq!(connections.take_forgotten().contains(&*user), is_resumed);
+        }
     }
 }

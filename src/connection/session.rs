@@ -2,6 +2,7 @@
 
 mod account;
 mod permissions;
+mod provenance;
 mod recovering;
 mod seats;
 
@@ -32,6 +33,7 @@ use crate::{
 };
 
 pub(super) use permissions::Applied;
+pub(super) use provenance::{Confirmation, Earlier, Provenance};
 pub use recovering::CatchUp;
 
 #[derive(Debug)]
@@ -49,12 +51,18 @@ pub(super) struct Session {
     behind: Option<Box<Behind>>,
     /// How fast the client sends.
     rate: Rate,
-    /// When it was given a ticket.
-    ticketed: Option<Instant>,
+    /// Where its permissions come from, as far as there is anything to know.
+    provenance: Option<Box<Provenance>>,
 }
 
 impl Session {
-    pub(super) fn new(version: Version, outbox: Arc<Outbox>, admission: &Admission, asked: Moment) -> Self {
+    pub(super) fn new(
+        version: Version,
+        outbox: Arc<Outbox>,
+        admission: &Admission,
+        asked: Moment,
+        provenance: Option<Box<Provenance>>,
+    ) -> Self {
         Self {
             version,
             outbox,
@@ -65,7 +73,7 @@ impl Session {
             account: Account::default(),
             behind: None,
             rate: Rate::new(Instant::now()),
-            ticketed: None,
+            provenance,
         }
     }
 
@@ -221,7 +229,10 @@ impl Session {
         if all.is_empty() {
             outcome = self.outbox.push(frame);
         } else {
-            connections.hub.leave(all, || outcome = self.outbox.push(frame));
+            connections.hub.leave(all, || {
+                self.outbox.withhold(request_id); // nothing comes behind the reply
+                outcome = self.outbox.push(frame);
+            });
         }
         if self.subscriptions.is_empty() {
             self.subscriptions = HashMap::default(); // give the memory back

@@ -13,7 +13,7 @@ use parking_lot::Mutex;
 use serde_json::{Value, value::to_raw_value};
 use tokio::sync::watch;
 
-use super::*;
+use super::{ticket::clock::Clock, *};
 use crate::{
     backend::Changes,
     hub::{Content, Encoder, WildcardDispatch},
@@ -85,7 +85,12 @@ pub(crate) fn connections(vars: &[(&str, &str)], history: config::History) -> Ar
     let hub = Arc::new(Hub::new(WildcardDispatch::Both, history, metrics.clone()));
     let backend = Backend::new(config.backend, Changes::new(Duration::from_secs(3600)), metrics.clone()).unwrap();
     let hooks = Arc::new(Hooks::new(backend.clone(), config.hooks, false));
-    Arc::new(Connections::new(hub, backend, hooks, metrics, config.connection, watch::channel(State::Current).1))
+    let state = watch::channel(State::Current).1;
+    let mut connections = Connections::new(hub, backend, hooks, metrics, config.connection, state);
+    if let Some(tickets) = &mut connections.tickets {
+        tickets.clock = Clock::simulated();
+    }
+    Arc::new(connections)
 }
 
 pub(super) fn key(room: &Value) -> RoomKey {

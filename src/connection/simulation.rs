@@ -247,7 +247,7 @@ impl World {
         let rooms = [json!({"a": "*"}), json!({"a": "*", "b": "*"})];
         let rooms = rooms.iter().map(|room| to_raw_value(room).unwrap()).collect();
         let admission = backend.admission(rooms, None).unwrap();
-        let session = Session::new(Version::V4, outbox.clone(), &admission, backend.changes.now());
+        let session = Session::new(Version::V4, outbox.clone(), &admission, backend.changes.now(), None);
         self.peers[peer].connected = Some(Connected { session, outbox, network });
         let mut names: Vec<String> = self.peers[peer].subscriptions.keys().cloned().collect();
         names.sort();

@@ -159,17 +159,26 @@ impl History {
         if position.offset > head {
             return Found::Ahead;
         }
-        let is_reached = |publication: &Arc<Publication>| {
-            publication.position.is_some_and(|reached| reached.offset <= position.offset)
-        };
+        Found::After(self.number_at(position.offset))
+    }
+
+    /// Returns the number of the last publication up to `offset`.
+    pub(super) fn number_at(&self, offset: u64) -> u64 {
+        let is_reached =
+            |publication: &Arc<Publication>| publication.position.is_some_and(|reached| reached.offset <= offset);
         let full = self.full.partition_point(|segment| segment.publications.last().is_some_and(is_reached));
         let segment = self.full.get(full).map_or(&self.last, Arc::as_ref);
         let before = segment.publications.partition_point(is_reached);
-        Found::After(match (before.checked_sub(1), segment.publications.first()) {
+        match (before.checked_sub(1), segment.publications.first()) {
             (Some(last), _) => segment.publications[last].number,
             (None, Some(first)) => first.number - 1,
             (None, None) => self.number,
-        })
+        }
+    }
+
+    /// Returns the number of the last publication that is not kept any more.
+    pub(super) fn oldest(&self) -> u64 {
+        self.floor_number
     }
 
     /// Where what comes after `number` is. Closes the last segment if there is much in it: what is read under the lock, which

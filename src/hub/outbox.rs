@@ -27,8 +27,11 @@ use crate::{
 };
 
 mod encode;
+mod hold;
 
 pub use encode::Encoder;
+
+use self::hold::Hold;
 
 /// An empty queue keeps no more places than this.
 const KEPT_PLACES: usize = 4;
@@ -176,6 +179,8 @@ struct Queue {
     pong: u32,
     /// Since when the wire has taken nothing.
     blocked_since: Option<Instant>,
+    /// Publications wait here while there is a hold.
+    hold: Option<Box<Hold>>,
     end: Option<End>,
 }
 
@@ -251,6 +256,10 @@ impl Outbox {
     ) -> Result<Published, Full> {
         let mut queue = self.queue.lock();
         let frame = || Frame::Publication(publication.clone(), request_id.clone());
+        if queue.hold.is_some() {
+            self.keep_on_hold(&mut queue, frame())?;
+            return Ok(Published::Queued { must_flush: false });
+        }
         if pace == Pace::AtOnce && queue.is_idle() {
             let content = Content::Publication(publication, request_id);
             match encode::write_one(&self.wire, content) {
@@ -385,6 +394,7 @@ impl Outbox {
 
     fn end(&self, queue: &mut Queue, code: CloseCode, reason: Cow<'static, str>) {
         if queue.end.is_none() {
+            self.drop_hold(queue);
             let frame = Frame::Close(code, reason);
             queue.bytes += self.wire.encoded_len(frame.content());
             queue.frames.push_back(frame);
@@ -447,6 +457,7 @@ impl Outbox {
 
     fn drop_all(&self, queue: &mut Queue) {
         queue.written = 0;
+        self.drop_hold(queue);
         self.drop_unwritten(queue);
         queue.blocked_since = None;
         queue.end = Some(End::Gone);
@@ -476,8 +487,13 @@ impl Queue {
 
 impl<W: ?Sized> Drop for Outbox<W> {
     fn drop(&mut self) {
-        let lost = self.queue.get_mut().frames.iter().filter(|frame| frame.is_publication()).count();
-        self.metrics.publications_failed.inc_by(lost as u64);
+        let queue = self.queue.get_mut();
+        let mut lost = queue.frames.iter().filter(|frame| frame.is_publication()).count() as u64;
+        if let Some(hold) = &queue.hold {
+            lost += hold.publications();
+            self.metrics.connections_on_hold.dec();
+        }
+        self.metrics.publications_failed.inc_by(lost);
     }
 }
 

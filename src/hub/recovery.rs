@@ -102,6 +102,24 @@ impl Hub {
         self.history.lock().position()
     }
 
+    /// Returns the number of the last publication, as [`Recovery::reached`] counts, and where the log is, if there is one.
+    pub fn reached(&self) -> (u64, Option<Position>) {
+        let history = self.history.lock();
+        let position = history.position();
+        (position.map_or_else(|| history.number(), |position| history.number_at(position.offset)), position)
+    }
+
+    /// Returns the number of the last publication up to `offset`, or `None` where the log has not come so far.
+    pub fn number_at(&self, offset: u64) -> Option<u64> {
+        let history = self.history.lock();
+        history.position().filter(|head| offset <= head.offset).map(|_| history.number_at(offset))
+    }
+
+    /// Returns the number of the last publication that is too old to be given to a client that comes back.
+    pub fn oldest(&self) -> u64 {
+        self.history.lock().oldest()
+    }
+
     /// From `offset` on, positions are of `epoch`.
     pub fn begin_epoch(&self, epoch: Epoch, offset: u64) {
         self.history.lock().begin(epoch, offset, Instant::now());
@@ -253,6 +271,11 @@ fn has_room(outbox: &Outbox, publication: &Publication, waiting_bytes: usize) ->
 }
 
 impl Recovery {
+    /// Returns the number of the last publication that the client has been given or has passed over.
+    pub fn reached(&self) -> u64 {
+        self.reached
+    }
+
     /// The room it will be in.
     pub fn room(&self) -> &Arc<RoomKey> {
         &self.key

@@ -343,3 +343,62 @@ fn a_client_that_takes_its_time_keeps_nothing_alive_and_is_told() {
     let Progress::Lost(seat) = step else { panic!("{step:?}") };
     hub.leave([seat], || {});
 }
+
+#[test]
+fn what_is_on_hold_is_released_in_its_order_withheld_by_subscription_and_counted() {
+    let hub = Hub::new(WildcardDispatch::Both, config::History::default(), Arc::new(Metrics::default()));
+    let (recorder, outbox, metrics) = outbox(1 << 20);
+    let _seats: Vec<Seat> = [("kept", json!({"a": 1})), ("lost", json!({"a": "*"}))]
+        .iter()
+        .map(|(name, room)| hub.join(&key(&hub, room), &outbox, &id(name), || {}))
+        .collect();
+    let publish = |number: u64| {
+        let mut tally = Tally::default();
+        let pace = if number.is_multiple_of(2) { Pace::AtOnce } else { Pace::Later };
+        hub.audience(&[key(&hub, &json!({"a": 1}))]).publish(&publication(&number.to_string()), pace, &mut tally);
+        Outbox::flush_all(tally.settle(&metrics).iter().map(Arc::as_ref));
+    };
+    publish(0);
+    recorder.frames.lock().clear();
+    outbox.hold();
+    (1..4).for_each(publish);
+    outbox.push(Frame::Fixed("reply")).unwrap();
+    outbox.push_in_order(Frame::Fixed("resync")).unwrap();
+    publish(4);
+    outbox.flush();
+    assert_eq!(*recorder.frames.lock(), ["reply"]);
+    assert_eq!((outbox.waiting_bytes(), metrics.connections_on_hold.get()), (0, 1));
+    outbox.withhold(&id("lost"));
+    outbox.release();
+    outbox.flush();
+    let expected = [frame("1", "kept"), frame("2", "kept"), frame("3", "kept"), "resync".into(), frame("4", "kept")];
+    assert_eq!(recorder.frames.lock()[1..], expected);
+    publish(5);
+    assert_eq!(recorder.frames.lock().len(), 8);
+    let Metrics { publications_held, publications_withheld, connections_on_hold, .. } = &*metrics;
+    assert_eq!((publications_held.get(), publications_withheld.get(), connections_on_hold.get()), (8, 4, 0));
+    assert_eq!(metrics.publications_waiting(), 0);
+    // What waits when the connection ends is dropped.
+    outbox.hold();
+    publish(6);
+    assert_eq!(metrics.publications_waiting(), 2);
+    outbox.close(CloseCode::Normal, "");
+    assert_eq!((metrics.publications_waiting(), metrics.connections_on_hold.get()), (0, 0));
+    assert_eq!(recorder.frames.lock().len(), 9);
+}
+
+#[test]
+fn a_hold_takes_no_more_than_the_outbox_may_keep() {
+    let hub = Hub::new(WildcardDispatch::Both, config::History::default(), Arc::new(Metrics::default()));
+    let (recorder, outbox, metrics) = outbox(1000);
+    let _seat = hub.join(&key(&hub, &json!({"a": 1})), &outbox, &id("1"), || {});
+    outbox.hold();
+    for number in 0..100 {
+        publish(&hub, &[json!({"a": 1})], &format!("{number:0100}"), Pace::AtOnce);
+        assert!(outbox.bytes_on_hold() <= 1000);
+    }
+    assert_eq!(outbox.close_code(), Some(CloseCode::TooSlow));
+    outbox.resume();
+    assert_eq!(recorder.frames.lock().len(), 1, "nothing but the end");
+    assert_eq!((metrics.connections_on_hold.get(), metrics.publications_held.get()), (0, 6));
+}

@@ -19,6 +19,8 @@ mod documentation;
 mod early;
 mod embedded_log;
 mod framing;
+mod grants;
+mod holds;
 mod hooks;
 mod hostile;
 mod hostile_publishers;

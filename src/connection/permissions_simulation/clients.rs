@@ -1,13 +1,18 @@
 //! What clients do: they come, speak, listen, and go.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, time::Duration};
 
 use http::HeaderMap;
 use rand::{Rng, seq::IndexedRandom};
 use serde_json::{Value, json};
 
 use super::{
-    super::{Connection, link::NotAdmitted, simulated::Network},
+    super::{
+        Connection,
+        link::{NotAdmitted, Source},
+        resume::Resumed,
+        simulated::Network,
+    },
     Call, Connected, LONG, PEERS, PER_USER, Peer, Says, World, identity,
     model::{Rights, Visit},
     not_known,
@@ -51,17 +56,23 @@ impl World {
         };
         let connected = self.peers[number].connected.as_mut().unwrap();
         let (link, visit) = (&connected.link, &mut connected.visit);
+        let Call { begun, at, asked, says: _, resumed } = call;
+        let (source, ticket) = match resumed {
+            Some((provenance, ticket)) => (Source::Ticket(provenance), Some(ticket)),
+            None => (Source::Backend { at: self.start + Duration::from_millis(at) }, None),
+        };
         let (refused, later) = if version == Version::V3 { (1000, 1000) } else { (3500, 1013) };
         match (&says, admission) {
-            (Says::May(rights), Some(admission)) => match link.admit(&admission, call.asked, call.is_resumed) {
+            (Says::May(rights), Some(admission)) => match link.admit(&admission, asked, source) {
                 Ok(connection) => {
                     assert!(has_place, "one too many was admitted");
-                    assert!(visit.is_current(rights, call.begun, &self.log), "admitted by what holds no more");
-                    visit.enter(rights, &call);
-                    self.resumed += usize::from(call.is_resumed);
+                    assert!(visit.is_current(rights, begun, &self.log), "admitted by what holds no more");
+                    self.resumed += usize::from(ticket.is_some());
+                    visit.enter(rights, (begun, at), ticket, &self.log);
                     connected.connection = Some(connection);
+                    self.connections.check_resumed(&connected.link.client);
                 }
-                Err(NotAdmitted::Stale) => assert!(!visit.is_current(rights, call.begun, &self.log), "stale"),
+                Err(NotAdmitted::Stale) => assert!(!visit.is_current(rights, begun, &self.log), "stale"),
                 Err(NotAdmitted::TooMany) => {
                     assert!(!has_place, "too many");
                     link.turn_away(&link.not_admitted(NotAdmitted::TooMany));
@@ -70,7 +81,7 @@ impl World {
                 Err(NotAdmitted::Gone) => panic!("gone"),
             },
             (Says::Unknown, _) => {
-                link.turn_away(&link.refusal(&not_known(&call)));
+                link.turn_away(&link.refusal(&not_known(asked)));
                 visit.close(refused);
             }
             _ => {
@@ -80,18 +91,41 @@ impl World {
         }
     }
 
+    /// Is there for a moment, again and again, with the last ticket each time.
+    pub(super) async fn come_and_go(&mut self, number: usize) {
+        for _ in 0..self.rng.random_range(1..8) {
+            self.log.now += 1;
+            self.leave(number).await;
+            for _ in 0..3 {
+                self.enter(number);
+                self.check();
+            }
+            self.receive(number, 5000);
+            let seconds = self.rng.random_range(0..20);
+            self.wait(Duration::from_secs(seconds)).await;
+            self.check();
+        }
+    }
+
     /// Comes with a ticket, perhaps an old one, or somebody else's.
     fn redeem(&mut self, number: usize) {
         let whose = if self.rng.random_bool(0.1) { self.rng.random_range(0..PEERS) } else { number };
-        let Some(ticket) = self.peers[whose].tickets.choose(&mut self.rng).cloned() else { return };
+        let tickets = &self.peers[whose].tickets;
+        let newest = if self.rng.random_bool(0.6) { tickets.last() } else { None };
+        let Some(ticket) = newest.or_else(|| tickets.choose(&mut self.rng)).cloned() else { return };
         let is_own = self.peers[whose].identity == self.peers[number].identity;
         let connected = self.peers[number].connected.as_mut().unwrap();
         let redeemed = self.connections.redeem(&connected.link.client, &ticket.text);
         assert_eq!(redeemed.is_some(), is_own && self.log.counts(&ticket), "a ticket");
-        let Some((admission, asked)) = redeemed else { return };
+        let Some(Resumed { admission, asked, provenance }) = redeemed else { return };
         assert_eq!(admission.allowed.rooms().map(str::to_owned).collect::<BTreeSet<_>>(), ticket.rights.keys);
-        let says = Says::May(ticket.rights);
-        connected.call = Some(Call { begun: self.log.now, asked, says, is_resumed: true });
+        if self.is_steady {
+            ticket.assert_in_time(&self.log);
+        }
+        let says = Says::May(ticket.rights.clone());
+        let ticket = ticket.redeemed(&self.log);
+        connected.call =
+            Some(Call { begun: self.log.now, at: self.log.time, asked, says, resumed: Some((provenance, ticket)) });
     }
 
     /// The client says something.
@@ -131,7 +165,7 @@ impl World {
                 continue;
             }
             let mut request = json!({"type": "subscribe", "requestId": name, "room": room});
-            let since = known.clone().filter(|_| version == Version::V4 && self.rng.random_bool(0.4));
+            let since = known.clone().filter(|_| version == Version::V4 && self.rng.random_bool(0.6));
             if let Some(since) = &since {
                 request["since"] = json!(since);
             }
@@ -157,12 +191,15 @@ impl World {
                 connection.leave().await;
             }
             self.received += visit.received;
+            self.denied += visit.denied;
             visit.end(&self.log);
         } else {
             // What was on its way may come or not.
             let room = if self.rng.random_bool(0.8) { 3000 } else { 0 };
             self.receive(number, room);
-            self.received += self.peers[number].connected.take().map_or(0, |connected| connected.visit.received);
+            let Some(Connected { visit, .. }) = self.peers[number].connected.take() else { return };
+            self.received += visit.received;
+            self.denied += visit.denied;
         }
     }
 
@@ -171,7 +208,9 @@ impl World {
         if visit.closing.is_some() || visit.rights.is_none() {
             return;
         }
-        let is_due = self.peers[number].version == Version::V4 && visit.is_sure(&self.log);
+        let is_due = self.peers[number].version == Version::V4
+            && visit.is_sure(&self.log)
+            && visit.next_ticket(&self.log).is_some();
         self.connections.give_ticket(&link.client);
         assert_eq!(self.note_queued(number), is_due, "a ticket");
     }
@@ -205,7 +244,7 @@ impl World {
             tickets.extend(connected.visit.read(line, &self.log, positions));
         }
         tickets.drain(..tickets.len().saturating_sub(3));
-        positions.drain(1..positions.len().saturating_sub(4).max(1));
+        positions.drain(1..positions.len().saturating_sub(8).max(1));
     }
 }
 

@@ -111,6 +111,9 @@ impl World {
         is_recalled: bool,
     ) {
         self.finish_trigger();
+        for number in 0..PEERS {
+            self.note_queued(number); // what was published before
+        }
         self.offset += self.rng.random_range(1..3);
         let is_for_all = user.is_none() && connection.is_none();
         let sure: Vec<Uuid> =
@@ -144,9 +147,14 @@ impl World {
                 _ if !is_meant => visit.is_due |= is_of_user && room.is_some(),
                 Action::Disconnect if connection.is_some() => visit.close(3501),
                 Action::Forget => visit.is_due = visit.rights.is_some(),
-                _ if is_recalled => visit.is_due = visit.rights.is_some(),
-                Action::Reauthorize => visit.is_due = visit.rights.is_some(),
+                _ if is_recalled || action == Action::Reauthorize => {
+                    visit.is_due = visit.rights.is_some();
+                    if visit.is_due && visit.closing.is_none() {
+                        visit.held_since.get_or_insert(self.log.time);
+                    }
+                }
                 Action::Disconnect => visit.close(3501),
+                Action::Reauthorize => {}
                 Action::Unsubscribe => {
                     visit.lose(reached, "by-application", &self.log);
                     visit.is_due |= is_of_user;

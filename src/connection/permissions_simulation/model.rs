@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 use super::{
     super::simulated::{covers, key, reaches},
-    Call, SUBSCRIPTIONS, Says,
+    API_TIMEOUT, Call, SUBSCRIPTIONS, Says, TTL,
 };
 use crate::protocol::Version;
 
@@ -32,7 +32,15 @@ impl Rights {
     fn cover(&self, wanted: &Value) -> bool {
         self.rooms.iter().any(|allowed| covers(allowed, wanted))
     }
+
+    /// Those of these rooms that `other` covers.
+    fn within(&self, other: &Self) -> Self {
+        Self::new(self.user.clone(), self.rooms.iter().filter(|room| other.cover(room)).cloned().collect())
+    }
 }
+
+/// Rights that somebody had for entries up to a number.
+type Past = (usize, Rights);
 
 /// What was published.
 pub(super) struct Entry {
@@ -44,6 +52,10 @@ pub(super) struct Entry {
 #[derive(Default)]
 pub(super) struct Log {
     pub(super) now: u64,
+    /// Milliseconds since the start, and by how many of them the time of day is ahead.
+    pub(super) time: u64,
+    pub(super) ahead: i64,
+    pub(super) interval: Option<u64>,
     pub(super) entries: Vec<Entry>,
     /// Of these, how many are in the outboxes of all they are for.
     pub(super) fanned_out: usize,
@@ -52,12 +64,21 @@ pub(super) struct Log {
     pub(super) life: usize,
     /// Control messages: whom they were about, everybody if nobody is named.
     controls: Vec<(u64, Option<String>, Option<Uuid>)>,
+    /// The last one about each user in this life of the log: the entries before it.
+    changed: HashMap<String, (usize, usize)>,
     gap: u64,
 }
 
 impl Log {
+    pub(super) fn checked_every(interval: Option<u64>) -> Self {
+        Self { interval, ..Self::default() }
+    }
+
     pub(super) fn note_control(&mut self, user: Option<&str>, connection: Option<Uuid>) {
         let user = user.filter(|_| connection.is_none()).map(str::to_owned);
+        if let Some(user) = &user {
+            self.changed.insert(user.clone(), (self.entries.len(), self.life));
+        }
         self.controls.push((self.now, user, connection));
     }
 
@@ -81,7 +102,24 @@ impl Log {
 
     pub(super) fn counts(&self, ticket: &Ticket) -> bool {
         let (user, connection) = (ticket.rights.user.as_deref(), Some(ticket.connection));
-        ticket.life == self.life && !self.is_told_since(ticket.queued, user, connection)
+        let wall = self.wall();
+        let ttl = i64::try_from(TTL).unwrap();
+        ticket.life == self.life
+            && !self.is_told_since(ticket.queued, user, connection)
+            && ticket.confirmed <= wall + ttl
+            && ticket.end <= wall + 2 * ttl
+            && self.left(ticket) > 0
+    }
+
+    /// For how long a ticket counts yet.
+    fn left(&self, ticket: &Ticket) -> i64 {
+        let end = self.interval.map(|interval| ticket.confirmed + i64::try_from(interval).unwrap());
+        end.unwrap_or(i64::MAX).min(ticket.end) - self.wall()
+    }
+
+    /// The time of day.
+    fn wall(&self) -> i64 {
+        i64::try_from(self.time).unwrap() + self.ahead
     }
 }
 
@@ -90,9 +128,41 @@ impl Log {
 pub(super) struct Ticket {
     pub(super) text: String,
     pub(super) rights: Rights,
+    past: Vec<Past>,
     connection: Uuid,
     queued: u64,
     life: usize,
+    /// By the time of day: when the backend said so, and when it ends. Of one that has been redeemed, by the other clock.
+    confirmed: i64,
+    end: i64,
+    /// When somebody was last connected whom the backend itself had let in.
+    backed: u64,
+}
+
+impl Ticket {
+    /// Where nobody sets the clock: this is what tickets promise.
+    pub(super) fn assert_in_time(&self, log: &Log) {
+        assert!(log.time - self.backed < TTL, "a chain of tickets that is too long");
+        let age = log.time - u64::try_from(self.confirmed).unwrap();
+        assert!(log.interval.is_none_or(|interval| age < interval), "longer than between two checks");
+    }
+
+    /// The same, as the one who has it redeemed goes by it.
+    pub(super) fn redeemed(&self, log: &Log) -> Self {
+        let now = i64::try_from(log.time).unwrap();
+        let (confirmed, end) =
+            (now - (log.wall() - self.confirmed).max(0), now + log.left(self).min(i64::try_from(TTL).unwrap()));
+        Self { confirmed, end, ..self.clone() }
+    }
+}
+
+/// What is known of how long somebody's rights hold.
+#[derive(Clone, Default)]
+struct Standing {
+    confirmed: i64,
+    limit: Option<i64>,
+    /// Of one that came with a ticket and has not been confirmed.
+    backed: Option<u64>,
 }
 
 /// How things stood when frames were queued.
@@ -100,6 +170,17 @@ struct Mark {
     event: u64,
     life: usize,
     rights: Option<Rights>,
+    past: Vec<Past>,
+    /// When the next ticket would say that the backend has said so, when it would end, and since when nobody has asked it.
+    ticket: Option<(i64, i64, u64)>,
+    is_on_hold: bool,
+}
+
+impl Mark {
+    /// Whether it is known that `room` could be joined from entry `number` on.
+    fn covers_since(&self, number: usize, room: &Value) -> bool {
+        self.past.iter().all(|(until, rights)| *until <= number || rights.cover(room))
+    }
 }
 
 /// A subscription from the request to the last frame that is about it; of version 3.1 perhaps to several rooms.
@@ -130,6 +211,10 @@ pub(super) struct Visit {
     version: Version,
     /// In force; `None` before it is authorised.
     pub(super) rights: Option<Rights>,
+    past: Vec<Past>,
+    standing: Standing,
+    /// Since when it is on hold.
+    pub(super) held_since: Option<u64>,
     asked: u64,
     /// The backend is to be asked again.
     pub(super) is_due: bool,
@@ -145,6 +230,7 @@ pub(super) struct Visit {
     queued: usize,
     read: usize,
     pub(super) received: usize,
+    pub(super) denied: usize,
 }
 
 impl Visit {
@@ -153,6 +239,9 @@ impl Visit {
             connection,
             version,
             rights: None,
+            past: Vec::new(),
+            standing: Standing::default(),
+            held_since: None,
             asked: 0,
             is_due: false,
             closing: None,
@@ -165,6 +254,7 @@ impl Visit {
             queued: 0,
             read: 0,
             received: 0,
+            denied: 0,
         }
     }
 
@@ -197,9 +287,31 @@ impl Visit {
         self.asked = event;
     }
 
-    pub(super) fn enter(&mut self, rights: &Rights, call: &Call) {
-        (self.rights, self.asked) = (Some(rights.clone()), call.begun);
-        self.told.push_back(json!([rights.rooms, call.is_resumed]));
+    /// It is let in by what was said at the event `begun`, the time `at`, or by a ticket that was redeemed then.
+    pub(super) fn enter(&mut self, rights: &Rights, (begun, at): (u64, u64), ticket: Option<Ticket>, log: &Log) {
+        (self.rights, self.asked, self.held_since) = (Some(rights.clone()), begun, None);
+        self.told.push_back(json!([rights.rooms, ticket.is_some()]));
+        if let Some(ticket) = ticket {
+            let Ticket { confirmed, end, backed, past, .. } = ticket;
+            (self.standing, self.past) = (Standing { confirmed, limit: Some(end), backed: Some(backed) }, past);
+            let lifetime = log.interval.map_or(TTL, |interval| interval.min(TTL));
+            self.is_due = i64::try_from(log.time).unwrap() - confirmed > i64::try_from(lifetime / 2).unwrap();
+            return;
+        }
+        self.standing = Standing { confirmed: i64::try_from(at).unwrap(), ..Standing::default() };
+        let changed = rights.user.as_ref().and_then(|user| log.changed.get(user));
+        let changed = changed.filter(|(_, life)| *life == log.life).map(|(entries, _)| *entries);
+        self.past.extend(changed.map(|entries| (entries, Rights::new(None, Vec::new()))));
+    }
+
+    /// A ticket that it is given now: when the backend said so, and when it ends, by the time of day; and when there was last
+    /// somebody whom the backend had let in.
+    pub(super) fn next_ticket(&self, log: &Log) -> Option<(i64, i64, u64)> {
+        let Standing { confirmed, limit, backed } = self.standing;
+        let now = i64::try_from(log.time).unwrap();
+        let by_interval = log.interval.map(|interval| confirmed + i64::try_from(interval).unwrap());
+        let end = [limit, by_interval].into_iter().flatten().fold(now + i64::try_from(TTL).unwrap(), i64::min);
+        (end >= now + 500).then_some((confirmed + log.ahead, end + log.ahead, backed.unwrap_or(log.time)))
     }
 
     /// The backend has answered. Whether that counts.
@@ -210,7 +322,8 @@ impl Visit {
         let rights = match &call.says {
             Says::May(rights) => rights,
             Says::Unknown => {
-                if self.rights.as_ref().is_some_and(|rights| !self.is_current(rights, call.begun, log)) {
+                let user = self.rights.as_ref().and_then(|rights| rights.user.as_deref());
+                if log.has_changed(call.begun, user, Some(self.connection)) {
                     return false; // it may be known by now
                 }
                 self.close(if self.version == Version::V3 { 3502 } else { 3500 });
@@ -220,18 +333,25 @@ impl Visit {
         };
         let Some(before) = &self.rights else { return false };
         if !self.is_current(rights, call.begun, log) || !self.is_current(before, call.begun, log) {
+            if self.held_since.is_some_and(|since| log.time - since > API_TIMEOUT) {
+                self.close(1013);
+            }
             return false;
         }
+        let confirmed = self.standing.confirmed.max(i64::try_from(call.at).unwrap());
+        self.standing = Standing { confirmed, ..Standing::default() };
         let is_other = before.keys != rights.keys;
         self.is_due = false;
         self.asked = self.asked.max(call.begun);
-        self.rights = Some(rights.clone());
+        let before = self.rights.replace(rights.clone());
         if is_other {
+            self.past.extend(before.map(|before| (log.entries.len(), before)));
             self.lose(|room| !rights.cover(room), "no-longer-allowed", log);
             if self.version == Version::V4 && self.closing.is_none() {
                 self.told.push_back(json!([rights.rooms]));
             }
         }
+        self.held_since = None;
         true
     }
 
@@ -268,7 +388,7 @@ impl Visit {
         }
         for subscription in self.subscriptions.values_mut().filter(|subscription| subscription.ended.is_none()) {
             if subscription.rooms.iter().any(|(room, _)| are_meant(room)) {
-                subscription.end(Some(why), self.is_behind, log);
+                subscription.end(Some(why), self.is_behind || self.held_since.is_some(), log);
             }
         }
     }
@@ -304,7 +424,7 @@ impl Visit {
         let Some(subscription) = live else {
             return self.answers.push_back((Some("not-subscribed"), String::new()));
         };
-        subscription.end(None, self.is_behind, log);
+        subscription.end(None, self.is_behind || self.held_since.is_some(), log);
         if self.version == Version::V3 {
             self.answers.push_back((None, name.to_owned()));
         }
@@ -321,7 +441,9 @@ impl Visit {
         let queued = self.read + unread + waiting;
         let is_more = queued > self.queued;
         if is_more {
-            let mark = Mark { event: log.now, life: log.life, rights: self.rights.clone() };
+            let (rights, past, ticket) = (self.rights.clone(), self.past.clone(), self.next_ticket(log));
+            let is_on_hold = self.held_since.is_some();
+            let mark = Mark { event: log.now, life: log.life, rights, past, ticket, is_on_hold };
             self.marks.push_back((queued, Rc::new(mark)));
             self.queued = queued;
         }
@@ -358,6 +480,7 @@ impl Visit {
                 let rights = mark.rights.as_ref().expect("rights");
                 let is_allowed = subscription.ways(entry, self.connection, log).all(|room| rights.cover(room));
                 assert!(is_allowed, "not allowed: {line}");
+                assert!(!mark.is_on_hold, "on hold: {line}");
                 assert!(subscription.ended.as_ref().is_none_or(|end| mark.event <= end.event), "has ended: {line}");
                 subscription.take(entry, self.connection, log);
             }
@@ -366,7 +489,10 @@ impl Visit {
         }
         let text = frame["ticket"].as_str()?.to_owned();
         let rights = mark.rights.clone().expect("rights");
-        Some(Ticket { text, rights, connection: self.connection, queued: mark.event, life: mark.life })
+        let (confirmed, end, backed) = mark.ticket.expect("a ticket that is of use");
+        let past = mark.past.iter().map(|(until, before)| (*until, rights.within(before))).collect();
+        let (connection, queued, life) = (self.connection, mark.event, mark.life);
+        Some(Ticket { text, rights, past, connection, queued, life, confirmed, end, backed })
     }
 
     fn hear_rights(&mut self, frame: &Value) {
@@ -403,8 +529,10 @@ impl Visit {
         assert!(!std::mem::replace(&mut subscription.is_answered, true), "answered twice: {frame}");
         assert!(subscription.ended.as_ref().is_none_or(|end| mark.event <= end.event), "has ended: {frame}");
         let since = subscription.since.as_ref();
-        let is_known = since.and_then(|since| log.positions.get(since)).is_some_and(|(_, life)| *life == mark.life);
-        assert_eq!(frame["recovered"].as_bool(), since.map(|_| is_known), "{frame}");
+        let known = since.and_then(|since| log.positions.get(since)).filter(|(_, life)| *life == mark.life);
+        let may_have = known.is_some_and(|(number, _)| mark.covers_since(*number, &subscription.rooms[0].0));
+        assert_eq!(frame["recovered"].as_bool(), since.map(|_| may_have), "{frame}");
+        self.denied += usize::from(known.is_some() && !may_have);
         let (start, _) = log.positions[frame["position"].as_str().unwrap()];
         subscription.rooms.iter_mut().for_each(|(_, first)| *first = start);
         subscription.next = (start, 0);

@@ -1,6 +1,6 @@
 //! What becomes of a client's subscriptions when it may do less than before.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use serde_json::value::RawValue;
 use tokio::time::Instant;
@@ -8,6 +8,7 @@ use tokio::time::Instant;
 use super::{
     super::Connections,
     Session,
+    provenance::{Confirmation, Earlier},
     recovering::{Behind, Unanswered},
 };
 use crate::{
@@ -64,14 +65,43 @@ impl Session {
         self.asked = now;
     }
 
-    /// The client is given a ticket now.
-    pub(in super::super) fn note_ticket(&mut self) {
-        self.ticketed = Some(Instant::now());
+    /// When the backend confirmed that last, for a client that is given tickets.
+    pub(in super::super) fn confirmation(&self) -> Option<&Confirmation> {
+        self.provenance.as_ref()?.confirmation.as_ref()
     }
 
-    /// How long ago it was given one.
-    pub(in super::super) fn ticket_age(&self) -> Option<Duration> {
-        self.ticketed.map(|at| at.elapsed())
+    /// What the client could join before, in the order of time.
+    pub(in super::super) fn earlier(&self) -> &[Earlier] {
+        self.provenance.as_ref().map_or(&[], |provenance| &provenance.earlier)
+    }
+
+    /// Whether the client could join the room of `key` all the time since publication `number`, as far as is known.
+    pub(super) fn has_been_allowed_since(&self, number: u64, key: &RoomKey, numbers: Numbers) -> bool {
+        let Some(provenance) = self.provenance.as_ref().filter(|provenance| !provenance.earlier.is_empty()) else {
+            return true;
+        };
+        match numbers {
+            Numbers::ByValue => provenance.covers_since(number, key),
+            Numbers::ByType => by_value(key).is_some_and(|key| provenance.covers_since(number, &key)),
+        }
+    }
+
+    /// The client is given a ticket that ends at `end`.
+    pub(in super::super) fn note_ticket(&mut self, end: Instant) {
+        if let Some(confirmation) = self.confirmation_mut() {
+            confirmation.given_until = Some(end);
+        }
+    }
+
+    /// The ticket that the client was given counts no more.
+    pub(in super::super) fn lose_ticket(&mut self) {
+        if let Some(confirmation) = self.confirmation_mut() {
+            confirmation.given_until = None;
+        }
+    }
+
+    fn confirmation_mut(&mut self) -> Option<&mut Confirmation> {
+        self.provenance.as_mut()?.confirmation.as_mut()
     }
 
     /// The client is to leave the subscriptions that a trigger to `room` would reach.
@@ -87,15 +117,21 @@ impl Session {
     pub(in super::super) fn apply(
         &mut self,
         admission: &Admission,
-        asked: Moment,
+        (asked, at): (Moment, Instant),
         connections: &Connections,
     ) -> Result<Applied, Full> {
         self.asked = self.asked.max(asked);
+        if let Some(confirmation) = self.confirmation_mut() {
+            confirmation.renew(at);
+        }
         self.user = admission.user.clone();
         if Arc::ptr_eq(&self.allowed, &admission.allowed) {
             return Ok(Applied::Unchanged); // equal ones are shared
         }
-        self.allowed = admission.allowed.clone();
+        let before = std::mem::replace(&mut self.allowed, admission.allowed.clone());
+        if self.version == Version::V4 {
+            self.provenance.get_or_insert_default().supersede(before, &connections.hub);
+        }
         let (allowed, numbers) = (admission.allowed.clone(), connections.hub.dispatch().numbers());
         let is_lost = |key: &RoomKey| match numbers {
             Numbers::ByValue => !allowed.covers(key),
@@ -127,7 +163,10 @@ impl Session {
             let mut all = Vec::new();
             seats.append_to(&mut all);
             let told = Frame::Text(v4::unsubscribed(&id, why).into());
-            connections.hub.leave(all, || outcome = outcome.and(self.outbox.push(told)));
+            connections.hub.leave(all, || {
+                self.outbox.withhold(&id);
+                outcome = outcome.and(self.outbox.push(told));
+            });
         }
         let Some(behind) = &mut self.behind else { return outcome.map(|()| applied) };
         let is_wanted = |key: &Arc<RoomKey>, id: &RequestId| {

@@ -163,6 +163,9 @@ impl Session {
     /// When the outbox takes no more; the connection is ending then.
     pub(in super::super) fn catch_up(&mut self, connections: &Connections) -> Result<CatchUp, Full> {
         self.outbox.resume();
+        if self.outbox.on_hold_for().is_some() {
+            return Ok(CatchUp::Waiting); // what was missed waits in the history
+        }
         if self.outbox.blocked_for().is_some() {
             return Ok(CatchUp::Full);
         }
@@ -285,6 +288,14 @@ impl Session {
         let resumption = match connections.is_reading_back() {
             true => Resumption::Unknown,
             false => connections.hub.resume(&key, &request_id, since),
+        };
+        let numbers = connections.hub.dispatch().numbers();
+        let resumption = match resumption {
+            // Something may have been published to the room that was not for this client yet.
+            Resumption::Possible(recovery) if !self.has_been_allowed_since(recovery.reached(), &key, numbers) => {
+                Resumption::Impossible
+            }
+            resumption => resumption,
         };
         let now = Instant::now();
         let is_behind = matches!(resumption, Resumption::Ahead) || !connections.follows_log();

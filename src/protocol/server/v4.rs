@@ -58,8 +58,10 @@ pub fn welcome(welcome: &Welcome<'_>) -> String {
     let _ = write!(frame, r#""room_keys":{room_keys},"room_bytes":{room_bytes},"#);
     let _ = write!(frame, r#""request_id_bytes":{id_bytes},"masks":{masks}}}"#);
     if let Some(ticket) = welcome.ticket {
-        let resumed = welcome.is_resumed;
-        let _ = write!(frame, r#","ticket":"{ticket}","resumed":{resumed}"#); // of letters and digits
+        let _ = write!(frame, r#","ticket":"{ticket}""#); // of letters and digits
+    }
+    if welcome.ticket.is_some() || welcome.is_resumed {
+        let _ = write!(frame, r#","resumed":{}"#, welcome.is_resumed);
     }
     frame.push('}');
     frame
