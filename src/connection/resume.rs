@@ -74,8 +74,8 @@ impl Connections {
         if version == Version::V3 {
             return None; // which knows neither positions nor tickets
         }
-        let mut provenance = Provenance::default();
-        provenance.confirmation = self.tickets.as_ref().map(|_| confirmation);
+        let confirmation = self.tickets.as_ref().map(|_| confirmation);
+        let mut provenance = Provenance { confirmation, ..Provenance::default() };
         let changed = user.map_or(0, |user| self.backend.changes.last_of(user));
         if changed > 0 {
             // The log comes to a control message when that has been carried out; what follows it has no number yet.
