@@ -16,7 +16,7 @@ const STREAM_OFFSET: &[u8] = b"x-stream-offset";
 /// Header of messages that instances publish for each other.
 const INSTANCE: &[u8] = b"x-high-templar-instance";
 /// Longest value of [`INSTANCE`] that is kept.
-const LOG_BYTES: usize = 1 << 10;
+const INSTANCE_BYTES: usize = 1 << 10;
 
 /// Incremental parser of a content header frame's payload. Keeps the headers `x-stream-offset` (an integer) and
 /// `x-high-templar-instance` (UTF-8) and the property `message_id` (UTF-8), and drops all other properties.
@@ -39,7 +39,7 @@ pub(super) struct ContentHeader {
     /// The encoded items that are kept; empty if the payload does not have them.
     fixed: Vec<u8>,
     offset: Vec<u8>,
-    log: Vec<u8>,
+    instance: Vec<u8>,
     message_id: Vec<u8>,
 }
 
@@ -56,11 +56,11 @@ enum Step {
     NameLength,
     /// The name of a header and its type.
     Name(usize),
-    /// The length of a value, which belongs to the header [`INSTANCE`] if `is_log`.
+    /// The length of a value, which belongs to the header [`INSTANCE`] if `is_instance`.
     ValueLength {
-        is_log: bool,
+        is_instance: bool,
     },
-    Log(usize),
+    Instance(usize),
     /// The value of [`STREAM_OFFSET`], of this type.
     Offset(u8, usize),
     Skip(usize),
@@ -114,7 +114,9 @@ impl ContentHeader {
                 Step::Fixed => FIXED_BYTES + 2,
                 Step::ShortStringLength | Step::MessageIdLength | Step::NameLength => 1,
                 Step::TableLength | Step::ValueLength { .. } => 4,
-                Step::MessageId(length) | Step::Name(length) | Step::Log(length) | Step::Offset(_, length) => length,
+                Step::MessageId(length) | Step::Name(length) | Step::Instance(length) | Step::Offset(_, length) => {
+                    length
+                }
             };
             let taken = bytes.len().min(wanted - self.item.len());
             let (taken, rest) = bytes.split_at(taken);
@@ -130,7 +132,7 @@ impl ContentHeader {
 
     /// Appends the reduced payload to `frame` and resets the parser.
     pub(super) fn finish(&mut self, frame: &mut Vec<u8>) {
-        let headers_bytes = self.offset.len() + self.log.len();
+        let headers_bytes = self.offset.len() + self.instance.len();
         let mut flags = 0;
         if headers_bytes > 0 {
             flags |= HEADERS;
@@ -144,7 +146,7 @@ impl ContentHeader {
             // At most some 1,100 bytes.
             frame.extend_from_slice(&u32::try_from(headers_bytes).unwrap_or(u32::MAX).to_be_bytes());
         }
-        for kept in [&mut self.offset, &mut self.log, &mut self.message_id] {
+        for kept in [&mut self.offset, &mut self.instance, &mut self.message_id] {
             frame.append(kept);
         }
         self.item.clear();
@@ -156,7 +158,7 @@ impl ContentHeader {
     /// Returns the bytes that the parser has allocated.
     #[cfg(test)]
     pub(super) fn kept_bytes(&self) -> usize {
-        [&self.item, &self.fixed, &self.offset, &self.log, &self.message_id].map(Vec::capacity).iter().sum()
+        [&self.item, &self.fixed, &self.offset, &self.instance, &self.message_id].map(Vec::capacity).iter().sum()
     }
 
     /// Returns the step that follows the complete `item`.
@@ -193,16 +195,16 @@ impl ContentHeader {
                 self.in_table(length, Step::Name(length))
             }
             Step::Name(_) => self.after_name(item),
-            Step::ValueLength { is_log } => {
+            Step::ValueLength { is_instance } => {
                 let length = number(item);
-                let is_kept = is_log && length <= LOG_BYTES;
-                self.in_table(length, if is_kept { Step::Log(length) } else { Step::Skip(length) })
+                let is_kept = is_instance && length <= INSTANCE_BYTES;
+                self.in_table(length, if is_kept { Step::Instance(length) } else { Step::Skip(length) })
             }
-            Step::Log(length) => {
+            Step::Instance(length) => {
                 if str::from_utf8(item).is_ok() {
-                    push_name(&mut self.log, INSTANCE, b'S');
-                    self.log.extend_from_slice(&u32::try_from(length).unwrap_or_default().to_be_bytes());
-                    self.log.extend_from_slice(item);
+                    push_name(&mut self.instance, INSTANCE, b'S');
+                    self.instance.extend_from_slice(&u32::try_from(length).unwrap_or_default().to_be_bytes());
+                    self.instance.extend_from_slice(item);
                 }
                 self.next_entry()
             }
@@ -223,8 +225,8 @@ impl ContentHeader {
                 self.in_table(length, if is_offset { Step::Offset(kind, length) } else { Step::Skip(length) })
             }
             Some(Width::Counted) => {
-                let is_log = name == INSTANCE && kind == b'S' && self.log.is_empty();
-                self.in_table(4, Step::ValueLength { is_log })
+                let is_instance = name == INSTANCE && kind == b'S' && self.instance.is_empty();
+                self.in_table(4, Step::ValueLength { is_instance })
             }
             None => self.skip_table(),
         }
@@ -249,7 +251,7 @@ impl ContentHeader {
     fn next_entry(&mut self) -> Step {
         if self.table_bytes == 0 {
             self.next_property()
-        } else if !self.offset.is_empty() && !self.log.is_empty() {
+        } else if !self.offset.is_empty() && !self.instance.is_empty() {
             self.skip_table()
         } else {
             self.in_table(1, Step::NameLength)
