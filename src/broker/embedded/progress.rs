@@ -31,13 +31,21 @@ struct Facts {
     waiting: i64,
     /// When one of those was last taken, or the first one accepted.
     moved: Instant,
+    /// What follows from the others.
+    state: State,
 }
 
 impl Progress {
     pub(super) fn new(metrics: Arc<Metrics>) -> Arc<Self> {
         let now = Instant::now();
         Arc::new(Self {
-            facts: Mutex::new(Facts { opened: Some(now), is_writable: true, waiting: 0, moved: now }),
+            facts: Mutex::new(Facts {
+                opened: Some(now),
+                is_writable: true,
+                waiting: 0,
+                moved: now,
+                state: State::Behind(now),
+            }),
             state: watch::Sender::new(State::Behind(now)),
             publishing: watch::Sender::new(Publishing::Open),
             metrics,
@@ -105,8 +113,9 @@ impl Progress {
         } else {
             facts.opened.map_or(State::Current, State::Behind)
         };
-        let has_changed = self.state.send_if_modified(|present| std::mem::replace(present, state) != state);
-        if has_changed {
+        // Most changes change no state: this is done for each batch.
+        if std::mem::replace(&mut facts.state, state) != state {
+            self.state.send_replace(state);
             self.metrics.broker_consuming.set(i64::from(state == State::Current));
             if state == State::Away {
                 self.metrics.broker_failures.inc();
