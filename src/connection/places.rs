@@ -35,6 +35,14 @@ impl TooMany {
             Self::FromAddress => "connections-per-address",
         }
     }
+
+    /// Returns the settings to look at.
+    pub fn setting(self) -> &'static str {
+        match self {
+            Self::InAll => "MAX_CONNECTIONS, or the limit on open files",
+            Self::FromAddress => "MAX_CONNECTIONS_PER_ADDRESS",
+        }
+    }
 }
 
 /// Connections of the public listener beyond the limits, in all and from one address, that are still told so: there has to

@@ -116,7 +116,12 @@ impl Room {
     /// Counts a connection that has been accepted; `None` if there may not be another one.
     fn take(&self, socket: &Socket, permit: Option<OwnedSemaphorePermit>) -> Option<Taken> {
         Some(match self {
-            Self::Public(connections) => Taken::Public(connections.accept(socket.peer()).ok()?),
+            Self::Public(connections) => {
+                let accepted = connections.accept(socket.peer()).inspect_err(|limit| {
+                    limited!(warn[limit.word()], "connection closed unanswered", %limit, setting = limit.setting());
+                });
+                Taken::Public(accepted.ok()?)
+            }
             Self::Internal { permits, limit } => {
                 Taken::Internal { _permit: permit, permits: permits.clone(), limit: *limit }
             }
@@ -281,7 +286,7 @@ async fn serve_one(
                 }
                 Err(malformed) => {
                     metrics.requests_malformed.inc(malformed.label());
-                    debug!(error = %malformed, "request refused");
+                    limited!(warn[malformed.label()], "request refused", status = 400, detail = %malformed);
                     let refusal = reply::error(StatusCode::BAD_REQUEST, "malformed-request", &malformed.to_string());
                     reply::with_headers(refusal, &[(header::CONNECTION, "close")])
                 }

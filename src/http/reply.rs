@@ -66,12 +66,8 @@ pub(super) fn too_many(limit: TooMany) -> Response {
         TooMany::InAll => StatusCode::SERVICE_UNAVAILABLE,
         TooMany::FromAddress => StatusCode::TOO_MANY_REQUESTS,
     };
-    let setting = match limit {
-        TooMany::InAll => "MAX_CONNECTIONS, or the limit on open files",
-        TooMany::FromAddress => "MAX_CONNECTIONS_PER_ADDRESS",
-    };
     let response = error(status, "too-many-connections", &limit.to_string());
-    let mut response = refusals::logged_as(response, limit.word(), &format!("{limit}: see {setting}"));
+    let mut response = refusals::logged_as(response, limit.word(), &format!("{limit}: see {}", limit.setting()));
     let seconds = rand::rng().random_range(FULL_SECONDS);
     response.headers_mut().insert(header::RETRY_AFTER, seconds.into());
     response

@@ -1,10 +1,12 @@
 //! Requests that two servers could read in two ways are refused before they are routed, on both listeners.
 
-use serde_json::json;
+use rustix::process::Signal;
+use serde_json::{Value, json};
 
 use crate::support::{
-    Client, TestServer,
-    http::{Reply, exchange, request, send},
+    Client, StubBackend, TestServer,
+    http::{Reply, dial, exchange, request, send},
+    process::Running,
 };
 
 const REFUSED: &str = "malformed-request";
@@ -137,4 +139,36 @@ async fn a_page_of_another_site_has_no_browser_ask_the_internal_listener_even_wi
             assert_eq!(ask(path, site, "cors", "empty").await.status, 200, "{path} {site}");
         }
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_refused_before_it_is_routed_has_few_lines_in_the_log() {
+    let backend = StubBackend::allowing(json!([])).await;
+    let url = backend.url();
+    let vars = [
+        ("API_URL", url.as_str()),
+        ("LOG_FORMAT", "json"),
+        ("MAX_CONNECTIONS_PER_ADDRESS", "1"),
+        ("TRUSTED_PROXIES", "none"),
+    ];
+    let running = Running::start(&vars).await;
+    for _ in 0..100 {
+        assert_eq!(exchange(&running.public, b"GET localhost HTTP/1.1\r\nHost: secret\r\n\r\n").await.status, 400);
+    }
+    let mut silent = Vec::new();
+    for _ in 0..100 {
+        silent.push(dial(&running.public).await);
+    }
+    let metrics = send(&running.internal, "GET", "/metrics", &[], b"").await.body;
+    assert!(metrics.contains("requests_malformed_total{reason=\"target\"} 100\n"), "{metrics}");
+    running.signal(Signal::TERM);
+    drop(silent);
+    let (_, log) = running.end();
+    let lines: Vec<Value> = log.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    for (message, kind) in [("request refused", "target"), ("connection closed unanswered", "connections-per-address")]
+    {
+        let count = lines.iter().filter(|line| line["message"] == message && line["kind"] == kind).count();
+        assert!((1..=10).contains(&count), "{message}: {log}");
+    }
+    assert!(!log.contains("secret"), "{log}");
 }
