@@ -1,7 +1,7 @@
 //! What a delivery and an idle client cost, counted: allocations, bytes and writes, which unlike seconds are the same
 //! on every machine. Who makes one of these numbers smaller writes the smaller one down here.
 
-#![expect(clippy::unwrap_used, clippy::panic, reason = "this is how a test fails")]
+#![expect(clippy::unwrap_used, reason = "this is how a test fails")]
 
 use std::{
     alloc::System,
