@@ -93,8 +93,9 @@ async fn an_old_ticket_or_one_of_too_many_rooms_is_none() {
     assert!(redeem(&tickets, &ticket).is_ok());
     advance(Duration::from_millis(1)).await;
     assert_eq!(redeem(&tickets, &ticket).map(drop), Err(Refused::Expired));
-    let room = format!(r#"{{"a":"{}"}}"#, "x".repeat(LONGEST_BYTES));
-    assert_eq!(issue_for(&tickets, &[&room], &Confirmation::new(Instant::now())), None);
+    let rooms: Vec<_> = (0..6).map(|key| format!(r#"{{"{key}":"{}"}}"#, "x".repeat(LONGEST_BYTES / 5))).collect();
+    let rooms: Vec<_> = rooms.iter().map(String::as_str).collect();
+    assert_eq!(issue_for(&tickets, &rooms, &Confirmation::new(Instant::now())), None);
 }
 
 #[tokio::test(start_paused = true)]
