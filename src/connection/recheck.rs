@@ -308,6 +308,12 @@ impl Connections {
         let user = client.session().as_ref().and_then(Session::user).cloned();
         self.forget(user.as_deref());
         self.metrics.rechecks.inc("given-up");
+        let kind = if client.outbox.on_hold_for().is_some() { "on-hold" } else { "grace" };
+        limited!(
+            warn[kind],
+            "connection closed: its permissions could not be checked in time, see API_TIMEOUT and REAUTHORIZE_GRACE",
+            connection = %client.id()
+        );
         let later = Duration::from_secs_f64(rand::rng().random_range(RETURN_SECONDS));
         client.outbox.close(CloseCode::TryLater, v4::retry_after(later));
     }

@@ -1,12 +1,12 @@
 //! A socket that only listens: what comes for a connection of Channelstream's is written to it, and what it says is of no
 //! interest but as a sign of life.
 
-use std::{borrow::Cow, net::IpAddr, ops::ControlFlow, sync::Arc, time::Duration};
+use std::{borrow::Cow, net::IpAddr, ops::ControlFlow, pin::pin, sync::Arc, time::Duration};
 
 use hyper::upgrade::OnUpgrade;
 use tokio::{
     io::Interest,
-    time::{Instant, MissedTickBehavior, interval_at},
+    time::{Instant, MissedTickBehavior, interval_at, timeout},
 };
 use uuid::Uuid;
 
@@ -27,6 +27,8 @@ use crate::{
 
 /// How often a client is sent an empty list, so that it sees that the connection is alive.
 const HEARTBEAT: Duration = Duration::from_secs(5);
+/// How long a client that has gone already may take to be listened for.
+const GONE_DEADLINE: Duration = Duration::from_secs(1);
 /// Messages of one client that are handled before others have their turn.
 const MESSAGES_AT_ONCE: usize = 64;
 
@@ -75,8 +77,15 @@ impl Client {
     ) -> ControlFlow<Goodbye, Listening> {
         let outbox = self.link.outbox();
         let mut early = Early::new(&self.socket.wire().socket, &mut self.reader, &self.link);
-        let attaching = channelstream.attach(connection, By::Socket, outbox.clone(), since, address);
-        let attached = early.during(attaching).await?;
+        let mut attaching = pin!(channelstream.attach(connection, By::Socket, outbox.clone(), since, address));
+        let attached = match early.during(attaching.as_mut()).await {
+            ControlFlow::Continue(attached) => attached,
+            ControlFlow::Break(goodbye) => {
+                // Its connection ends with it, at once and not after 15 s of silence: for that it has to have listened.
+                let _ = timeout(GONE_DEADLINE, attaching).await;
+                return ControlFlow::Break(goodbye);
+            }
+        };
         self.link.connections().metrics.client_messages.inc_by(early.messages().len() as u64);
         match attached {
             Ok(Attached::Listening(listening)) => return ControlFlow::Continue(listening),

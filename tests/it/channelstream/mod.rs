@@ -123,6 +123,7 @@ everywhere! {
             a_socket_attached_late_gets_heartbeats_too,
             a_newer_socket_takes_over,
             who_closes_has_parted,
+            who_closes_before_it_is_served_has_parted,
             who_is_cut_off_has_parted,
             disconnecting_closes_the_socket,
             what_was_missed_comes_first,

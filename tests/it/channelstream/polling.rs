@@ -189,6 +189,7 @@ pub async fn a_chat_over_polls_loses_nothing(site: &Site) {
 
 pub async fn polls_that_are_given_up_lose_nothing(site: &Site) {
     const MESSAGES: usize = 40;
+    const GIVEN_UP: usize = 10;
     let id = site.connect("given-up-ann", &["given-up"]).await;
     let talk = async {
         for number in 0..MESSAGES {
@@ -200,7 +201,7 @@ pub async fn polls_that_are_given_up_lose_nothing(site: &Site) {
         let mut chance = StdRng::seed_from_u64(11);
         let (mut numbers, mut given_up) = (Vec::new(), 0);
         let deadline = Instant::now() + Duration::from_secs(60);
-        while numbers.len() < MESSAGES {
+        while numbers.len() < MESSAGES || given_up < GIVEN_UP {
             assert!(Instant::now() < deadline, "{numbers:?}");
             // A poll that is answered has been under way for a quarter of a second at least.
             let patience = if chance.random_ratio(9, 10) { chance.random_range(0..100) } else { 10_000 };
@@ -209,11 +210,10 @@ pub async fn polls_that_are_given_up_lose_nothing(site: &Site) {
                 Err(_) => given_up += 1,
             }
         }
-        (numbers, given_up)
+        numbers
     };
-    let ((numbers, given_up), ()) = tokio::join!(listen, talk);
+    let (numbers, ()) = tokio::join!(listen, talk);
     assert_eq!(numbers, (0..MESSAGES as u64).collect::<Vec<_>>());
-    assert!(given_up > 3, "{given_up}");
 }
 
 pub async fn many_polls_lose_nothing_of_a_busy_channel(site: &Site) {

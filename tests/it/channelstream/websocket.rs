@@ -3,7 +3,10 @@
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use tokio::time::{Instant, sleep};
+use tokio::{
+    io::AsyncWriteExt,
+    time::{Instant, sleep},
+};
 use tokio_tungstenite::tungstenite::{Error, Message};
 use uuid::Uuid;
 
@@ -161,6 +164,24 @@ pub async fn who_closes_has_parted(site: &Site) {
         has_parted(site, &mut watcher, &id, since).await;
         let (_, end) = site.socket(&id).await.end().await;
         assert!(matches!(end, End::Closed(1000, _)), "{end:?}");
+    }
+}
+
+pub async fn who_closes_before_it_is_served_has_parted(site: &Site) {
+    for _ in 0..5 {
+        site.configure("hasty", json!({"notify_presence": true})).await;
+        let (_, mut watcher) = site.join("hasty-watcher", &["hasty"]).await;
+        let id = site.connect("hasty-ann", &["hasty"]).await;
+        assert_eq!(watcher.next().await["message"]["action"], json!("joined"));
+        let since = Instant::now();
+        let handshake = format!(
+            "GET /ws?conn_id={id} HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+             Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+        );
+        let close = [0x88, 0x82, 0, 0, 0, 0, 0x03, 0xe8]; // 1000, masked with zeros
+        let mut stream = http::dial(site.public()).await;
+        stream.write_all(&[handshake.as_bytes(), &close].concat()).await.unwrap();
+        has_parted(site, &mut watcher, &id, since).await;
     }
 }
 
