@@ -79,7 +79,7 @@ async fn a_trigger_to_rooms_with_many_combinations_of_wildcards_lets_others_have
     others.abort();
     let look_ups = metrics.room_look_ups.get();
     assert_eq!((metrics.triggers.get(), look_ups), (1, ROOMS * u64::from(MASKS)));
-    assert!(turns >= look_ups / LOOKED_UP_AT_ONCE, "{turns} turns within {look_ups} look-ups");
+    assert!(turns >= look_ups / 2000, "{turns} turns within {look_ups} look-ups");
     hub.leave(seats, || {});
 }
 

@@ -44,7 +44,11 @@ pub(super) async fn read(
                 break;
             }
         }
-        if length > limit_bytes { Err(Unread::TooLarge) } else { Ok(whole.freeze()) }
+        if length > limit_bytes {
+            return Err(Unread::TooLarge);
+        }
+        // A body is kept for clients that come back: without the room in which it grew, which is as much again at worst.
+        Ok(Vec::from(whole).into_boxed_slice().into())
     };
     timeout(DEADLINE, reading).await.unwrap_or(Err(Unread::Incomplete))
 }
