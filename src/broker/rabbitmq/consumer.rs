@@ -69,6 +69,8 @@ pub(in super::super) struct Consumer {
     marked: Instant,
     /// When something came last.
     heard: Instant,
+    /// Looks since then.
+    quiet_looks: u32,
     /// Of the reasons to believe that the exchange is not bound, those that are known.
     unbound: u64,
     look: Interval,
@@ -109,6 +111,7 @@ impl Consumer {
             epoch_every: (config.read_back / EPOCH_AGE).mul_f64(rand::rng().random_range(1.0..1.5)),
             marked: Instant::now(),
             heard: Instant::now(),
+            quiet_looks: 0,
             unbound: 0,
             look,
             complaint: Complaint::default(),
@@ -155,6 +158,7 @@ impl Consumer {
                 continue;
             };
             self.heard = Instant::now();
+            self.quiet_looks = 0;
             if let Some(batch) = self.hand_over(ready).await {
                 return Ok(batch);
             }
@@ -314,6 +318,7 @@ impl Consumer {
                 self.unavailable_since = None;
                 self.complaint.settle();
                 self.heard = Instant::now();
+                self.quiet_looks = 0;
                 if session.follows_log {
                     self.tell(State::Behind(Instant::now()));
                 } else {

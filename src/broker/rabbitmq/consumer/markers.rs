@@ -14,6 +14,8 @@ const MARKER_EVERY: Duration = Duration::from_secs(5);
 const MARKER_DEADLINE: Duration = Duration::from_secs(5);
 /// The same where other entries come all the time, behind which it may wait.
 const BUSY_MARKER_DEADLINE: Duration = Duration::from_secs(60);
+/// So many looks in a row find that nothing has come: a process that stood still reads what is there before it judges.
+const QUIET_LOOKS: u32 = 3;
 /// So long nothing comes where the log is read to its end.
 const QUIET: Duration = Duration::from_secs(1);
 /// Entries in the log after which there is to be another marker: so many are read again in a new session.
@@ -61,21 +63,22 @@ impl Consumer {
             warn!("the exchange does not pass on what is published: the queue is bound again");
             return self.lost(None).await;
         }
+        self.quiet_looks = self.quiet_looks.saturating_add(1);
+        let is_quiet = self.quiet_looks >= QUIET_LOOKS;
         let now = Instant::now();
         let wanted = self.shared.wanted.borrow().request;
         let confirmed = *self.shared.confirmed.borrow();
         let waits_since = (confirmed.request == wanted && confirmed.at > self.marked).then_some(confirmed.at);
         if follows_log && self.follower.is_proving() {
             // The stream holds a marker of now. If it were the same, the old one would have come long since.
-            if waits_since.is_some_and(|since| now - since > MARKER_DEADLINE) {
+            if is_quiet && waits_since.is_some_and(|since| now - since > MARKER_DEADLINE) {
                 self.doubt().await;
             }
             return;
         }
         self.doubtful = 0;
         if let Some(since) = waits_since {
-            let is_overdue = now - since > BUSY_MARKER_DEADLINE
-                || now - since > MARKER_DEADLINE && now.duration_since(self.heard) > QUIET;
+            let is_overdue = is_quiet && now - since > MARKER_DEADLINE || now - since > BUSY_MARKER_DEADLINE;
             if is_overdue {
                 self.be_overdue(follows_log).await;
             }
