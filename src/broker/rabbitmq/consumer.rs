@@ -67,6 +67,8 @@ pub(in super::super) struct Consumer {
     epoch_every: Duration,
     /// When the last marker of this instance came, or was wanted.
     marked: Instant,
+    /// The sequence number of the last one that came: it may come before RabbitMQ's confirmation.
+    own_read: u64,
     /// When something came last.
     heard: Instant,
     /// Looks since then.
@@ -110,6 +112,7 @@ impl Consumer {
             epoch_began: Instant::now(),
             epoch_every: (config.read_back / EPOCH_AGE).mul_f64(rand::rng().random_range(1.0..1.5)),
             marked: Instant::now(),
+            own_read: 0,
             heard: Instant::now(),
             quiet_looks: 0,
             unbound: 0,

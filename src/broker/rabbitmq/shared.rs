@@ -48,6 +48,8 @@ pub(super) struct Shared {
 pub(super) struct Confirmed {
     /// The request that it answers.
     pub request: u64,
+    /// The sequence number of the marker.
+    pub number: u64,
     /// Since when.
     pub at: Instant,
 }
@@ -58,7 +60,7 @@ impl Shared {
             instance: Uuid::new_v4(),
             has_log: watch::Sender::new(None),
             wanted: watch::Sender::default(),
-            confirmed: watch::Sender::new(Confirmed { request: 0, at: Instant::now() }),
+            confirmed: watch::Sender::new(Confirmed { request: 0, number: 0, at: Instant::now() }),
             accepted: Mutex::default(),
             state: watch::Sender::new(State::Behind(Instant::now())),
             publishing: watch::Sender::new(Publishing::Away(None)),

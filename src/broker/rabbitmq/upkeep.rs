@@ -47,8 +47,8 @@ pub(super) struct Upkeep {
 /// What has become of a marker.
 #[derive(Debug)]
 enum Marked {
-    /// RabbitMQ has passed it on to some queue.
-    Accepted,
+    /// RabbitMQ has passed the one with this sequence number on to some queue.
+    Accepted(u64),
     /// No queue took it.
     Returned,
     /// RabbitMQ did not take it, and says why.
@@ -175,9 +175,10 @@ impl Upkeep {
             let want = *wanted.borrow_and_update();
             if !is_blocked && self.shared.confirmed.borrow().request < want.request {
                 match self.mark(connection, &lines.common, &want).await {
-                    Marked::Accepted => {
+                    Marked::Accepted(number) => {
                         self.complaint.settle();
-                        self.shared.confirmed.send_replace(Confirmed { request: want.request, at: Instant::now() });
+                        let confirmed = Confirmed { request: want.request, number, at: Instant::now() };
+                        self.shared.confirmed.send_replace(confirmed);
                     }
                     Marked::Returned if self.shared.follows_log() => {
                         warn!("the exchange does not pass on to the log what is published: it is bound again");
@@ -276,7 +277,7 @@ impl Upkeep {
         match outcome {
             Ok(()) => {
                 self.shared.accepted.lock().insert(number);
-                Marked::Accepted
+                Marked::Accepted(number)
             }
             Err(Failure::Returned) => {
                 self.shared.accepted.lock().insert(number);

@@ -27,6 +27,7 @@ impl Consumer {
     /// A marker of this session has come.
     pub(super) fn note_own_marker(&mut self, number: u64) {
         self.marked = Instant::now();
+        self.own_read = self.own_read.max(number);
         self.shared.is_overdue.send_if_modified(std::mem::take);
         if !self.shared.follows_log() {
             self.shared.accepted.lock().retain(|accepted| *accepted > number);
@@ -68,7 +69,8 @@ impl Consumer {
         let now = Instant::now();
         let wanted = self.shared.wanted.borrow().request;
         let confirmed = *self.shared.confirmed.borrow();
-        let waits_since = (confirmed.request == wanted && confirmed.at > self.marked).then_some(confirmed.at);
+        let is_waiting = confirmed.request == wanted && confirmed.number > self.own_read;
+        let waits_since = is_waiting.then_some(confirmed.at);
         if follows_log && self.follower.is_proving() {
             // The stream holds a marker of now. If it were the same, the old one would have come long since.
             if is_quiet && waits_since.is_some_and(|since| now - since > MARKER_DEADLINE) {
