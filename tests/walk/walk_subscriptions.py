@@ -10,7 +10,7 @@ from publisher import ByAmqp
 IDS = {
     "text": '"r1"',
     "empty text": '""',
-    "text that is long": '"' + "x" * 1000 + '"',
+    "text that is long": '"' + "x" * 255 + '"',
     "text with escapes": r'"\"\\\n\u0001 \u2028 \ud83d\ude00 é"',
     "text with markup": '"</script>&"',
     "0": "0",
