@@ -210,7 +210,7 @@ impl Dispatch {
     }
 
     /// Something about the log.
-    fn take_note(&self, delivery: &Delivery) {
+    fn take_note(&mut self, delivery: &Delivery) {
         match delivery {
             Delivery::Trigger { .. }
             | Delivery::Control { .. }
@@ -220,11 +220,14 @@ impl Dispatch {
                 self.connections.backend.changes.begin_epoch(*epoch, *offset);
                 self.hub.begin_epoch(*epoch, *offset);
             }
-            Delivery::Restart => {
+            Delivery::Restart { is_read_back } => {
+                if *is_read_back {
+                    self.repeats.clear(); // among them may be ids of triggers that the log has lost, and may get again
+                }
                 if let Some(channelstream) = &self.channelstream {
                     channelstream.lose();
                 }
-                self.connections.restart();
+                self.connections.restart(*is_read_back);
             }
             Delivery::Recalled => self.connections.end_recall(),
             Delivery::Missed => {
@@ -265,7 +268,7 @@ impl Dispatch {
             }
         };
         if let Some(id) = trigger.id
-            && self.repeats.is_repeat(id, offset, Instant::now())
+            && self.repeats.is_repeat(id, Instant::now())
         {
             self.metrics.triggers_repeated.inc();
             self.pass(offset);

@@ -75,7 +75,10 @@ pub enum Delivery {
         offset: u64,
     },
     /// What follows does not go on where the log ended.
-    Restart,
+    Restart {
+        /// All that the log holds comes next, and may have other entries where some were that have been handed over.
+        is_read_back: bool,
+    },
     /// All that was published before this instance was there has been recalled.
     Recalled,
     /// Triggers may have been missed before this.

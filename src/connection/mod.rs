@@ -222,8 +222,10 @@ impl Connections {
     }
 
     /// The log begins anew, and is perhaps read back; [`end_recall`](Self::end_recall) tells when that is over.
-    pub fn restart(&self) {
-        self.has_read_back.store(false, Ordering::Relaxed);
+    pub fn restart(&self, is_read_back: bool) {
+        if is_read_back {
+            self.has_read_back.store(false, Ordering::Relaxed);
+        }
         self.backend.changes.restart();
         self.hub.forget();
     }

@@ -1,7 +1,7 @@
 //! Triggers that come again under the id of one that came before.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{HashSet, VecDeque},
     time::Duration,
 };
 
@@ -20,27 +20,29 @@ const MOST: usize = 1 << 20;
 #[derive(Debug)]
 pub(super) struct Repeats {
     ttl: Duration,
-    /// Each with the offset of its first trigger, where there is a log.
-    known: HashMap<SmolStr, Option<u64>>,
+    known: HashSet<SmolStr>,
     oldest_first: VecDeque<(Instant, SmolStr)>,
 }
 
 impl Repeats {
     pub(super) fn new(ttl: Duration) -> Self {
-        Self { ttl, known: HashMap::new(), oldest_first: VecDeque::new() }
+        Self { ttl, known: HashSet::new(), oldest_first: VecDeque::new() }
     }
 
-    /// Whether a trigger with this id, other than the one at `offset`, has come within the time. Otherwise it has now.
-    ///
-    /// The same entry comes again when the log is read back a second time: it belongs to the history that is built then.
-    pub(super) fn is_repeat(&mut self, id: SmolStr, offset: Option<u64>, now: Instant) -> bool {
+    /// Whether a trigger with this id has come within the time. Otherwise it has now.
+    pub(super) fn is_repeat(&mut self, id: SmolStr, now: Instant) -> bool {
         self.forget(now);
-        if let Some(first) = self.known.get(&id) {
-            return offset.is_none() || *first != offset;
+        let is_new = self.known.insert(id.clone());
+        if is_new {
+            self.oldest_first.push_back((now, id));
         }
-        self.known.insert(id.clone(), offset);
-        self.oldest_first.push_back((now, id));
-        false
+        !is_new
+    }
+
+    /// Forgets all: the log is read back from its beginning.
+    pub(super) fn clear(&mut self) {
+        self.known.clear();
+        self.oldest_first.clear();
     }
 
     fn forget(&mut self, now: Instant) {
@@ -72,22 +74,24 @@ mod tests {
         let start = Instant::now();
         let at = |seconds| start + Duration::from_secs(seconds);
         let mut repeats = Repeats::new(Duration::from_secs(60));
-        assert!(!repeats.is_repeat("a".into(), None, at(0)));
-        assert!(!repeats.is_repeat("b".into(), None, at(30)));
-        assert!(repeats.is_repeat("a".into(), None, at(59)));
-        assert!(!repeats.is_repeat("a".into(), None, at(60)));
-        assert!(repeats.is_repeat("b".into(), None, at(61)));
+        assert!(!repeats.is_repeat("a".into(), at(0)));
+        assert!(!repeats.is_repeat("b".into(), at(30)));
+        assert!(repeats.is_repeat("a".into(), at(59)));
+        assert!(!repeats.is_repeat("a".into(), at(60)));
+        assert!(repeats.is_repeat("b".into(), at(61)));
         assert_eq!(repeats.known.len(), repeats.oldest_first.len());
     }
 
     #[test]
-    fn an_entry_that_is_read_again_is_no_repeat_of_itself() {
+    fn a_log_that_is_read_back_again_has_no_repeats_of_itself() {
         let now = Instant::now();
         let mut repeats = Repeats::new(Duration::from_secs(60));
         for _ in 0..2 {
-            assert!(!repeats.is_repeat("a".into(), Some(7), now));
-            assert!(repeats.is_repeat("a".into(), Some(9), now));
+            assert!(!repeats.is_repeat("a".into(), now));
+            assert!(repeats.is_repeat("a".into(), now));
+            repeats.clear();
         }
+        assert!(repeats.known.is_empty() && repeats.oldest_first.is_empty());
     }
 
     #[test]
@@ -95,10 +99,10 @@ mod tests {
         let now = Instant::now();
         let mut repeats = Repeats::new(Duration::from_secs(60));
         for id in 0..=MOST {
-            assert!(!repeats.is_repeat(id.to_string().into(), None, now));
+            assert!(!repeats.is_repeat(id.to_string().into(), now));
         }
         assert_eq!(repeats.known.len(), MOST);
-        assert!(!repeats.is_repeat("0".into(), None, now));
-        assert!(repeats.is_repeat(MOST.to_string().into(), None, now));
+        assert!(!repeats.is_repeat("0".into(), now));
+        assert!(repeats.is_repeat(MOST.to_string().into(), now));
     }
 }

@@ -16,7 +16,12 @@ const DIGITS: usize = 12;
 impl Epoch {
     /// One that nobody has had before.
     pub fn random() -> Self {
-        Self(rand::rng().random_range(0..1 << (4 * DIGITS)))
+        Self::from_low_bits(rand::rng().random())
+    }
+
+    /// The one that these bits stand for, as far as there is room for them.
+    pub fn from_low_bits(bits: u64) -> Self {
+        Self(bits & ((1 << (4 * DIGITS)) - 1))
     }
 }
 

@@ -229,7 +229,7 @@ async fn what_rabbitmq_has_dropped_before_it_was_read_is_told() {
                         panic!("nobody has published one")
                     }
                     Delivery::Epoch { .. } => seen.push("epoch"),
-                    Delivery::Restart => seen.push("restart"),
+                    Delivery::Restart { .. } => seen.push("restart"),
                     Delivery::Recalled => seen.push("recalled"),
                     Delivery::Missed => seen.push("missed"),
                 }

@@ -185,9 +185,9 @@ fn faults_can_be_chosen_by_name() {
 fn without_options_the_ledger_always_has_the_same_faults() {
     let parse = |line: &str| Wanted::parse(line.split_whitespace().map(str::to_owned));
     let run = |seed, time, kinds| Ok(Wanted::Run { seed, faults_for: seconds(time), kinds });
-    assert_eq!(parse("--nocapture"), run(DEFAULT_SEED, 130, Kinds::Classic));
-    assert_eq!(parse("--seconds 9 --seed=5 --faults all"), run(5, 9, Kinds::All));
-    let Ok(Wanted::Run { kinds: Kinds::Classic, .. }) = parse("--seed random --seconds 60") else { panic!("no run") };
+    assert_eq!(parse("--nocapture"), run(DEFAULT_SEED, 130, Kinds::All));
+    assert_eq!(parse("--seconds 9 --seed=5 --faults classic"), run(5, 9, Kinds::Classic));
+    let Ok(Wanted::Run { kinds: Kinds::All, .. }) = parse("--seed random --seconds 60") else { panic!("no run") };
     assert_eq!(parse("--test-threads 4 hostile"), Ok(Wanted::Nothing));
     assert!(parse("--faults").is_err());
     assert!(parse("--seed any").is_err());

@@ -15,6 +15,7 @@ use crate::{
     World,
     client::Order,
     gaps::GapId,
+    instance::Instance,
     operator,
     schedule::{Fault, Planned},
     support::Proxy,
@@ -28,8 +29,8 @@ const BIND: Duration = Duration::from_secs(15);
 const BIND_AT_LAST: Duration = Duration::from_secs(60);
 /// How long instances may take to follow the log again after a fault.
 const FOLLOW: Duration = Duration::from_secs(40);
-/// The same of instances that need not wait for RabbitMQ.
-const FOLLOW_BLOCKED: Duration = Duration::from_secs(15);
+/// The same of instances that need not wait for RabbitMQ to take anything.
+const FOLLOW_BLOCKED: Duration = Duration::from_secs(30);
 /// How long instances may take to deliver again when they follow the log.
 const SETTLE: Duration = Duration::from_secs(5);
 /// How long an instance takes to notice that its connections are cut, and the test to notice that of the instance.
@@ -94,6 +95,7 @@ impl Faults {
                 world.books.tell("broker goes on");
             }
             Fault::KillInstance(which, away) => {
+                self.spare_last_witness(which).await;
                 world.instances[which].kill();
                 self.start_again(which, away).await;
             }
@@ -125,6 +127,8 @@ impl Faults {
         sleep(before).await;
         let gap = books.open_gap(Fault::LoseTail { before, is_killed }.word());
         books.lose(gap, &kept, &books.accepted());
+        let life = |instance: &Instance| instance.life().filter(|_| instance.is_ready());
+        *world.witnesses.lock() = Some(world.instances.each_ref().map(life));
         world.node_absence.lock().begin();
         world
             .with_node(move |node| {
@@ -136,6 +140,7 @@ impl Faults {
         world.node_absence.lock().end();
         books.tell("broker is there again");
         self.until_ready(FOLLOW, "after the end of the log was lost").await;
+        *world.witnesses.lock() = None;
         self.close(gap).await;
     }
 
@@ -251,7 +256,26 @@ impl Faults {
         books.tell(format_args!("the log of instance {which} is read again"));
     }
 
+    /// What nobody knows who is there, nobody can tell: the last instance that has read the end of a log that was lost may
+    /// not be ended before it has written into the log again.
+    async fn spare_last_witness(&self, which: usize) {
+        let world = &self.world;
+        if !world.is_last_witness(which) {
+            return;
+        }
+        world.books.tell(format_args!("instance {which} is spared until it publishes again"));
+        let deadline = Instant::now() + FOLLOW;
+        loop {
+            sleep(NOTICE).await; // also for the instance, to notice that the broker is away
+            let is_there = world.node_absence.lock().is_over();
+            if is_there && world.instances[which].is_publishing().await || Instant::now() > deadline {
+                return;
+            }
+        }
+    }
+
     async fn stop(&self, which: usize) {
+        self.spare_last_witness(which).await;
         match self.world.instances[which].stop().await {
             Some(status) if status.code() == Some(0) => {}
             ended => self.world.books.error(format!("instance {which} was asked to stop: {ended:?}")),
@@ -273,12 +297,13 @@ impl Faults {
     async fn until_ready(&self, time: Duration, when: &str) {
         let deadline = Instant::now() + time;
         loop {
-            let unready: Vec<usize> =
-                self.world.instances.iter().filter(|one| !one.is_ready()).map(|one| one.name).collect();
-            if unready.is_empty() {
+            let unready = || self.world.instances.iter().filter(|one| !one.is_ready());
+            if unready().next().is_none() {
                 return;
             }
-            if Instant::now() > deadline {
+            // One that was started meanwhile has as much time.
+            if Instant::now() > deadline && unready().any(|one| one.has_run_for(time)) {
+                let unready: Vec<usize> = unready().map(|one| one.name).collect();
                 return self.world.books.error(format!("instances {unready:?} were not ready within {time:?} {when}"));
             }
             sleep(LOOK).await;

@@ -42,6 +42,9 @@ pub struct Instance {
 #[derive(Debug, Default)]
 struct State {
     child: Option<Child>,
+    /// Counts the processes.
+    life: u64,
+    started: Option<Instant>,
     /// Of its readiness.
     absence: Absence,
 }
@@ -70,6 +73,8 @@ impl Instance {
         self.stderr.read(child.stderr.take().unwrap());
         let mut state = self.state.lock();
         state.child = Some(child);
+        state.life += 1;
+        state.started = Some(Instant::now());
         state.absence.begin();
     }
 
@@ -120,6 +125,24 @@ impl Instance {
         state.child.is_some() && state.absence.is_over()
     }
 
+    /// The number of its process, while that runs.
+    pub fn life(&self) -> Option<u64> {
+        let state = self.state.lock();
+        state.child.is_some().then_some(state.life)
+    }
+
+    /// Whether it has been running for this time.
+    pub fn has_run_for(&self, time: Duration) -> bool {
+        let state = self.state.lock();
+        state.child.is_some() && state.started.is_some_and(|started| started.elapsed() > time)
+    }
+
+    /// Whether it says that RabbitMQ takes what it publishes.
+    pub async fn is_publishing(&self) -> bool {
+        let status = self.exchange("GET", "/status", b"").await;
+        status.is_ok_and(|answer| answer.contains("\"publishing\":\"open\""))
+    }
+
     /// For how long it has not been ready, or was not until just now.
     pub fn absence(&self) -> Duration {
         self.state.lock().absence.length()
@@ -165,6 +188,12 @@ impl Instance {
 
     /// The status of the answer to a request to the internal listener.
     pub async fn request(&self, method: &str, path: &str, body: &[u8]) -> std::io::Result<u16> {
+        let answer = self.exchange(method, path, body).await?;
+        let status = answer.split(' ').nth(1).and_then(|status| status.parse().ok());
+        status.ok_or_else(|| std::io::ErrorKind::UnexpectedEof.into())
+    }
+
+    async fn exchange(&self, method: &str, path: &str, body: &[u8]) -> std::io::Result<String> {
         let exchange = async {
             let mut stream = TcpStream::connect(self.internal).await?;
             let head = format!(
@@ -172,10 +201,9 @@ impl Instance {
                 body.len()
             );
             stream.write_all(&[head.as_bytes(), body].concat()).await?;
-            let mut answer = Vec::new();
-            stream.read_to_end(&mut answer).await?;
-            let status = std::str::from_utf8(&answer).ok().and_then(|answer| answer.split(' ').nth(1)?.parse().ok());
-            status.ok_or_else(|| std::io::ErrorKind::UnexpectedEof.into())
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer).await?;
+            Ok(answer)
         };
         timeout(REPLY, exchange).await.unwrap_or_else(|_| Err(std::io::ErrorKind::TimedOut.into()))
     }

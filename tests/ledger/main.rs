@@ -67,6 +67,8 @@ pub struct World {
     books: Books,
     node: Arc<Node>,
     node_absence: Mutex<Absence>,
+    /// While the end of the log is being lost: the processes of the instances that had read it.
+    witnesses: Mutex<Option<[Option<u64>; 2]>>,
     instances: [Instance; 2],
     /// The way to RabbitMQ of each instance.
     proxies: [Proxy; 2],
@@ -112,6 +114,13 @@ impl World {
         if let Err(error) = tokio::task::spawn_blocking(move || work(&node)).await {
             self.books.error(format!("the node cannot be handled: {error}"));
         }
+    }
+
+    /// Whether the end of the log is being lost, and `which` is the only instance left that had read it.
+    fn is_last_witness(&self, which: usize) -> bool {
+        let Some(lives) = *self.witnesses.lock() else { return false };
+        let is_witness = |one: usize| lives[one].is_some() && self.instances[one].life() == lives[one];
+        is_witness(which) && !is_witness(1 - which)
     }
 
     fn is_careless(&self) -> bool {
@@ -185,6 +194,7 @@ async fn run(seed: u64, faults_for: Duration, kinds: &Kinds, folder: &Path) -> b
         books: Books::new(),
         node,
         node_absence: Mutex::default(),
+        witnesses: Mutex::default(),
         instances: [instance(0), instance(1)],
         proxies,
         loads: AtomicUsize::new(0),

@@ -14,9 +14,9 @@ Numbered triggers, clients that check every number, and faults at random
     --seed N         the faults that this number stands for; `random` draws one. Without it always the same ones, which
                      include every kind of fault in the default time
     --seconds N      how long there are faults, 130 unless told
-    --faults classic cuts, kills, stops and pauses, after which nothing may be lost; this is the default
-    --faults all     also faults after which something may be lost if the clients are notified, and faults of publishers,
-                     operators and logs
+    --faults all     cuts, kills, stops and pauses, after which nothing may be lost; faults after which something may be lost
+                     if the clients are notified; and faults of publishers, operators and logs. This is the default
+    --faults classic only the first of these
     --faults NAMES   only the faults with one of these in their name, as \"memory,instance\"
     FILTER           does nothing unless it is part of the word \"ledger\"
 
@@ -44,7 +44,7 @@ pub enum Wanted {
 impl Wanted {
     /// Reads the arguments behind the program's name. Options of the usual test harness are passed over.
     pub fn parse(arguments: impl Iterator<Item = String>) -> Result<Self, String> {
-        let (mut seed, mut faults_for, mut kinds) = (DEFAULT_SEED, DEFAULT_TIME, Kinds::Classic);
+        let (mut seed, mut faults_for, mut kinds) = (DEFAULT_SEED, DEFAULT_TIME, Kinds::All);
         let (mut filters, mut is_listing) = (Vec::new(), false);
         let mut arguments = arguments;
         while let Some(argument) = arguments.next() {

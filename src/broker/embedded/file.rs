@@ -132,7 +132,7 @@ impl Log {
         if known.is_continued_by(&deliveries) {
             deliveries.retain_mut(|delivery| is_behind(delivery, known.last));
         } else {
-            deliveries.insert(0, Delivery::Restart);
+            deliveries.insert(0, Delivery::Restart { is_read_back: true });
             deliveries.extend([Delivery::Recalled, Delivery::Missed]);
         }
         Ok((log, deliveries))
@@ -310,7 +310,7 @@ fn is_behind(delivery: &mut Delivery, last: u64) -> bool {
         }
         Delivery::Instance { offset, .. } => offset.is_some_and(|offset| offset > last),
         Delivery::Epoch { offset, .. } => *offset > last,
-        Delivery::Restart | Delivery::Recalled | Delivery::Missed => false,
+        Delivery::Restart { .. } | Delivery::Recalled | Delivery::Missed => false,
     }
 }
 

@@ -74,7 +74,7 @@ pub(super) async fn write(
         refuse(batch, &progress);
         let deliveries;
         (log, deliveries) = reopen(known, bytes.max(PROBE_BYTES), &mut unwritten, &progress).await;
-        if deliveries.first() == Some(&Delivery::Restart) {
+        if matches!(deliveries.first(), Some(Delivery::Restart { .. })) {
             progress.begin();
             warn!("EMBEDDED_LOG does not go on where it was: clients are told that triggers may be missing");
         }

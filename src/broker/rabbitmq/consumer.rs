@@ -18,10 +18,10 @@ use uuid::Uuid;
 use super::{
     super::{Batch, Delivery, Publishing, State, Unusable},
     Error, Log, Retry, Topology, chain,
-    follower::{Broken, Entry, Follower},
+    follower::{Broken, Entry, Follower, Taken},
     host, kind_of,
     line::INSTANCE_HEADER,
-    marker::{MARKER_KEY, Marker},
+    marker::{MARKER_KEY, Marker, Progress},
     poison::Poison,
     session::{Opening, Session},
     shared::{Complaint, Shared},
@@ -186,7 +186,7 @@ impl Consumer {
     async fn hand_over(&mut self, ready: Vec<lapin::Result<lapin::message::Delivery>>) -> Option<Batch> {
         let session = self.session.as_mut()?;
         let (mut deliveries, mut last, mut count) = (Vec::with_capacity(ready.len()), 0, 0);
-        let mut own = Vec::new();
+        let mut markers = Vec::new();
         for ready in ready {
             let delivery = match ready {
                 Ok(delivery) => delivery,
@@ -201,7 +201,9 @@ impl Consumer {
             let (key, body) = (delivery.routing_key.as_str(), Bytes::from(delivery.data));
             if !session.follows_log {
                 match Marker::parse(&body).filter(|_| key.starts_with(MARKER_KEY)) {
-                    Some(marker) if marker.session == self.sessions => own.push(marker.number),
+                    Some(marker) if marker.session == self.sessions => {
+                        markers.push(Taken { own: Some(marker.number), told_gap: false });
+                    }
                     Some(_) => {}
                     None => deliveries.push(Delivery::of(kind_of(key), body, None, false)),
                 }
@@ -214,13 +216,11 @@ impl Consumer {
                 return None;
             };
             match self.follower.take(Entry { offset, key, body, writer }, &mut deliveries) {
-                Ok(taken) => {
-                    own.extend(taken.own);
-                    self.tells_gap &= !taken.told_gap;
-                }
+                Ok(taken) => markers.extend((taken != Taken::default()).then_some(taken)),
                 Err(broken) => {
                     self.tell_broken(broken, offset);
-                    self.tells_gap |= broken == Broken::LostTail;
+                    // Where the log is another one, this is for those who come with a position of the last one.
+                    self.tells_gap = true;
                     self.start_over(deliveries, self.log).await;
                     return None;
                 }
@@ -234,7 +234,11 @@ impl Consumer {
         }
         self.metrics.broker_foreign_entries.inc_by(self.follower.take_foreign());
         let follows_log = session.follows_log;
-        own.into_iter().for_each(|number| self.note_own_marker(number));
+        {
+            let (mut progress, here) = (self.shared.progress.lock(), self.follower.progress());
+            *progress = Progress { read: progress.read.max(here.read), gap: progress.gap.max(here.gap) };
+        }
+        markers.into_iter().for_each(|taken| self.note_marker(taken));
         let is_current = follows_log && self.is_current();
         let becomes_current = is_current && *self.shared.state.borrow() != State::Current;
         // What was handed over before is done with only when this is acknowledged, too.

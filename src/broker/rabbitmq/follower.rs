@@ -17,8 +17,8 @@ use uuid::Uuid;
 use super::{
     super::{Delivery, Kind},
     kind_of,
-    marker::{MARKER_KEY, Marker, Read},
-    members::Members,
+    marker::{MARKER_KEY, Marker, Progress, Read},
+    members::{Members, Shown},
 };
 use crate::protocol::Epoch;
 
@@ -67,7 +67,7 @@ pub(super) struct Entry<'a> {
 pub(super) struct Taken {
     /// Sequence number of a marker that this instance has written in this session.
     pub own: Option<u64>,
-    /// A member has told all instances that triggers may be missing before this.
+    /// All instances that read this know that triggers may be missing before it: what this one has found out, too.
     pub told_gap: bool,
 }
 
@@ -85,6 +85,10 @@ pub(super) struct Follower {
     members: Members,
     /// The epoch that positions are of.
     epoch: Option<Epoch>,
+    /// Where the last marker stands that told of a gap, ...
+    gap: Option<u64>,
+    /// ... and where it stood in the log that was read before.
+    gap_before: Option<u64>,
     /// Sequence numbers of the own markers that were read last, and where the last one of a member stands.
     own: VecDeque<u64>,
     own_last: Option<Read>,
@@ -121,6 +125,8 @@ impl Follower {
             hasher: RandomState::default(),
             members: Members::default(),
             epoch: None,
+            gap: None,
+            gap_before: None,
             own: VecDeque::new(),
             own_last: None,
             stage: Stage::Following,
@@ -160,9 +166,10 @@ impl Follower {
         self.digests.clear();
         self.members.clear();
         self.epoch = None;
+        self.gap_before = self.gap.take();
         self.own_last = None;
         self.has_recalled = true; // clients that are connected have been given something before
-        deliveries.push(Delivery::Restart);
+        deliveries.push(Delivery::Restart { is_read_back: true });
     }
 
     /// Passes over the entry behind the last one, because it cannot be read. Where nothing was read before it, the next session
@@ -170,10 +177,11 @@ impl Follower {
     pub(super) fn skip(&mut self, deliveries: &mut Vec<Delivery>) -> Option<u64> {
         let skipped = self.last.map(|last| last + 1);
         self.digests.clear();
+        self.members.forget_places();
         self.epoch = None;
         self.last = skipped;
         self.begins_at_next = skipped.is_none();
-        deliveries.push(Delivery::Restart);
+        deliveries.push(Delivery::Restart { is_read_back: false });
         self.has_recalled = true;
         if !self.is_recalling {
             deliveries.push(Delivery::Missed);
@@ -184,6 +192,11 @@ impl Follower {
     /// The last entry that was handed over.
     pub(super) fn last(&self) -> Option<u64> {
         self.last
+    }
+
+    /// How far the log has been read.
+    pub(super) fn progress(&self) -> Progress {
+        Progress { read: self.last, gap: self.gap }
     }
 
     /// Whether this session still has to prove that the log is the same.
@@ -254,8 +267,9 @@ impl Follower {
             }
             if offset - last > 1 + SKIPPED {
                 // RabbitMQ has dropped what was next.
+                self.members.forget_places();
                 self.epoch = None;
-                deliveries.push(Delivery::Restart);
+                deliveries.push(Delivery::Restart { is_read_back: false });
                 if !self.is_recalling {
                     deliveries.push(Delivery::Missed);
                 }
@@ -299,7 +313,9 @@ impl Follower {
     }
 
     fn mark(&mut self, offset: u64, marker: &Marker, deliveries: &mut Vec<Delivery>) -> Taken {
-        let is_member = self.members.record(marker, offset);
+        let Shown { is_member, is_end_lost } = self.members.record(marker, offset);
+        let is_new = self.gap.is_none() || marker.progress.gap >= self.gap;
+        let tells_gap = is_new && (is_end_lost || is_member && marker.is_after_gap);
         let is_own = marker.instance == self.instance;
         if is_own {
             self.own_last = Some(Read { number: marker.number, offset });
@@ -308,23 +324,27 @@ impl Follower {
             }
             self.own.push_back(marker.number);
         }
-        if is_member && let Some(epoch) = marker.epoch() {
-            if marker.is_after_gap {
-                deliveries.push(Delivery::Restart);
-            }
+        if tells_gap {
+            self.gap = Some(offset);
+            deliveries.push(Delivery::Restart { is_read_back: false });
+        }
+        if tells_gap || is_member && marker.begins_epoch {
+            let epoch = marker.epoch();
             deliveries.push(Delivery::Epoch { epoch, offset });
             self.epoch = Some(epoch);
-            if marker.is_after_gap && !self.is_recalling {
-                deliveries.push(Delivery::Missed);
-            }
         }
+        if tells_gap && !self.is_recalling {
+            deliveries.push(Delivery::Missed);
+        }
+        // Of what is read back, only what was not there before can tell what has happened since.
+        let told_gap = tells_gap && (!self.is_recalling || self.gap > self.gap_before);
         let is_of_session = is_own && marker.session == self.session;
         self.is_proven |= is_of_session && is_member;
         if self.is_current() {
             // Clients that are connected already have not been given what was recalled.
             self.stop_recalling(deliveries);
         }
-        Taken { own: is_of_session.then_some(marker.number), told_gap: is_member && marker.is_after_gap }
+        Taken { own: is_of_session.then_some(marker.number), told_gap }
     }
 }
 

@@ -6,6 +6,8 @@
 //!   that the instance itself reads does that marker stand at that offset. So a marker that federation or a shovel copied
 //!   from another cluster proves nothing here: its writer is no member of this log.
 //! - A marker of a member may begin an epoch, and may say that triggers are missing before it.
+//! - A marker says how far its writer has read. Where it stands before that, the log has lost its end: every instance that
+//!   reads it knows so, those that were started since included, though the writer may be gone by then.
 
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
@@ -27,9 +29,12 @@ pub(super) struct Marker {
     /// The last marker of its own that the writer had read.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub after: Option<Read>,
-    /// The epoch that begins with it, 12 hexadecimal digits.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    epoch: Option<String>,
+    /// How far the writer had read.
+    #[serde(default, flatten)]
+    pub progress: Progress,
+    /// An epoch begins with it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub begins_epoch: bool,
     /// Triggers may be missing in the log before it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub is_after_gap: bool,
@@ -42,6 +47,18 @@ pub(super) struct Read {
     pub number: u64,
     /// Where it stands.
     pub offset: u64,
+}
+
+/// How far an instance has read the log.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Progress {
+    /// The last offset.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub read: Option<u64>,
+    /// The offset of the last marker that told of a gap. A writer that tells of one and has not read a marker that does so
+    /// already says nothing new.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gap: Option<u64>,
 }
 
 /// What a marker is to say.
@@ -60,14 +77,15 @@ pub(super) struct Wanted {
 }
 
 impl Marker {
-    /// The marker with this sequence number that says what is wanted; an epoch gets a random name.
-    pub(super) fn new(instance: Uuid, number: u64, wanted: &Wanted) -> Self {
+    /// The marker with this sequence number that says what is wanted.
+    pub(super) fn new(instance: Uuid, number: u64, progress: Progress, wanted: &Wanted) -> Self {
         Self {
             instance,
             session: wanted.session,
             number,
             after: wanted.after,
-            epoch: wanted.begins_epoch.then(|| Epoch::random().to_string()),
+            progress,
+            begins_epoch: wanted.begins_epoch,
             is_after_gap: wanted.is_after_gap,
         }
     }
@@ -77,9 +95,10 @@ impl Marker {
         serde_json::from_slice(body).ok()
     }
 
-    /// The epoch that begins with it.
-    pub(super) fn epoch(&self) -> Option<Epoch> {
-        self.epoch.as_ref()?.parse().ok()
+    /// The name of the epoch that begins with it, if one does: the same for every reader, and for no other marker. The
+    /// instance's name is random.
+    pub(super) fn epoch(&self) -> Epoch {
+        Epoch::from_low_bits(self.instance.as_u64_pair().1 ^ self.number)
     }
 
     pub(super) fn body(&self) -> Vec<u8> {
@@ -95,9 +114,14 @@ mod tests {
     fn a_marker_is_read_as_it_was_written() {
         for (after, begins_epoch) in [(None, false), (Some(Read { number: 6, offset: 17 }), true)] {
             let wanted = Wanted { request: 1, session: 3, after, begins_epoch, is_after_gap: begins_epoch };
-            let marker = Marker::new(Uuid::new_v4(), 7, &wanted);
+            let marker = Marker::new(
+                Uuid::new_v4(),
+                7,
+                Progress { read: begins_epoch.then_some(20), gap: after.map(|_| 4) },
+                &wanted,
+            );
             assert_eq!(Marker::parse(&marker.body()).as_ref(), Some(&marker));
-            assert_eq!(marker.epoch().is_some(), begins_epoch);
+            assert_eq!(Marker::parse(&marker.body()).map(|read| read.epoch()), Some(marker.epoch()));
         }
         assert_eq!(Marker::parse(b"{}"), None);
         assert_eq!(Marker::parse(b"\xff"), None);

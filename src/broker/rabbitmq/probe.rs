@@ -20,7 +20,7 @@ use uuid::Uuid;
 
 use super::{
     Error, Log, Topology, close, connect, host,
-    marker::{MARKER_KEY, Marker, Wanted},
+    marker::{MARKER_KEY, Marker, Progress, Wanted},
     topology::is_not_found,
 };
 use crate::config::{self, AmqpLog};
@@ -165,7 +165,7 @@ impl Trial<'_> {
         }
         let mut deliveries = self.step(&CONSUME, consume(&reading, &queue, is_stream)).await?;
         // It is the first and only marker of an instance that nobody else will hear of again.
-        let marker = Marker::new(instance, 1, &Wanted::default());
+        let marker = Marker::new(instance, 1, Progress::default(), &Wanted::default());
         let confirmation = self.step(&PUBLISH, publish(&channel, topology, key, &marker)).await?;
         let came_back = async {
             while let Some(Ok(delivery)) = deliveries.next().await {

@@ -13,7 +13,7 @@ use uuid::Uuid;
 
 use super::{
     super::{Publishing, State},
-    marker::Wanted,
+    marker::{Progress, Wanted},
 };
 
 /// A fault that lasts is told again after this time.
@@ -32,6 +32,9 @@ pub(super) struct Shared {
     pub confirmed: watch::Sender<Confirmed>,
     /// Sequence numbers of markers that RabbitMQ has accepted or returned, and that have not been looked for in the log yet.
     pub accepted: Mutex<BTreeSet<u64>>,
+    /// How far the consumer has read, in the log as it was when a marker of this instance came last: should the log have lost
+    /// its end since, this is what markers show it by.
+    pub progress: Mutex<Progress>,
     /// How far the consumer is.
     pub state: watch::Sender<State>,
     /// Whether RabbitMQ takes what is published.
@@ -62,6 +65,7 @@ impl Shared {
             wanted: watch::Sender::default(),
             confirmed: watch::Sender::new(Confirmed { request: 0, number: 0, at: Instant::now() }),
             accepted: Mutex::default(),
+            progress: Mutex::default(),
             state: watch::Sender::new(State::Behind(Instant::now())),
             publishing: watch::Sender::new(Publishing::Away(None)),
             unbound: watch::Sender::default(),

@@ -42,6 +42,8 @@ pub(super) struct Upkeep {
     lines: watch::Sender<Option<Lines>>,
     retry: Retry,
     complaint: Complaint,
+    /// The exchange has passed nothing on to the log, and the log does not say so yet.
+    owes_gap: bool,
 }
 
 /// What has become of a marker.
@@ -74,6 +76,7 @@ impl Upkeep {
             lines,
             retry: Retry::new(config.uris),
             complaint: Complaint::default(),
+            owes_gap: false,
         }
     }
 
@@ -208,9 +211,9 @@ impl Upkeep {
     ///
     /// The exchange that 3.1 declares is gone when RabbitMQ is restarted. A publisher that declares it before an instance has
     /// bound the log publishes to nobody. So an exchange that is found gets a marker before it is bound: where that marker does
-    /// not come to the log, triggers may not have come either. One that is not there is declared only when the log is there,
-    /// and bound in the same breath, while no other instance looks.
-    async fn set_up(&self, uri: &AMQPUri, connection: &Connection, line: &Line) -> Result<(), Error> {
+    /// not come to the log, triggers may not have come either, and the next one says so. One that is not there is declared only
+    /// when the log is there, and bound in the same breath, while no other instance looks.
+    async fn set_up(&mut self, uri: &AMQPUri, connection: &Connection, line: &Line) -> Result<(), Error> {
         if !self.shared.follows_log() {
             return within_deadline(uri, async { self.topology.exchange(connection).await.map(drop) }).await?;
         }
@@ -227,18 +230,18 @@ impl Upkeep {
         outcome
     }
 
-    async fn declare(&self, uri: &AMQPUri, connection: &Connection, line: &Line) -> Result<(), Error> {
+    async fn declare(&mut self, uri: &AMQPUri, connection: &Connection, line: &Line) -> Result<(), Error> {
         let channel: Channel = within_deadline(uri, connection.create_channel()).await??;
         let found = timeout(CONNECT_DEADLINE, self.topology.find_exchange(&channel)).await;
         let found = found.map_err(|_| Error::TimedOut { host: host(uri) })?;
         match found {
             Ok(()) => {
-                let wanted =
-                    Wanted { request: 0, begins_epoch: false, is_after_gap: false, ..*self.shared.wanted.borrow() };
-                if let Marked::Refused(source) = self.mark(connection, line, &wanted).await {
-                    return Err(Error::Failed { host: host(uri), source });
-                }
+                self.owes_gap = !self.mark_set_up(uri, connection, line).await?;
                 within_deadline(uri, self.topology.bind(&channel)).await??;
+                let _ = timeout(CLOSE_DEADLINE, channel.close(200, "done".into())).await;
+                if !self.owes_gap {
+                    return Ok(());
+                }
             }
             Err(error) if is_not_found(&error) => {
                 let declaring = async {
@@ -246,18 +249,42 @@ impl Upkeep {
                     self.topology.declare_bound(&channel).await?;
                     channel.close(200, "done".into()).await
                 };
-                return within_deadline(uri, declaring).await?;
+                within_deadline(uri, declaring).await??;
             }
             Err(error) => return Err(Error::Failed { host: host(uri), source: error }),
         }
-        let _ = timeout(CLOSE_DEADLINE, channel.close(200, "done".into())).await;
+        if self.mark_set_up(uri, connection, line).await? {
+            self.owes_gap = false;
+        }
         Ok(())
+    }
+
+    /// Writes a marker that shows how far this instance has read, and says what it owes. Whether it has come to the log, as far
+    /// as RabbitMQ says.
+    async fn mark_set_up(&self, uri: &AMQPUri, connection: &Connection, line: &Line) -> Result<bool, Error> {
+        let owed = Wanted {
+            request: 0,
+            begins_epoch: self.owes_gap,
+            is_after_gap: self.owes_gap,
+            ..*self.shared.wanted.borrow()
+        };
+        match self.mark(connection, line, &owed).await {
+            Marked::Accepted(_) => Ok(true),
+            Marked::Returned => Ok(false),
+            Marked::Refused(source) => Err(Error::Failed { host: host(uri), source }),
+            Marked::Unknown => Err(Error::TimedOut { host: host(uri) }),
+        }
     }
 
     /// Writes a marker, and waits until it is known what has become of it: as long as RabbitMQ takes nothing, that is not known.
     async fn mark(&self, connection: &Connection, line: &Line, wanted: &Wanted) -> Marked {
         let number = self.shared.next_number();
-        let marker = Marker::new(self.shared.instance, number, wanted);
+        let mut progress = *self.shared.progress.lock();
+        if self.owes_gap {
+            // The consumer may not have read yet what was told before that.
+            progress.gap = Some(u64::MAX);
+        }
+        let marker = Marker::new(self.shared.instance, number, progress, wanted);
         let own_key = self.topology.marker_key(self.shared.instance);
         let key = if self.shared.follows_log() { MARKER_KEY } else { own_key.as_str() };
         let sending = async {

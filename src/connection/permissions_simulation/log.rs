@@ -182,7 +182,7 @@ impl World {
     pub(super) fn note_gap(&mut self) {
         self.finish_trigger();
         if self.rng.random_bool(0.5) {
-            self.connections.restart();
+            self.connections.restart(true);
             self.log.life += 1;
             self.untold.clear(); // everybody is asked for again, and no ticket counts any more
             if self.rng.random_bool(0.3) {

@@ -51,3 +51,39 @@ async fn clients_are_told_when_the_log_has_lost_its_end() {
     server.stop().await;
     first_back.stop().await;
 }
+
+/// The instance that has read the lost end comes no further than to publish: others tell their clients by what it wrote.
+#[tokio::test(flavor = "multi_thread")]
+async fn clients_of_other_instances_are_told_by_the_first_marker_of_one_that_had_read_the_lost_end() {
+    let node = Node::start().await;
+    let proxy = Proxy::before(&node.url).await;
+    let witness = TestServer::with(&[("AMQP_URL", &proxy.url)]).await;
+    let mut client = member(&witness).await;
+    trigger(&witness, json!("kept")).await;
+    let kept = client.next().await;
+    node.save_streams();
+    let mut last = kept.clone();
+    for number in 0..40 {
+        trigger(&witness, json!(number)).await;
+        last = client.next().await;
+    }
+    proxy.cut();
+    node.kill();
+    node.rewind_streams();
+    node.start_again();
+    let fresh = TestServer::with(&[("AMQP_URL", &node.url)]).await;
+    // As far as this instance knows, nothing is missing.
+    let (mut other, reply) = resume(&fresh, &kept["position"]).await;
+    assert_eq!(reply["recovered"], json!(true), "{reply}");
+    trigger(&fresh, json!("new")).await;
+    assert_eq!(other.next().await["data"], json!("new"));
+    proxy.keep_off("high-templar consumer");
+    proxy.mend();
+    assert_eq!(other.next().await["type"], json!("resync"));
+    for position in [&last["position"], &kept["position"]] {
+        let (_client, reply) = resume(&fresh, position).await;
+        assert_eq!(reply["recovered"], json!(false), "{reply}");
+    }
+    witness.stop().await;
+    fresh.stop().await;
+}

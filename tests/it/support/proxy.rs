@@ -29,6 +29,8 @@ struct EarlyCuts {
     name: Vec<u8>,
     /// For each of the next connections: how many messages it may publish.
     publishes: VecDeque<usize>,
+    /// Whether all connections end as soon as they have said their name.
+    keeps_off: bool,
 }
 
 impl Proxy {
@@ -56,8 +58,14 @@ impl Proxy {
     /// after it has published that many messages and is about to publish another one, which RabbitMQ never gets. Earlier
     /// calls no longer count.
     pub fn cut_early(&self, name: &str, publishes: impl IntoIterator<Item = usize>) {
-        let cuts = EarlyCuts { name: name.as_bytes().to_vec(), publishes: publishes.into_iter().collect() };
-        self.early_cuts.send_replace(cuts);
+        let publishes = publishes.into_iter().collect();
+        self.early_cuts.send_replace(EarlyCuts { name: name.as_bytes().to_vec(), publishes, keeps_off: false });
+    }
+
+    /// Ends the connections that clients call `name`, and every one that is made from now on.
+    pub fn keep_off(&self, name: &str) {
+        let name = name.as_bytes().to_vec();
+        self.early_cuts.send_replace(EarlyCuts { name, publishes: VecDeque::new(), keeps_off: true });
     }
 
     /// How many connections are still to be cut early.
@@ -106,12 +114,17 @@ async fn pass(mut client: TcpStream, port: u16, cuts: watch::Sender<EarlyCuts>) 
             let was_named = !frames.name.is_empty();
             let publishes = frames.read(&piece[..count]);
             if !was_named && !frames.name.is_empty() {
+                let mut is_kept_off = false;
                 cuts.send_if_modified(|cuts| {
                     if cuts.name == frames.name {
                         allowance = cuts.publishes.pop_front();
+                        is_kept_off = cuts.keeps_off;
                     }
                     false
                 });
+                if is_kept_off {
+                    return;
+                }
             }
             if let Some(allowance) = &mut allowance {
                 match usize::checked_sub(*allowance, publishes.len()) {

@@ -57,7 +57,10 @@ fn an_earlier_copy_of_the_file_uses_no_offset_again_in_the_same_epoch() {
     drop(log);
     std::fs::rename(folder.path().join("copy"), &path).unwrap();
     let (log, deliveries) = Log::reopen(&known, 1).unwrap();
-    assert!(deliveries.first() == Some(&Delivery::Restart) && deliveries.last() == Some(&Delivery::Missed));
+    assert!(
+        deliveries.first() == Some(&Delivery::Restart { is_read_back: true })
+            && deliveries.last() == Some(&Delivery::Missed)
+    );
     let epochs: Vec<_> = deliveries.iter().filter(|delivery| matches!(delivery, Delivery::Epoch { .. })).collect();
     assert_eq!(*epochs[1], Delivery::Epoch { epoch: log.known.epoch, offset: 2 });
     assert_ne!(log.known.epoch, known.epoch, "what was written at offset 2 is not what comes there now");

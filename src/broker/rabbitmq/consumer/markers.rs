@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tracing::{info, warn};
 
-use super::{Consumer, LOOK};
+use super::{Consumer, LOOK, Taken};
 use crate::broker::{Publishing, State};
 
 /// Time between two markers of an instance: so soon it notices that the exchange does not pass on what is published.
@@ -24,8 +24,21 @@ const UNMARKED: usize = 4096;
 const ASKED: usize = 2;
 
 impl Consumer {
-    /// A marker of this session has come.
-    pub(super) fn note_own_marker(&mut self, number: u64) {
+    /// A marker has come that says something to this instance.
+    pub(super) fn note_marker(&mut self, Taken { own, told_gap }: Taken) {
+        if let Some(number) = own {
+            self.note_own_marker(number);
+        }
+        if told_gap {
+            self.tells_gap = false;
+            *self.shared.progress.lock() = self.follower.progress();
+        }
+        if own.is_some() && self.shared.follows_log() && !self.is_current() {
+            self.want_marker();
+        }
+    }
+
+    fn note_own_marker(&mut self, number: u64) {
         self.marked = Instant::now();
         self.own_read = self.own_read.max(number);
         self.shared.is_overdue.send_if_modified(std::mem::take);
@@ -33,14 +46,12 @@ impl Consumer {
             self.shared.accepted.lock().retain(|accepted| *accepted > number);
             return;
         }
+        *self.shared.progress.lock() = self.follower.progress();
         let has_lost = self.follower.has_lost(&mut self.shared.accepted.lock(), number);
         // Where no position is known, nothing was given that it could be missing behind.
         if has_lost && self.follower.has_epoch() && !self.tells_gap {
             warn!("the exchange did not pass on to the log what was published: triggers may have been missed");
             self.tells_gap = true;
-        }
-        if !self.is_current() {
-            self.want_marker();
         }
     }
 
@@ -158,8 +169,8 @@ impl Consumer {
     pub(super) fn want_marker(&mut self) {
         self.marked = Instant::now();
         let after = self.follower.own();
-        let begins_epoch = after.is_some() && self.is_epoch_due();
         let (session, tells_gap) = (self.sessions, self.tells_gap);
+        let begins_epoch = after.is_some() && self.is_epoch_due();
         self.shared.wanted.send_modify(|wanted| {
             wanted.request += 1;
             wanted.session = session;

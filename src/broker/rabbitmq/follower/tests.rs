@@ -17,7 +17,7 @@ fn told(deliveries: &[Delivery]) -> Vec<String> {
             format!("{}c{}", if *is_recalled { "-" } else { "" }, offset.unwrap())
         }
         Delivery::Epoch { offset, .. } => format!("e{offset}"),
-        Delivery::Restart => "restart".to_owned(),
+        Delivery::Restart { is_read_back } => (if *is_read_back { "read back" } else { "restart" }).to_owned(),
         Delivery::Recalled => "recalled".to_owned(),
         Delivery::Missed => "missed".to_owned(),
     };
@@ -56,7 +56,7 @@ impl Log {
         self.number += 1;
         let after = self.follower.own();
         let wanted = Wanted { request: 1, session: self.session, after, begins_epoch, is_after_gap };
-        Marker::new(ME, self.number, &wanted)
+        Marker::new(ME, self.number, self.follower.progress(), &wanted)
     }
 
     fn marker(&mut self, offset: u64, marker: &Marker) -> Result<Vec<String>, Broken> {
@@ -67,7 +67,12 @@ impl Log {
 /// A marker of another instance that reads this log.
 fn other(number: u64, after: Option<(u64, u64)>, begins_epoch: bool, is_after_gap: bool) -> Marker {
     let after = after.map(|(number, offset)| Read { number, offset });
-    Marker::new(OTHER, number, &Wanted { request: 1, session: 1, after, begins_epoch, is_after_gap })
+    Marker::new(
+        OTHER,
+        number,
+        Progress::default(),
+        &Wanted { request: 1, session: 1, after, begins_epoch, is_after_gap },
+    )
 }
 
 /// A log that has been read up to offset 12, with the last own marker at 10.
@@ -121,7 +126,7 @@ fn another_stream_by_the_same_name_is_noticed() {
     assert_eq!(log.trigger(10), Err(Broken::Replaced), "a trigger");
     let mut deliveries = Vec::new();
     log.follower.start_over(&mut deliveries);
-    assert_eq!(told(&deliveries), ["restart"]);
+    assert_eq!(told(&deliveries), ["read back"]);
     assert_eq!(log.begin(), Start::ReadBack);
     assert_eq!(log.trigger(0), Ok(vec!["-0".to_owned()]));
     let own = log.own(false, false);
@@ -293,4 +298,46 @@ fn what_is_kept_for_the_proof_is_bounded() {
     let Start::At(anchor) = log.begin() else { panic!("an anchor") };
     assert!(anchor >= 2 * DIGESTS as u64);
     assert_eq!(log.trigger(anchor), Ok(vec![]));
+}
+
+#[test]
+fn an_end_of_the_log_that_another_instance_had_read_is_told_by_its_next_marker() {
+    let reading = |number, after: (u64, u64), read, gap| {
+        let after = Some(Read { number: after.0, offset: after.1 });
+        Marker::new(OTHER, number, Progress { read: Some(read), gap }, &Wanted { after, ..Wanted::default() })
+    };
+    // This one was started after the loss, and has never seen what stood there.
+    let (mut log, _) = following();
+    log.marker(13, &other(1, None, false, false)).unwrap();
+    assert_eq!(log.marker(14, &reading(2, (1, 13), 13, None)), Ok(vec![]));
+    let told = |offset| Ok(["restart".to_owned(), format!("e{offset}"), "missed".to_owned()].to_vec());
+    assert_eq!(log.marker(15, &reading(3, (2, 14), 40, None)), told(15));
+    assert_eq!(log.marker(16, &reading(4, (2, 14), 41, None)), Ok(vec![]), "the same loss");
+    assert_eq!(log.trigger(17), Ok(vec!["17".to_owned()]));
+    assert_eq!(log.marker(18, &reading(5, (2, 14), 40, Some(15))), told(18), "another one");
+    // Whoever reads it back does not take positions of before either.
+    let mut log = Log::new();
+    log.begin();
+    log.marker(13, &other(1, None, false, false)).unwrap();
+    log.marker(14, &reading(2, (1, 13), 13, None)).unwrap();
+    let read_back = log.marker(15, &reading(3, (2, 14), 40, None));
+    assert_eq!(read_back, Ok(vec!["restart".to_owned(), "e15".to_owned()]));
+}
+
+#[test]
+fn a_gap_that_was_told_before_the_log_lost_its_end_tells_nothing_of_that() {
+    let told = |log: &mut Log, offset, marker: &Marker| {
+        let entry = Entry { offset, key: MARKER_KEY, body: marker.body().into(), writer: None };
+        log.follower.take(entry, &mut Vec::new()).unwrap().told_gap
+    };
+    let (mut log, _) = following();
+    log.marker(13, &other(1, None, false, false)).unwrap();
+    let old = other(2, Some((1, 13)), true, true);
+    assert!(told(&mut log, 14, &old));
+    log.follower.start_over(&mut Vec::new());
+    log.begin();
+    log.marker(13, &other(1, None, false, false)).unwrap();
+    assert!(!told(&mut log, 14, &old));
+    let new = Marker { progress: Progress { read: None, gap: Some(14) }, ..other(3, Some((2, 14)), true, true) };
+    assert!(told(&mut log, 16, &new));
 }
