@@ -6,8 +6,9 @@ use reqwest::Url;
 
 use super::{
     Backend, Hooks, Part, Template,
-    env::{Env, Problems},
+    env::Env,
     files,
+    problems::Problems,
     values::{count, duration, optional_duration, size},
 };
 use crate::room;

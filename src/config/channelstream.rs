@@ -7,8 +7,9 @@ use std::{
 
 use super::{
     Channelstream, Note, Secret,
-    env::{Env, Problems, numbers},
+    env::Env,
     files, ini,
+    problems::{Problems, numbers},
     values::choice,
 };
 

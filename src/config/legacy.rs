@@ -1,9 +1,6 @@
 //! The variables of high-templar 3.1, read where ours are unset.
 
-use super::{
-    Note, Uris,
-    env::{Env, Problems},
-};
+use super::{Note, Uris, env::Env, problems::Problems};
 
 /// What 3.1's start-up script told the backend, and where.
 const NOTIFY_ONLINE: &str = "user/notify_online/";

@@ -10,6 +10,7 @@ mod files;
 mod ini;
 mod legacy;
 mod networks;
+mod problems;
 mod templates;
 mod units;
 mod uris;
@@ -19,8 +20,9 @@ use std::{collections::HashSet, fmt, net::SocketAddr, path::PathBuf, sync::Arc, 
 
 use reqwest::Url;
 
-pub use env::{Error, VARIABLES, from_environment, from_vars};
+pub use env::{VARIABLES, from_environment, from_vars};
 pub use networks::Networks;
+pub use problems::Error;
 pub use templates::{Part, Source, Template};
 pub use uris::{Uri, Uris};
 

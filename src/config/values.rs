@@ -2,7 +2,7 @@
 
 use std::{ops::RangeInclusive, time::Duration};
 
-use super::{env::Problems, units};
+use super::{problems::Problems, units};
 
 pub(super) fn choice<T: Copy>(variable: &str, text: &str, choices: &[(&str, T)], problems: &mut Problems) -> Option<T> {
     let chosen = choices.iter().find(|(name, _)| *name == text).map(|(_, value)| *value);
