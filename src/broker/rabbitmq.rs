@@ -147,8 +147,8 @@ async fn connect(uri: &AMQPUri, purpose: &str) -> Result<Connection, Error> {
     wanted.query.heartbeat.get_or_insert(HEARTBEAT_SECONDS);
     let name = format!("high-templar {purpose}");
     let properties = ConnectionProperties::default().with_connection_name(name.into());
-    let (connection, server) = within_deadline(uri, stream::connect(wanted, properties)).await??;
-    debug!(host = %host(uri), cluster = server.cluster_name, "connected");
+    let connection = within_deadline(uri, stream::connect(wanted, properties)).await??;
+    debug!(host = %host(uri), "connected");
     Ok(connection)
 }
 
@@ -165,12 +165,6 @@ async fn within_deadline<T, E: Into<lapin::Error>>(
 
 fn host(uri: &AMQPUri) -> String {
     format!("{}:{}", uri.authority.host, uri.authority.port)
-}
-
-/// An error with all that it is due to.
-fn chain(error: &dyn std::error::Error) -> String {
-    std::iter::successors(error.source(), |error| error.source())
-        .fold(error.to_string(), |text, source| format!("{text}: {source}"))
 }
 
 async fn close(connection: &Connection) {

@@ -17,7 +17,7 @@ use uuid::Uuid;
 
 use super::{
     super::{Batch, Delivery, Publishing, State, Unusable},
-    Error, Log, Retry, Topology, chain,
+    Error, Log, Retry, Topology,
     follower::{Broken, Entry, Follower, Taken},
     host, kind_of,
     line::INSTANCE_HEADER,
@@ -28,7 +28,7 @@ use super::{
 };
 use crate::{
     config::{self, AmqpLog},
-    logging::limited,
+    logging::{chain, limited},
     metrics::Metrics,
 };
 
@@ -371,7 +371,7 @@ impl Consumer {
             false => "triggers published meanwhile do not arrive",
         };
         match error {
-            Some(error) => warn!(%error, "lost RabbitMQ: {what}"),
+            Some(error) => warn!(error = chain(error), "lost RabbitMQ: {what}"),
             None => warn!("RabbitMQ ended the consumer: {what}"),
         }
         if let Some(error) = error.filter(|_| follows_log)

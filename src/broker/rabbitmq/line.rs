@@ -19,6 +19,7 @@ use tracing::{debug, info};
 use uuid::Uuid;
 
 use super::{sizes::Sizes, topology};
+use crate::logging::chain;
 
 /// The header that names the instance that published an entry.
 pub(super) const INSTANCE_HEADER: &str = "x-high-templar-instance";
@@ -219,7 +220,7 @@ impl Carrier {
         }
         match open_channel(&self.connection).await {
             Ok(channel) => self.channel = channel,
-            Err(error) => debug!(%error, "no new channel to publish on"),
+            Err(error) => debug!(error = chain(&error), "no new channel to publish on"),
         }
         // Others that were on the same channel may be in the log or not.
         if length > limit { Failure::TooLarge(limit) } else { Failure::Refused(Some(error)) }

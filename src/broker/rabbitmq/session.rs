@@ -17,7 +17,7 @@ use tracing::debug;
 use uuid::Uuid;
 
 use super::{CLOSE_DEADLINE, Error, Log, Topology, close, connect, follower::Start, host, topology, within_deadline};
-use crate::config::AmqpLog;
+use crate::{config::AmqpLog, logging::chain};
 
 /// Deliveries in hand at once.
 const PREFETCH: u16 = 2048;
@@ -186,7 +186,7 @@ impl Session {
         self.unacknowledged = 0;
         let acknowledging = self.channel.basic_ack(self.done, BasicAckOptions { multiple: true });
         if let Ok(Err(error)) = timeout(CLOSE_DEADLINE, acknowledging).await {
-            debug!(%error, "acknowledgement failed"); // the stream of deliveries tells the rest
+            debug!(error = chain(&error), "acknowledgement failed"); // the stream of deliveries tells the rest
         }
     }
 

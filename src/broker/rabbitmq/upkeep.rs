@@ -13,7 +13,7 @@ use tracing::{info, warn};
 
 use super::{
     super::Publishing,
-    CLOSE_DEADLINE, CONNECT_DEADLINE, Error, Log, Retry, Topology, chain, close, connect, host,
+    CLOSE_DEADLINE, CONNECT_DEADLINE, Error, Log, Retry, Topology, close, connect, host,
     line::{Carrier, Failure, Line},
     marker::{MARKER_KEY, Marker, Wanted},
     publisher::Lines,
@@ -24,6 +24,7 @@ use super::{
 };
 use crate::{
     config::{self, AmqpLog},
+    logging::chain,
     metrics::Metrics,
 };
 

@@ -6,7 +6,10 @@ use tokio::time::Instant;
 use tracing::{info, warn};
 
 use super::{Consumer, LOOK, Taken};
-use crate::broker::{Publishing, State};
+use crate::{
+    broker::{Publishing, State},
+    logging::chain,
+};
 
 /// Time between two markers of an instance: so soon it notices that the exchange does not pass on what is published.
 const MARKER_EVERY: Duration = Duration::from_secs(5);
@@ -136,7 +139,7 @@ impl Consumer {
         let Some(session) = &self.session else { return };
         let end = match session.end(self.topology.queue()).await {
             Ok(end) => end,
-            Err(error) => return self.complaint.tell("cannot find the end of the log", &error.to_string()),
+            Err(error) => return self.complaint.tell("cannot find the end of the log", &chain(&error)),
         };
         if self.follower.last() >= end && *self.shared.publishing.borrow() == Publishing::Blocked {
             info!("the log is read up to now; RabbitMQ takes no messages at present");

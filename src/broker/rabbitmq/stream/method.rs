@@ -1,11 +1,8 @@
 //! Methods that can contain a publisher's strings, and methods that describe the broker.
 
-use super::{ServerProperties, content::Width};
-
 /// Class id and method id.
 pub(super) type Method = (u16, u16);
 
-pub(super) const CONNECTION_START: Method = (10, 10);
 pub(super) const CONNECTION_TUNE: Method = (10, 30);
 const CONNECTION_CLOSE: Method = (10, 50);
 const CONNECTION_BLOCKED: Method = (10, 60);
@@ -73,35 +70,6 @@ fn repair_string(mut bytes: &mut [u8]) {
         invalid.fill(b'?');
         bytes = rest;
     }
-}
-
-/// Parses the arguments of `connection.start`.
-pub(super) fn server_properties(start: &[u8]) -> ServerProperties {
-    // The version precedes the table.
-    let name = start.get(2..).and_then(|table| find_string(table, b"cluster_name"));
-    ServerProperties { cluster_name: name.map(|name| String::from_utf8_lossy(name).into_owned()) }
-}
-
-/// Returns the string `name` of the table at the beginning of `bytes`.
-fn find_string<'a>(mut bytes: &'a [u8], name: &[u8]) -> Option<&'a [u8]> {
-    let mut table = split_counted(&mut bytes)?;
-    loop {
-        let length = *table.split_off_first()?;
-        let entry = table.split_off(..length.into())?;
-        let kind = *table.split_off_first()?;
-        let value = match Width::of(kind)? {
-            Width::Bytes(length) => table.split_off(..length)?,
-            Width::Counted => split_counted(&mut table)?,
-        };
-        if entry == name && kind == b'S' {
-            return Some(value);
-        }
-    }
-}
-
-fn split_counted<'a>(bytes: &mut &'a [u8]) -> Option<&'a [u8]> {
-    let length = bytes.split_off(..4)?.try_into().ok()?;
-    bytes.split_off(..usize::try_from(u32::from_be_bytes(length)).ok()?)
 }
 
 /// Returns the largest frame that the broker allows, from the arguments of `connection.tune`; `None` for no limit.

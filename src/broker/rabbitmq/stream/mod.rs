@@ -31,55 +31,32 @@ use lapin::{
     tcp::{AMQPUriTcpExt, TLSConfig},
     uri::AMQPUri,
 };
-use parking_lot::Mutex;
 
 use repair::{Progress, Repair};
 
 /// Size of the buffer for bytes that are read from the broker.
 const READ_BYTES: usize = 64 << 10;
 
-/// The properties in `connection.start` that this project uses. lapin parses them and does not hand them out.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) struct ServerProperties {
-    /// Name of the broker's cluster.
-    pub cluster_name: Option<String>,
-}
-
 /// Connects to the broker at `uri` as [`Connection::connect_uri`] does, and repairs what the broker sends.
-///
-/// Returns the connection and the broker's properties.
 ///
 /// # Errors
 /// Returns the errors of [`Connection::connect_uri`].
-pub(super) async fn connect(
-    uri: AMQPUri,
-    properties: ConnectionProperties,
-) -> lapin::Result<(Connection, ServerProperties)> {
-    let server = Arc::new(Mutex::new(ServerProperties::default()));
+pub(super) async fn connect(uri: AMQPUri, properties: ConnectionProperties) -> lapin::Result<Connection> {
     let tokio = Tokio::current();
     let runtime = Runtime::new(RuntimeParts::new(tokio.clone(), RepairingReactor { tokio: tokio.clone() }));
-    let connecting = {
-        let server = Arc::clone(&server);
-        async move |uri: AMQPUri, _| dial(&uri, tokio.clone(), Arc::clone(&server)).await
-    };
+    let connecting = async move |uri: AMQPUri, _| dial(&uri, tokio.clone()).await;
     // A large future, which `connect_uri` boxes, too.
-    let connection = Box::pin(Connection::connector(uri, runtime, connecting, properties)).await?;
-    let server = server.lock().clone();
-    Ok((connection, server))
+    Box::pin(Connection::connector(uri, runtime, connecting, properties)).await
 }
 
 type TokioStream = <Tokio as Reactor>::TcpStream;
 type RepairedStream = Repaired<AsyncTcpStream<TokioStream>>;
 
 /// Opens the TCP connection, with TLS for `amqps://`, by lapin's own function and its default configuration.
-async fn dial(
-    uri: &AMQPUri,
-    tokio: Tokio,
-    server: Arc<Mutex<ServerProperties>>,
-) -> lapin::Result<AsyncTcpStream<RepairedStream>> {
+async fn dial(uri: &AMQPUri, tokio: Tokio) -> lapin::Result<AsyncTcpStream<RepairedStream>> {
     let runtime = Runtime::new(tokio);
     match uri.connect_with_config_async(TLSConfig::default(), &runtime).await {
-        Ok(stream) => Ok(AsyncTcpStream::Plain(Repaired::new(stream, server))),
+        Ok(stream) => Ok(AsyncTcpStream::Plain(Repaired::new(stream))),
         Err(error) if runtime.is_runtime_shutdown_error(&error) => {
             Err(ErrorKind::RuntimeShutdownError(Arc::new(error)).into())
         }
@@ -117,7 +94,7 @@ impl Reactor for RepairingReactor {
         address: SocketAddr,
     ) -> impl Future<Output = io::Result<RepairedStream>> + Send + 'static {
         let connecting = self.tokio.tcp_connect_addr(address);
-        async { Ok(Repaired::new(AsyncTcpStream::Plain(connecting.await?), Arc::default())) }
+        async { Ok(Repaired::new(AsyncTcpStream::Plain(connecting.await?))) }
     }
 }
 
@@ -129,13 +106,12 @@ struct Repaired<S> {
     input: Box<[u8]>,
     begin: usize,
     end: usize,
-    server: Arc<Mutex<ServerProperties>>,
 }
 
 impl<S> Repaired<S> {
-    fn new(stream: S, server: Arc<Mutex<ServerProperties>>) -> Self {
+    fn new(stream: S) -> Self {
         let input = vec![0; READ_BYTES].into_boxed_slice();
-        Self { stream, repair: Repair::default(), input, begin: 0, end: 0, server }
+        Self { stream, repair: Repair::default(), input, begin: 0, end: 0 }
     }
 }
 
@@ -145,9 +121,6 @@ impl<S: AsyncRead + Unpin> AsyncRead for Repaired<S> {
         loop {
             let Progress { read, written } = this.repair.advance(&this.input[this.begin..this.end], output)?;
             this.begin += read;
-            if let Some(properties) = this.repair.take_server_properties() {
-                *this.server.lock() = properties;
-            }
             // An empty read would mean the end of the stream, so wait for the rest of the frame instead.
             if written > 0 || output.is_empty() {
                 return Poll::Ready(Ok(written));

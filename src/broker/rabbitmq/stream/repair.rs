@@ -1,7 +1,6 @@
 //! State machine that repairs the frames of one connection: bytes in, bytes out, no I/O.
 
 use super::{
-    ServerProperties,
     content::{ContentHeader, SHORTEST_BYTES},
     method::{self, Method},
 };
@@ -12,8 +11,6 @@ const HEAD_BYTES: usize = 7;
 const METHOD_BYTES: usize = HEAD_BYTES + 4;
 /// Largest payload of a method that is repaired. Valid ones have at most three short strings.
 const REPAIRED_BYTES: u32 = 2 << 10;
-/// Largest payload of `connection.start` that is parsed.
-const START_BYTES: u32 = 64 << 10;
 /// Largest payload before the broker has announced its limit (`connection.tune`).
 const UNTUNED_BYTES: u32 = 1 << 20;
 
@@ -63,7 +60,6 @@ pub(super) struct Repair {
     content: ContentHeader,
     /// Largest payload of a frame that is not a content header.
     limit_bytes: u32,
-    server: Option<ServerProperties>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -99,13 +95,7 @@ impl State {
 
 impl Default for Repair {
     fn default() -> Self {
-        Self {
-            state: State::FRAME,
-            frame: Vec::new(),
-            content: ContentHeader::default(),
-            limit_bytes: UNTUNED_BYTES,
-            server: None,
-        }
+        Self { state: State::FRAME, frame: Vec::new(), content: ContentHeader::default(), limit_bytes: UNTUNED_BYTES }
     }
 }
 
@@ -162,11 +152,6 @@ impl Repair {
         Ok(Progress { read: lengths.0 - input.len(), written: lengths.1 - output.len() })
     }
 
-    /// Returns the broker's properties once after they have arrived.
-    pub(super) fn take_server_properties(&mut self) -> Option<ServerProperties> {
-        self.server.take()
-    }
-
     /// Returns the state that follows the complete `part`.
     fn after(&mut self, part: Part) -> Result<State, TooLarge> {
         Ok(match part {
@@ -205,7 +190,6 @@ impl Repair {
     fn after_method(&self) -> State {
         let bytes = self.payload_bytes();
         let most = match self.method() {
-            method::CONNECTION_START => START_BYTES,
             method::CONNECTION_TUNE => REPAIRED_BYTES,
             method if method::has_publisher_strings(method) => REPAIRED_BYTES,
             _ => 0,
@@ -222,7 +206,6 @@ impl Repair {
         let end = self.frame.len().saturating_sub(1);
         let Some(arguments) = self.frame.get_mut(METHOD_BYTES..end) else { return };
         match method {
-            method::CONNECTION_START => self.server = Some(method::server_properties(arguments)),
             method::CONNECTION_TUNE => self.limit_bytes = method::frame_max(arguments).unwrap_or(u32::MAX),
             method => method::repair(method, arguments),
         }
