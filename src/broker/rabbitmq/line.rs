@@ -13,12 +13,15 @@ use lapin::{
     options::{BasicPublishOptions, ConfirmSelectOptions},
     types::{AMQPValue, FieldTable, ShortString},
 };
-use tokio::sync::{mpsc, oneshot};
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::timeout,
+};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info};
 use uuid::Uuid;
 
-use super::{sizes::Sizes, topology};
+use super::{CONNECT_DEADLINE, sizes::Sizes, topology};
 use crate::logging::chain;
 
 /// The header that names the instance that published an entry.
@@ -66,6 +69,11 @@ impl Sent {
 }
 
 impl Line {
+    /// Whether nothing can be published on it any more.
+    pub(super) fn is_closed(&self) -> bool {
+        self.0.is_closed()
+    }
+
     /// Gives `body` its place behind all messages given before. An instance names itself as the `writer` of what is for
     /// instances only.
     pub(super) async fn send(&self, key: &str, writer: Option<Uuid>, body: Bytes) -> Result<Sent, Failure> {
@@ -83,13 +91,16 @@ pub(super) struct Carrier {
     exchange: ShortString,
     sizes: Arc<Sizes>,
     orders: mpsc::Receiver<Order>,
-    in_flight: FuturesUnordered<Pin<Box<dyn Future<Output = Outcome> + Send>>>,
+    in_flight: InFlight,
     /// At most so many at once.
     most: usize,
     count: u64,
     /// What RabbitMQ had against a message, where that was not its size.
     ended_by: Option<lapin::Error>,
 }
+
+/// Messages on their way.
+type InFlight = FuturesUnordered<Pin<Box<dyn Future<Output = Outcome> + Send>>>;
 
 /// What has become of one message.
 struct Outcome {
@@ -180,20 +191,9 @@ impl Carrier {
         }
     }
 
-    /// Tells the outcomes of all messages that have one. A returned message comes with the confirm of some message that has an
-    /// outcome no later than its own.
+    /// Tells the outcomes of all messages that have one.
     async fn settle(&mut self, first: Outcome) {
-        let mut outcomes = vec![first];
-        while let Some(Some(next)) = self.in_flight.next().now_or_never() {
-            outcomes.push(next);
-        }
-        let mut returned = HashSet::new();
-        for outcome in &mut outcomes {
-            let Ok(Confirmation::Ack(message) | Confirmation::Nack(message)) = &mut outcome.result else { continue };
-            if let Some(message) = message.take() {
-                returned.extend(message.delivery.properties.message_id().as_ref().map(ToString::to_string));
-            }
-        }
+        let (outcomes, returned) = settled(first, &mut self.in_flight).await;
         for Outcome { id, length, result, told } in outcomes {
             let outcome = match result {
                 Ok(Confirmation::Ack(_)) if returned.contains(&id) => Err(Failure::Returned),
@@ -218,17 +218,83 @@ impl Carrier {
         if self.sizes.refused(limit) {
             info!(limit, "RabbitMQ takes no larger messages (max_message_size)");
         }
-        match open_channel(&self.connection).await {
-            Ok(channel) => self.channel = channel,
-            Err(error) => debug!(error = chain(&error), "no new channel to publish on"),
+        // All others that were on their way have the same outcome.
+        if !self.channel.status().connected() {
+            match timeout(CONNECT_DEADLINE, open_channel(&self.connection)).await {
+                Ok(Ok(channel)) => self.channel = channel,
+                Ok(Err(error)) => debug!(error = chain(&error), "no new channel to publish on"),
+                Err(_) => debug!("no new channel to publish on within {CONNECT_DEADLINE:?}"),
+            }
         }
         // Others that were on the same channel may be in the log or not.
         if length > limit { Failure::TooLarge(limit) } else { Failure::Refused(Some(error)) }
     }
 }
 
+/// The outcomes of `first` and of all others of `in_flight` that have one, and the ids of those that were returned.
+///
+/// lapin hands a returned message to the confirm that completes next, before the message's own or after it. So a confirm that
+/// comes with one says nothing of its own message: all returned ones are known only when nothing is on its way any more.
+async fn settled(first: Outcome, in_flight: &mut InFlight) -> (Vec<Outcome>, HashSet<String>) {
+    let (mut outcomes, mut returned, mut next) = (Vec::new(), HashSet::new(), Some(first));
+    while let Some(mut outcome) = next {
+        if let Ok(Confirmation::Ack(message) | Confirmation::Nack(message)) = &mut outcome.result
+            && let Some(message) = message.take()
+        {
+            returned.extend(message.delivery.properties.message_id().as_ref().map(ToString::to_string));
+        }
+        outcomes.push(outcome);
+        next = match returned.is_empty() {
+            true => in_flight.next().now_or_never().flatten(),
+            false => in_flight.next().await,
+        };
+    }
+    (outcomes, returned)
+}
+
 async fn open_channel(connection: &Connection) -> lapin::Result<Channel> {
     let channel = connection.create_channel().await?;
     channel.confirm_select(ConfirmSelectOptions::default()).await?;
     Ok(channel)
+}
+
+#[cfg(test)]
+mod tests {
+    use lapin::message::{BasicReturnMessage, Delivery};
+
+    use super::*;
+
+    /// A message that is confirmed, with the `returned` one.
+    fn confirmed(id: &str, returned: Option<&str>) -> Outcome {
+        let returned = returned.map(|id| {
+            let mut delivery = Delivery::mock(0, "".into(), "".into(), false, Vec::new());
+            delivery.properties = BasicProperties::default().with_message_id(id.into());
+            BasicReturnMessage { delivery, reply_code: 312, reply_text: "NO_ROUTE".into() }
+        });
+        let (told, _) = oneshot::channel();
+        Outcome { id: id.to_owned(), length: 1, result: Ok(Confirmation::Ack(returned)), told }
+    }
+
+    #[tokio::test]
+    async fn a_returned_message_is_told_apart_whichever_confirm_it_comes_with() {
+        let (later, comes) = oneshot::channel();
+        let mut in_flight = InFlight::new();
+        in_flight.push(Box::pin(async { comes.await.unwrap() }));
+        let settling = settled(confirmed("7", Some("1")), &mut in_flight);
+        tokio::pin!(settling);
+        assert!(settling.as_mut().now_or_never().is_none(), "the return of 7 may come with another confirm");
+        assert!(later.send(confirmed("1", Some("7"))).is_ok());
+        let (outcomes, returned) = settling.await;
+        assert_eq!(outcomes.len(), 2);
+        assert_eq!(returned, ["1", "7"].map(str::to_owned).into());
+    }
+
+    #[tokio::test]
+    async fn what_is_confirmed_waits_for_nobody() {
+        let mut in_flight = InFlight::new();
+        in_flight.push(Box::pin(std::future::pending()));
+        in_flight.push(Box::pin(std::future::ready(confirmed("2", None))));
+        let (outcomes, returned) = settled(confirmed("1", None), &mut in_flight).now_or_never().unwrap();
+        assert_eq!((outcomes.len(), returned.len(), in_flight.len()), (2, 0, 1));
+    }
 }

@@ -68,7 +68,11 @@ impl Publisher {
         let usable_until = Instant::now() + CATCH_UP;
         loop {
             let is_known = self.is_size_known(&body)?;
-            match self.outcome(self.send(kind, &body, is_known, deadline).await?, deadline).await {
+            let outcome = match self.send(kind, &body, is_known, deadline).await {
+                Ok(sent) => self.outcome(sent, deadline).await,
+                Err(error) => Err(error),
+            };
+            match outcome {
                 // The connection ended before the message had its turn: nothing was published, and the next one is tried.
                 Err(Error::NotSent) if Instant::now() < usable_until => {}
                 outcome => return outcome,
@@ -127,7 +131,8 @@ impl Publisher {
         }
         let mut lines = self.lines.clone();
         // There are others in a moment where the broker has come back, or another one of the list is there.
-        let lines = timeout(CATCH_UP, lines.wait_for(Option::is_some)).await;
+        let are_open = |lines: &Option<Lines>| lines.as_ref().is_some_and(|lines| !lines.common.is_closed());
+        let lines = timeout(CATCH_UP, lines.wait_for(are_open)).await;
         lines.ok().and_then(Result::ok).and_then(|lines| lines.clone()).ok_or(Error::Away)
     }
 

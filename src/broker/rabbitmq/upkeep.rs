@@ -24,7 +24,7 @@ use super::{
 };
 use crate::{
     config::{self, AmqpLog},
-    logging::chain,
+    logging::{chain, limited},
     metrics::Metrics,
 };
 
@@ -56,8 +56,8 @@ enum Marked {
     Returned,
     /// RabbitMQ did not take it, and says why.
     Refused(lapin::Error),
-    /// It may be in the log or not.
-    Unknown,
+    /// It may be in the log or not, for this reason.
+    Unknown(&'static str),
 }
 
 impl Upkeep {
@@ -97,15 +97,16 @@ impl Upkeep {
             let uri = self.retry.next().await.clone();
             let outcome = Box::pin(self.live(&uri, stop)).await; // large, and seldom made
             self.lines.send_replace(None);
-            let reason = outcome.err().map(|error| {
-                self.retry.failed(&error);
-                self.metrics.broker_failures.inc();
-                chain(&error)
-            });
-            if let Some(reason) = &reason {
-                self.complaint.tell("cannot publish to RabbitMQ", reason);
-            }
-            self.tell(Publishing::Away(reason.map(Into::into)));
+            self.metrics.broker_failures.inc();
+            let reason = match outcome {
+                Err(error) => {
+                    self.retry.failed(&error);
+                    chain(&error)
+                }
+                Ok(()) => "the connection ended".to_owned(),
+            };
+            self.complaint.tell("cannot publish to RabbitMQ", &reason);
+            self.tell(Publishing::Away(Some(reason.into())));
         }
     }
 
@@ -159,7 +160,7 @@ impl Upkeep {
         let mut unbound = self.shared.unbound.subscribe();
         let mut events = connection.events_listener();
         let mut look = interval(LOOK);
-        let mut is_set_up = false;
+        let (mut is_set_up, mut is_returned) = (false, false);
         while connection.status().connected() {
             let is_blocked = connection.status().blocked();
             // Before any marker is written: one that goes another way than the log would be waited for.
@@ -180,22 +181,23 @@ impl Upkeep {
             if !is_blocked && self.shared.confirmed.borrow().request < want.request {
                 match self.mark(connection, &lines.common, &want).await {
                     Marked::Accepted(number) => {
+                        is_returned = false;
                         self.complaint.settle();
                         let confirmed = Confirmed { request: want.request, number, at: Instant::now() };
                         self.shared.confirmed.send_replace(confirmed);
                     }
                     Marked::Returned if self.shared.follows_log() => {
-                        warn!("the exchange does not pass on to the log what is published: it is bound again");
+                        limited!(warn, "the exchange does not pass on to the log what is published: it is bound again");
                         is_set_up = false;
-                        continue;
+                        // At once, but not again and again.
+                        if !std::mem::replace(&mut is_returned, true) {
+                            continue;
+                        }
                     }
                     // The consumer binds its queue anew.
                     Marked::Returned => self.shared.unbound.send_modify(|count| *count += 1),
                     Marked::Refused(source) => return Err(Error::Failed { host: host(uri), source }),
-                    Marked::Unknown => {
-                        let reason = format!("no confirmation within {MARK_DEADLINE:?}");
-                        self.complaint.tell("RabbitMQ does not take a marker", &reason);
-                    }
+                    Marked::Unknown(reason) => self.complaint.tell("RabbitMQ does not take a marker", reason),
                 }
             }
             tokio::select! {
@@ -269,11 +271,16 @@ impl Upkeep {
             is_after_gap: self.owes_gap,
             ..*self.shared.wanted.borrow()
         };
-        match self.mark(connection, line, &owed).await {
-            Marked::Accepted(_) => Ok(true),
-            Marked::Returned => Ok(false),
-            Marked::Refused(source) => Err(Error::Failed { host: host(uri), source }),
-            Marked::Unknown => Err(Error::TimedOut { host: host(uri) }),
+        let deadline = Instant::now() + CONNECT_DEADLINE;
+        loop {
+            match self.mark(connection, line, &owed).await {
+                Marked::Accepted(_) => return Ok(true),
+                Marked::Returned => return Ok(false),
+                Marked::Refused(source) => return Err(Error::Failed { host: host(uri), source }),
+                // Behind many other messages it takes its time, and the connection is theirs, too.
+                Marked::Unknown(_) if connection.status().connected() && Instant::now() < deadline => {}
+                Marked::Unknown(_) => return Err(Error::TimedOut { host: host(uri) }),
+            }
         }
     }
 
@@ -299,7 +306,7 @@ impl Upkeep {
             match timeout(MARK_DEADLINE, &mut sending).await {
                 Ok(outcome) => break outcome,
                 Err(_) if connection.status().blocked() => self.tell(Publishing::Blocked),
-                Err(_) => return Marked::Unknown,
+                Err(_) => return Marked::Unknown("no confirmation in time"),
             }
         };
         match outcome {
@@ -312,7 +319,9 @@ impl Upkeep {
                 Marked::Returned
             }
             Err(Failure::Refused(Some(error))) => Marked::Refused(error),
-            Err(_) => Marked::Unknown,
+            Err(Failure::Refused(None)) => Marked::Unknown("RabbitMQ did not accept it"),
+            Err(Failure::NotSent) => Marked::Unknown("the connection ended"),
+            Err(Failure::TooLarge(_)) => Marked::Unknown("it is larger than RabbitMQ takes"),
         }
     }
 

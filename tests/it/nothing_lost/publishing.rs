@@ -26,13 +26,52 @@ const CUTS: usize = 24;
 /// How many messages the connection publishes before it is cut: at least a marker, and what is published right behind it.
 const CUT_AFTER: [usize; 6] = [3, 4, 6, 9, 17, 33];
 const PUBLISHERS: usize = 32;
+/// How often the log is unbound.
+const UNBOUND: usize = 40;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_that_was_confirmed_is_missing_however_often_the_connection_is_cut() {
     let cuts = std::env::var("PUBLISHER_CUTS").ok().map_or(CUTS, |count| count.parse().unwrap());
     let node = Node::start().await;
     let proxy = Proxy::before(&node.url).await;
-    let vars = [("AMQP_URL", proxy.url.as_str()), ("API_URL", "http://localhost/"), ("AMQP_LOG", "stream")];
+    // Right after a reconnect, at different points of what comes then.
+    let cutting = async {
+        proxy.cut_early("high-templar publisher", CUT_AFTER.into_iter().cycle().take(cuts));
+        let mut left = cuts;
+        while left > 0 {
+            let deadline = Instant::now() + PATIENCE;
+            while proxy.early_cuts_left() == left {
+                assert!(Instant::now() < deadline, "{left} cuts are left");
+                sleep(Duration::from_millis(5)).await;
+            }
+            left = proxy.early_cuts_left();
+        }
+    };
+    let confirmed = publish_while(&proxy.url, &node.url, cutting).await;
+    assert!(confirmed > cuts, "{confirmed} confirmed");
+    eprintln!("{confirmed} confirmed over {cuts} cuts, none missing");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_returned_among_many_is_told_to_those_who_published_it() {
+    let node = Node::start().await;
+    let operator = rabbitmq::channel_at(&node.url).await;
+    let log = format!("{EXCHANGE}.log");
+    let unbinding = async {
+        for _ in 0..UNBOUND {
+            sleep(Duration::from_millis(50)).await;
+            let none = FieldTable::default();
+            operator.queue_unbind(log.as_str().into(), EXCHANGE.into(), "*".into(), none).await.unwrap();
+        }
+    };
+    let confirmed = publish_while(&node.url, &node.url, unbinding).await;
+    assert!(confirmed > UNBOUND, "{confirmed} confirmed");
+}
+
+/// Has many publish by one instance while something `disturbs` them, and looks for all that was confirmed in the log and among
+/// what is delivered. How many that are.
+async fn publish_while(instance_url: &str, node_url: &str, disturbs: impl Future<Output = ()>) -> usize {
+    let vars = [("AMQP_URL", instance_url), ("API_URL", "http://localhost/"), ("AMQP_LOG", "stream")];
     let vars = vars.into_iter().map(|(name, value)| (name.to_owned(), value.to_owned()));
     let config = config::from_vars(vars).unwrap().broker;
     let stop = CancellationToken::new();
@@ -72,25 +111,13 @@ async fn nothing_that_was_confirmed_is_missing_however_often_the_connection_is_c
         })
     });
     let publishers: Vec<_> = publishers.collect();
-    // Right after a reconnect, at different points of what comes then.
-    proxy.cut_early("high-templar publisher", CUT_AFTER.into_iter().cycle().take(cuts));
-    let mut left = cuts;
-    while left > 0 {
-        let deadline = Instant::now() + PATIENCE;
-        while proxy.early_cuts_left() == left {
-            assert!(Instant::now() < deadline, "{left} cuts are left");
-            sleep(Duration::from_millis(5)).await;
-        }
-        left = proxy.early_cuts_left();
-    }
+    disturbs.await;
     is_over.cancel();
     let confirmed: Vec<Bytes> =
         join_all(publishers).await.into_iter().flat_map(|confirmed| confirmed.unwrap()).collect();
-    let in_log = read_log(&node.url).await;
+    let in_log = read_log(node_url).await;
     let missing: Vec<_> = confirmed.iter().filter(|body| !in_log.contains(*body)).collect();
     assert!(missing.is_empty(), "{} of {} confirmed are not in the log: {missing:?}", missing.len(), confirmed.len());
-    assert!(confirmed.len() > cuts, "{} confirmed", confirmed.len());
-    eprintln!("{} confirmed over {cuts} cuts, none missing", confirmed.len());
     let all_received = async {
         while !confirmed.iter().all(|body| received.lock().contains(body)) {
             sleep(Duration::from_millis(50)).await;
@@ -100,6 +127,7 @@ async fn nothing_that_was_confirmed_is_missing_however_often_the_connection_is_c
     stop.cancel();
     consuming.abort();
     upkeep.await.unwrap();
+    confirmed.len()
 }
 
 /// The bodies of all entries in the log.
