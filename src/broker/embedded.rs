@@ -182,8 +182,10 @@ pub(super) struct Consumer {
     receiver: mpsc::Receiver<Accepted>,
     /// The offset of the last trigger that was taken.
     last: u64,
-    /// Taken and not yet handed over.
+    /// Taken and not yet handed over, ...
     ready: Vec<Delivery>,
+    /// ... and how many publications of those were waiting.
+    taken: usize,
     /// Batches handed over and acknowledged so far.
     handed: u64,
     acknowledged: u64,
@@ -195,44 +197,42 @@ pub(super) struct Consumer {
 impl Consumer {
     /// A consumer of what comes after the offset `last`; what comes up to there is `ready`.
     fn new(receiver: mpsc::Receiver<Accepted>, last: u64, ready: Vec<Delivery>, progress: Arc<Progress>) -> Self {
-        Self { receiver, last, ready, handed: 0, acknowledged: 0, begun: Some(1), progress }
+        Self { receiver, last, ready, taken: 0, handed: 0, acknowledged: 0, begun: Some(1), progress }
     }
 
     /// Loses nothing when it is dropped while it waits.
     pub(super) async fn next(&mut self) -> Batch {
-        let mut taken = 0;
         if self.ready.is_empty() {
             let Some(first) = self.receiver.recv().await else {
                 // Every publisher is gone: nothing will ever come.
                 return std::future::pending().await;
             };
-            taken += self.take(first);
+            self.take(first);
         }
         // Under load others are about to publish, too; what is handed over together is written together.
         tokio::task::yield_now().await;
         while self.ready.len() < BATCH
             && let Ok(accepted) = self.receiver.try_recv()
         {
-            taken += self.take(accepted);
+            self.take(accepted);
         }
-        self.progress.taken(taken);
+        self.progress.taken(std::mem::take(&mut self.taken));
         self.handed += 1;
         Batch { deliveries: std::mem::take(&mut self.ready), tag: None }
     }
 
-    /// Makes deliveries of what was accepted; how many publications those are that were waiting.
-    fn take(&mut self, accepted: Accepted) -> usize {
+    /// Makes deliveries of what was accepted.
+    fn take(&mut self, accepted: Accepted) {
         match accepted {
             Accepted::Entry(Entry { kind, body }) => {
                 self.last += 1;
                 self.ready.push(Delivery::of(kind, body, Some(self.last), false));
-                1
+                self.taken += 1;
             }
             Accepted::Reopened { mut deliveries, last } => {
                 self.ready.append(&mut deliveries);
                 self.last = last;
                 self.begun = Some(self.handed + 1);
-                0
             }
         }
     }
@@ -267,9 +267,29 @@ impl Consumer {
 
 #[cfg(test)]
 mod tests {
+    use futures::FutureExt;
     use tokio::time::advance;
 
     use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_consumer_that_was_not_waited_for_has_still_taken_what_it_took() {
+        let (metrics, stop) = (Arc::new(Metrics::default()), CancellationToken::new());
+        let config = config::Embedded { log: None, history: config::History::default() };
+        let (publisher, mut consumer, upkeep) = open(&config, metrics, stop.clone()).unwrap();
+        let upkeep = tokio::spawn(upkeep);
+        let _beginning = consumer.next().await;
+        consumer.acknowledge();
+        publisher.publish(Kind::Trigger, Bytes::from_static(b"a")).await.unwrap();
+        assert!(consumer.next().now_or_never().is_none(), "it lets others publish first");
+        assert_eq!(consumer.next().await.deliveries.len(), 1);
+        consumer.acknowledge();
+        advance(Duration::from_secs(60)).await;
+        tokio::task::yield_now().await;
+        assert_eq!(*consumer.state().borrow(), State::Current, "nothing waits");
+        stop.cancel();
+        upkeep.await.unwrap();
+    }
 
     #[tokio::test(start_paused = true)]
     async fn the_broker_is_away_while_nobody_takes_what_it_has_accepted() {
