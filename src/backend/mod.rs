@@ -358,7 +358,7 @@ impl Backend {
             Err(error @ (Error::Unreachable(_) | Error::Refused { retry_after: Some(_), .. })) => {
                 turn.end(error.verdict());
             }
-            Err(_) => drop(turn),
+            Err(_) => turn.end(Verdict::Unclear),
         }
         outcome
     }

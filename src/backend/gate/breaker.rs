@@ -32,6 +32,8 @@ pub(in super::super) enum Verdict {
     Fine,
     /// It does not, as far as this call can tell, and perhaps asks for a pause.
     Failed { pause: Option<Duration> },
+    /// The call was made, and tells nothing.
+    Unclear,
 }
 
 /// Opens when the API fails.
@@ -79,7 +81,7 @@ impl Breaker {
         }
     }
 
-    /// Notes that a client's call is over; without a verdict it says nothing about the API.
+    /// Notes that a client's call is over. Without a verdict it was given up: another one may be the trial.
     pub(super) fn note(&mut self, is_trial: bool, verdict: Option<Verdict>) {
         match (&mut self.stage, verdict) {
             (Stage::Closed { failures }, Some(Verdict::Fine)) => *failures = 0,
@@ -91,7 +93,7 @@ impl Breaker {
             (Stage::Open { .. }, Some(Verdict::Fine)) if is_trial => self.stage = Stage::Closed { failures: 0 },
             (Stage::Open { has_trial, .. }, None) if is_trial => *has_trial = true,
             // Calls that began before the pause say nothing about what is after it.
-            (Stage::Open { .. }, _) | (Stage::Closed { .. }, None) => {}
+            (Stage::Open { .. }, _) | (Stage::Closed { .. }, Some(Verdict::Unclear) | None) => {}
         }
     }
 
@@ -115,7 +117,7 @@ impl Breaker {
         self.is_probing = false;
         self.probe_from = now + PROBE_GAP;
         self.stage = match (self.stage, verdict) {
-            (stage, None) => stage,
+            (stage, Some(Verdict::Unclear) | None) => stage,
             (_, Some(Verdict::Fine)) => Stage::Closed { failures: 0 },
             (Stage::Closed { failures }, Some(Verdict::Failed { pause })) if failures >= FAILURES => {
                 open(now, pause, PAUSE, false)
@@ -264,6 +266,21 @@ mod tests {
                 prop_assert!(!call(&mut breaker, Some(Verdict::Fine)), "one trial in a pause");
             }
         }
+    }
+
+    #[test]
+    fn a_trial_that_tells_nothing_is_the_only_one_in_its_pause() {
+        let mut now = Instant::now();
+        let mut breaker = Breaker::new(now);
+        (0..FAILURES).for_each(|_| _ = call(&mut breaker, Some(FAILED)));
+        for has_trial in [false, true] {
+            breaker.begin_probe();
+            breaker.end_probe(now, Some(FAILED));
+            assert_eq!(breaker.may_call(), has_trial);
+            now += LONGEST_PAUSE;
+        }
+        assert!(call(&mut breaker, Some(Verdict::Unclear)));
+        assert!(breaker.is_paused() && !breaker.may_call());
     }
 
     #[test]
