@@ -154,6 +154,10 @@ impl Due {
             known.hold_ends = known.hold_ends.into_iter().chain(group.hold_ends).min();
             known.clients.extend(group.clients);
             known.resumed.extend(group.resumed);
+            if group.is_urgent && !known.is_urgent {
+                known.is_urgent = true;
+                self.urgent.push_back(identity); // where it is among the others, it is passed over
+            }
             return;
         }
         group.failing = Some(Failing { since, wait, at });
