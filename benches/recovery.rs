@@ -32,7 +32,9 @@ fn kept(publications: usize) -> (Hub, Position) {
 /// Has a subscription catch up, and takes it out again.
 fn catch_up(hub: &Hub, room: &serde_json::Value, since: Position, outbox: &Arc<Outbox>) {
     let room = Arc::new(key(room));
-    let Resumption::Possible(mut recovery) = hub.resume(&room, &request_id(), since) else { panic!("the position is kept") };
+    let Resumption::Possible(mut recovery) = hub.resume(&room, &request_id(), since) else {
+        panic!("the position is kept")
+    };
     loop {
         match hub.recover(&mut recovery, outbox, 1 << 20, &mut Budget::new(u64::MAX)).expect("an open outbox") {
             Step::Joined(seat) | Step::Lost(seat) => return hub.leave([seat], || {}),

@@ -85,6 +85,8 @@ pub(super) struct Follower {
     members: Members,
     /// The epoch that positions are of.
     epoch: Option<Epoch>,
+    /// This instance has begun an epoch: of whatever it was not there to see, no position counts beyond that.
+    has_begun_epoch: bool,
     /// Where the last marker stands that told of a gap, ...
     gap: Option<u64>,
     /// ... and where it stood in the log that was read before.
@@ -125,6 +127,7 @@ impl Follower {
             hasher: RandomState::default(),
             members: Members::default(),
             epoch: None,
+            has_begun_epoch: false,
             gap: None,
             gap_before: None,
             own: VecDeque::new(),
@@ -206,7 +209,12 @@ impl Follower {
 
     /// Whether all entries that the log held when the session began have been handed over, and positions are known.
     pub(super) fn is_current(&self) -> bool {
-        self.is_proven && self.epoch.is_some()
+        self.is_proven && self.has_begun_epoch()
+    }
+
+    /// Whether positions are known, and this instance has begun an epoch.
+    pub(super) fn has_begun_epoch(&self) -> bool {
+        self.epoch.is_some() && self.has_begun_epoch
     }
 
     /// Whether positions are known.
@@ -332,6 +340,7 @@ impl Follower {
             let epoch = marker.epoch();
             deliveries.push(Delivery::Epoch { epoch, offset });
             self.epoch = Some(epoch);
+            self.has_begun_epoch |= is_own;
         }
         if tells_gap && !self.is_recalling {
             deliveries.push(Delivery::Missed);

@@ -58,9 +58,10 @@ impl Consumer {
         }
     }
 
-    /// Whether all that was there when the session began has come, positions are known, and nothing is to be told.
+    /// Whether all that was there when the session began has come, positions are known, nothing is to be told, and the last
+    /// marker has not been waited for in vain.
     pub(super) fn is_current(&self) -> bool {
-        self.follower.is_current() && !self.tells_gap
+        self.follower.is_current() && !self.tells_gap && !*self.shared.is_overdue.borrow()
     }
 
     pub(super) fn become_current(&mut self) {
@@ -165,7 +166,7 @@ impl Consumer {
     }
 
     fn is_epoch_due(&self) -> bool {
-        !self.follower.has_epoch() || self.tells_gap || self.epoch_began.elapsed() > self.epoch_every
+        !self.follower.has_begun_epoch() || self.tells_gap || self.epoch_began.elapsed() > self.epoch_every
     }
 
     /// Asks the publisher for a marker of this session.

@@ -113,6 +113,22 @@ fn a_new_session_goes_on_where_the_last_one_ended() {
 }
 
 #[test]
+fn an_instance_that_was_just_started_begins_an_epoch_before_it_is_current() {
+    let mut log = Log::new();
+    log.begin();
+    log.marker(3, &other(1, None, false, false)).unwrap();
+    assert_eq!(log.marker(4, &other(2, Some((1, 3)), true, false)), Ok(vec!["e4".to_owned()]));
+    let own = log.own(false, false);
+    log.marker(5, &own).unwrap();
+    let own = log.own(false, false);
+    assert_eq!(log.marker(6, &own), Ok(vec![]));
+    assert!(!log.follower.is_current(), "of what was lost while nobody was there, offsets may be used again");
+    let own = log.own(true, false);
+    assert_eq!(log.marker(7, &own), Ok(vec!["e7".to_owned(), "recalled".to_owned()]));
+    assert!(log.follower.is_current());
+}
+
+#[test]
 fn another_stream_by_the_same_name_is_noticed() {
     let (mut log, own) = following();
     for wrong in [9, 11] {
