@@ -215,7 +215,7 @@ impl Carrier {
             return Failure::Refused(Some(error));
         };
         if self.sizes.refused(limit) {
-            info!(limit, "RabbitMQ takes no larger messages (max_message_size)");
+            info!(limit, "RabbitMQ takes no messages larger than this limit in bytes (max_message_size)");
         }
         match open_channel(&self.connection).await {
             Ok(channel) => self.channel = channel,
