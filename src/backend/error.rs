@@ -30,7 +30,9 @@ pub enum Error {
     #[error("backend could not be reached")]
     Unreachable(#[source] reqwest::Error),
     /// It answered with an HTML page, most likely to log in.
-    #[error("backend answered with an HTML page: it shows one instead of refusing a client that is not logged in?")]
+    #[error(
+        "backend answered with an HTML page, perhaps to log in, which refuses the client: let it answer 401 or 403"
+    )]
     Page {
         /// When the call began: of changes after that it may not know.
         asked: Moment,

@@ -274,7 +274,9 @@ impl Gate {
                 self.metrics.api_paused.set(1);
                 self.metrics.api_pauses.inc();
                 self.pauses.notify_waiters();
-                warn!("the API fails, for a request of our own, too: it is left alone for a while");
+                warn!(
+                    "the API fails for the server's own request, too, and is left alone for a while: see the API's log"
+                );
             }
             (true, false) => {
                 self.metrics.api_paused.set(0);

@@ -112,7 +112,13 @@ impl Hooks {
         let caller = self.backend.caller(identity, address);
         if self.waiting.lock().is_full_for(caller) {
             self.backend.metrics.hooks.inc(Outcome::Dropped);
-            limited!(warn, "too many hooks are waiting: a connection is not reported to the API", waiting = WAITING);
+            let most_per_address = WAITING / SHARE;
+            limited!(
+                warn,
+                "too many hooks wait: a connection is not reported to the API",
+                most = WAITING,
+                most_per_address
+            );
             return None;
         }
         let (hooks, identity, state) = (self.clone(), identity.clone(), Mutex::default());

@@ -130,10 +130,10 @@ pub enum Error {
     #[error("the connection to the broker ended")]
     NotSent,
     /// The broker takes nothing at present. Nothing was published.
-    #[error("the broker takes no messages, short of memory or disk")]
+    #[error("the broker blocks publishers, short of memory or disk")]
     Blocked,
     /// What is published does not come to the instances. The message has come to none.
-    #[error("the broker does not pass on what is published")]
+    #[error("the exchange does not pass messages on to the instances")]
     Unbound,
     /// The message is larger than the broker takes, in bytes. Nothing was published.
     #[error("the message is larger than the {0} bytes that the broker takes")]

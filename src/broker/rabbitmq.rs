@@ -89,8 +89,8 @@ pub enum Error {
     },
     /// A marker was published, but did not come back.
     #[error(
-        "RabbitMQ at {host} {what} a marker that was published, but it did not come to the log: look for a policy with an \
-         alternate exchange, and whether all brokers of AMQP_URL are one cluster"
+        "RabbitMQ at {host} {what} a marker, which did not reach the log: look for a policy with an alternate exchange, and \
+         whether all brokers of AMQP_URL are one cluster"
     )]
     NotPassedOn {
         /// Host and port.

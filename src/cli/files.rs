@@ -22,8 +22,9 @@ pub(super) fn divide(files: usize, config: &mut Config) -> Option<String> {
     config.internal.connections = Some(left.max(LEAST_INTERNAL / 4));
     let needed = most + REFUSED_CONNECTIONS + calls + OTHERS + LEAST_INTERNAL;
     (needed > files).then(|| {
-        let whose = if is_configured { "MAX_CONNECTIONS" } else { "half of them for clients" };
-        format!("{files} file descriptors are too few for {whose} and API_CONCURRENCY: raise the limit to {needed}")
+        let whose = if is_configured { "MAX_CONNECTIONS" } else { "clients, who get half of them," };
+        let remedy = format!("raise LimitNOFILE (ulimit -n) to {needed}");
+        format!("{files} file descriptors are too few for {whose} and API_CONCURRENCY: {remedy}")
     })
 }
 
@@ -55,6 +56,10 @@ mod tests {
         assert!(warning.unwrap().contains("256 file descriptors are too few"), "half of them for clients");
         let (clients, internal, warning) = divided(1024, &[("MAX_CONNECTIONS", "1000")]);
         assert_eq!((clients, internal), (Some(1000), Some(32)));
-        assert!(warning.unwrap().ends_with("for MAX_CONNECTIONS and API_CONCURRENCY: raise the limit to 1256"));
+        assert!(
+            warning
+                .unwrap()
+                .ends_with("for MAX_CONNECTIONS and API_CONCURRENCY: raise LimitNOFILE (ulimit -n) to 1256")
+        );
     }
 }

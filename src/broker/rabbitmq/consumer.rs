@@ -254,10 +254,9 @@ impl Consumer {
 
     fn tell_broken(&self, broken: Broken, offset: u64) {
         match broken {
-            Broken::Replaced => warn!(
-                offset,
-                "the log is another one, or has lost what was to come next: triggers may have been missed"
-            ),
+            Broken::Replaced => {
+                warn!(offset, "the log is another one, or has lost the next entries: triggers may have been missed")
+            }
             Broken::LostTail => warn!(
                 offset,
                 "the log has lost its end, and other entries stand there now: triggers may have been missed"

@@ -216,7 +216,7 @@ impl Carrier {
             return Failure::Refused(Some(error));
         };
         if self.sizes.refused(limit) {
-            info!(limit, "RabbitMQ takes no larger messages (max_message_size)");
+            info!(limit, "RabbitMQ takes no messages larger than this limit in bytes (max_message_size)");
         }
         // All others that were on their way have the same outcome.
         if !self.channel.status().connected() {

@@ -124,7 +124,7 @@ impl Trial<'_> {
             true => format!("exchange {} found", topology.exchange_name()),
             false => format!("exchange {} not there yet, the server declares it", topology.exchange_name()),
         };
-        Ok(format!("{exchange}, {found}; a marker was published and came back"))
+        Ok(format!("{exchange}, {found}; a marker was published and read back"))
     }
 
     /// Every step, with names as in `topology`.

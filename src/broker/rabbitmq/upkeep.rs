@@ -187,7 +187,7 @@ impl Upkeep {
                         self.shared.confirmed.send_replace(confirmed);
                     }
                     Marked::Returned if self.shared.follows_log() => {
-                        limited!(warn, "the exchange does not pass on to the log what is published: it is bound again");
+                        limited!(warn, "the exchange does not pass messages on to the log: the log is bound again");
                         is_set_up = false;
                         // At once, but not again and again.
                         if !std::mem::replace(&mut is_returned, true) {
@@ -331,11 +331,9 @@ impl Upkeep {
         if is_blocked != (before == Publishing::Blocked) {
             self.metrics.broker_publishing_blocked.set(is_blocked.into());
             if is_blocked {
-                warn!(
-                    "RabbitMQ takes no messages, short of memory or disk: triggers are refused, and clients are served"
-                );
+                warn!("RabbitMQ blocks publishers, short of memory or disk: triggers are refused until its alarm ends");
             } else {
-                info!("RabbitMQ does not block publishing any longer");
+                info!("RabbitMQ no longer blocks publishers");
             }
         }
     }

@@ -49,7 +49,7 @@ async fn a_missing_right_or_a_limit_is_named_by_the_server_and_by_check() {
     }
     add_user(&node, "good", ["^hightemplar", "^hightemplar", "^hightemplar"]);
     let (is_well, said) = check(&url_of(&node, "good")).await;
-    assert!(is_well && said.contains("came back"), "{said}");
+    assert!(is_well && said.contains("read back"), "{said}");
 
     for user in ["reader", "one"] {
         let server = TestServer::starting(&[("AMQP_URL", &url_of(&node, user))]).await;

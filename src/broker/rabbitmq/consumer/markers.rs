@@ -53,7 +53,7 @@ impl Consumer {
         let has_lost = self.follower.has_lost(&mut self.shared.accepted.lock(), number);
         // Where no position is known, nothing was given that it could be missing behind.
         if has_lost && self.follower.has_epoch() && !self.tells_gap {
-            warn!("the exchange did not pass on to the log what was published: triggers may have been missed");
+            warn!("a marker that RabbitMQ accepted is missing in the log: triggers may have been missed");
             self.tells_gap = true;
         }
     }
@@ -76,7 +76,7 @@ impl Consumer {
         let Some(session) = &self.session else { return };
         let follows_log = session.follows_log;
         if !follows_log && *self.shared.unbound.borrow() != self.unbound {
-            warn!("the exchange does not pass on what is published: the queue is bound again");
+            warn!("the exchange does not pass messages on to the queue: the queue is bound again");
             return self.lost(None).await;
         }
         self.quiet_looks = self.quiet_looks.saturating_add(1);
@@ -119,7 +119,10 @@ impl Consumer {
         let is_new = !self.shared.is_overdue.send_replace(true);
         if is_new {
             self.metrics.broker_markers_overdue.inc();
-            warn!("what is published does not come back from RabbitMQ: the exchange is bound again");
+            warn!(
+                "a marker that RabbitMQ accepted does not arrive, so the binding is renewed: look for an alternate exchange, \
+                 and whether all brokers of AMQP_URL are one cluster"
+            );
         }
         if !follows_log {
             return self.lost(None).await;
@@ -143,7 +146,7 @@ impl Consumer {
             Err(error) => return self.complaint.tell("cannot find the end of the log", &chain(&error)),
         };
         if self.follower.last() >= end && *self.shared.publishing.borrow() == Publishing::Blocked {
-            info!("the log is read up to now; RabbitMQ takes no messages at present");
+            info!("the log is read up to now; RabbitMQ blocks publishers");
             self.follower.stop_recalling(&mut self.pending);
             self.tell(State::Current);
         }
@@ -154,11 +157,11 @@ impl Consumer {
     async fn doubt(&mut self) {
         self.doubtful += 1;
         if self.doubtful < self.retry.brokers().max(ASKED) {
-            warn!("the log does not hold what was read last, trying the next broker");
+            warn!("the log does not hold the entry that was read last, trying the next broker");
             self.retry.pass_over();
             self.end_session().await;
         } else {
-            warn!("the log does not hold what was read last: triggers may have been missed");
+            warn!("the log does not hold the entry that was read last: triggers may have been missed");
             self.doubtful = 0;
             self.tells_gap = true;
             self.start_over(Vec::new(), self.log).await;
