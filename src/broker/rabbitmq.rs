@@ -13,6 +13,7 @@ mod marker;
 mod members;
 mod poison;
 mod probe;
+mod progress;
 mod publisher;
 mod retry;
 mod session;

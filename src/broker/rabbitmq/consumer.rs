@@ -21,7 +21,7 @@ use super::{
     follower::{Broken, Entry, Follower, Taken},
     host, kind_of,
     line::INSTANCE_HEADER,
-    marker::{MARKER_KEY, Marker, Progress},
+    marker::{MARKER_KEY, Marker},
     poison::Poison,
     session::{Opening, Session},
     shared::{Complaint, Shared},
@@ -55,6 +55,8 @@ pub(in super::super) struct Consumer {
     pending: Vec<Delivery>,
     /// Without a log: triggers may have passed by since the last delivery.
     has_missed: bool,
+    /// Markers still say how far the log was read that this one does not go on with.
+    is_witness: bool,
     /// All instances are to be told that triggers may be missing, by the next marker.
     tells_gap: bool,
     /// Since when RabbitMQ cannot get at the log.
@@ -106,6 +108,7 @@ impl Consumer {
             shared,
             pending: Vec::new(),
             has_missed: false,
+            is_witness: false,
             tells_gap: false,
             unavailable_since: None,
             doubtful: 0,
@@ -234,11 +237,10 @@ impl Consumer {
         }
         self.metrics.broker_foreign_entries.inc_by(self.follower.take_foreign());
         let follows_log = session.follows_log;
-        {
-            let (mut progress, here) = (self.shared.progress.lock(), self.follower.progress());
-            *progress = Progress { read: progress.read.max(here.read), gap: progress.gap.max(here.gap) };
-        }
         markers.into_iter().for_each(|taken| self.note_marker(taken));
+        if !self.is_witness {
+            *self.shared.progress.lock() = self.follower.progress();
+        }
         let is_current = follows_log && self.is_current();
         let becomes_current = is_current && *self.shared.state.borrow() != State::Current;
         // What was handed over before is done with only when this is acknowledged, too.
@@ -268,6 +270,7 @@ impl Consumer {
     async fn start_over(&mut self, deliveries: Vec<Delivery>, log: AmqpLog) {
         self.pending = deliveries; // before anything is waited for: the caller may give up waiting
         self.follower.start_over(&mut self.pending);
+        self.is_witness = true;
         self.shared.accepted.lock().clear();
         (self.log, self.has_missed) = (log, true);
         self.end_session().await;

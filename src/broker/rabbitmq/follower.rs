@@ -17,8 +17,9 @@ use uuid::Uuid;
 use super::{
     super::{Delivery, Kind},
     kind_of,
-    marker::{MARKER_KEY, Marker, Progress, Read},
+    marker::{MARKER_KEY, Marker, Read},
     members::{Members, Shown},
+    progress::{Gap, Progress, Track},
 };
 use crate::protocol::Epoch;
 
@@ -26,8 +27,8 @@ use crate::protocol::Epoch;
 const SKIPPED: u64 = 1;
 /// Digests kept, 16 bytes each: more entries than that without a marker are proven by the last of them.
 const DIGESTS: usize = 1 << 16;
-/// Own markers of which it is remembered that they were read.
-const OWN: usize = 16;
+/// Own markers of which it is remembered that they were read: more than are written between two sessions.
+const OWN: usize = 4096;
 
 /// Where a session begins to read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -87,10 +88,7 @@ pub(super) struct Follower {
     epoch: Option<Epoch>,
     /// This instance has begun an epoch: of whatever it was not there to see, no position counts beyond that.
     has_begun_epoch: bool,
-    /// Where the last marker stands that told of a gap, ...
-    gap: Option<u64>,
-    /// ... and where it stood in the log that was read before.
-    gap_before: Option<u64>,
+    track: Track,
     /// Sequence numbers of the own markers that were read last, and where the last one of a member stands.
     own: VecDeque<u64>,
     own_last: Option<Read>,
@@ -128,8 +126,7 @@ impl Follower {
             members: Members::default(),
             epoch: None,
             has_begun_epoch: false,
-            gap: None,
-            gap_before: None,
+            track: Track::default(),
             own: VecDeque::new(),
             own_last: None,
             stage: Stage::Following,
@@ -169,7 +166,7 @@ impl Follower {
         self.digests.clear();
         self.members.clear();
         self.epoch = None;
-        self.gap_before = self.gap.take();
+        self.track.start_over();
         self.own_last = None;
         self.has_recalled = true; // clients that are connected have been given something before
         deliveries.push(Delivery::Restart { is_read_back: true });
@@ -199,7 +196,7 @@ impl Follower {
 
     /// How far the log has been read.
     pub(super) fn progress(&self) -> Progress {
-        Progress { read: self.last, gap: self.gap }
+        self.track.progress(self.last)
     }
 
     /// Whether this session still has to prove that the log is the same.
@@ -235,7 +232,7 @@ impl Follower {
     /// Whether one of the markers that RabbitMQ `accepted` before the one with this `number`, which has just been read, has not
     /// come to the log. Takes those out that are settled.
     pub(super) fn has_lost(&self, accepted: &mut BTreeSet<u64>, number: u64) -> bool {
-        let later = accepted.split_off(&(number + 1));
+        let later = accepted.split_off(&number.saturating_add(1));
         let settled = std::mem::replace(accepted, later);
         settled.iter().any(|accepted| !self.own.contains(accepted))
     }
@@ -276,12 +273,16 @@ impl Follower {
             if offset - last > 1 + SKIPPED {
                 // RabbitMQ has dropped what was next.
                 self.members.forget_places();
+                self.track.read_from(offset);
                 self.epoch = None;
                 deliveries.push(Delivery::Restart { is_read_back: false });
                 if !self.is_recalling {
                     deliveries.push(Delivery::Missed);
                 }
             }
+        }
+        if !self.track.is_begun() {
+            self.track.read_from(offset);
         }
         self.stage = Stage::Following;
         self.last = Some(offset);
@@ -321,9 +322,10 @@ impl Follower {
     }
 
     fn mark(&mut self, offset: u64, marker: &Marker, deliveries: &mut Vec<Delivery>) -> Taken {
-        let Shown { is_member, is_end_lost } = self.members.record(marker, offset);
-        let is_new = self.gap.is_none() || marker.progress.gap >= self.gap;
-        let tells_gap = is_new && (is_end_lost || is_member && marker.is_after_gap);
+        let Shown { is_member, is_end_lost, was_unbound } = self.members.record(marker, offset);
+        let is_new = self.track.is_new_to(&marker.progress);
+        let tells_gap = was_unbound || is_new && (is_end_lost || is_member && marker.is_after_gap);
+        let mut is_told_now = false;
         let is_own = marker.instance == self.instance;
         if is_own {
             self.own_last = Some(Read { number: marker.number, offset });
@@ -333,7 +335,9 @@ impl Follower {
             self.own.push_back(marker.number);
         }
         if tells_gap {
-            self.gap = Some(offset);
+            // Of what is read back, only what was not there before can tell what has happened since.
+            let gap = Gap { offset, instance: marker.instance, number: marker.number };
+            is_told_now = self.track.tell(gap) || !self.is_recalling;
             deliveries.push(Delivery::Restart { is_read_back: false });
         }
         if tells_gap || is_member && marker.begins_epoch {
@@ -345,15 +349,13 @@ impl Follower {
         if tells_gap && !self.is_recalling {
             deliveries.push(Delivery::Missed);
         }
-        // Of what is read back, only what was not there before can tell what has happened since.
-        let told_gap = tells_gap && (!self.is_recalling || self.gap > self.gap_before);
         let is_of_session = is_own && marker.session == self.session;
         self.is_proven |= is_of_session && is_member;
         if self.is_current() {
             // Clients that are connected already have not been given what was recalled.
             self.stop_recalling(deliveries);
         }
-        Taken { own: is_of_session.then_some(marker.number), told_gap }
+        Taken { own: is_of_session.then_some(marker.number), told_gap: is_told_now }
     }
 }
 

@@ -12,6 +12,7 @@
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use super::progress::Progress;
 use crate::protocol::Epoch;
 
 /// The binding key of markers.
@@ -38,6 +39,10 @@ pub(super) struct Marker {
     /// Triggers may be missing in the log before it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub is_after_gap: bool,
+    /// The exchange passed nothing on to the log before it. The same number is the same loss, which is told once, whatever the
+    /// writer has read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unbound: Option<u64>,
 }
 
 /// A marker that its writer has read in its log.
@@ -47,18 +52,6 @@ pub(super) struct Read {
     pub number: u64,
     /// Where it stands.
     pub offset: u64,
-}
-
-/// How far an instance has read the log.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Progress {
-    /// The last offset.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub read: Option<u64>,
-    /// The offset of the last marker that told of a gap. A writer that tells of one and has not read a marker that does so
-    /// already says nothing new.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub gap: Option<u64>,
 }
 
 /// What a marker is to say.
@@ -74,6 +67,8 @@ pub(super) struct Wanted {
     pub begins_epoch: bool,
     /// Whether triggers may be missing in the log before it.
     pub is_after_gap: bool,
+    /// A number for what was lost because the exchange passed nothing on.
+    pub unbound: Option<u64>,
 }
 
 impl Marker {
@@ -87,6 +82,7 @@ impl Marker {
             progress,
             begins_epoch: wanted.begins_epoch,
             is_after_gap: wanted.is_after_gap,
+            unbound: wanted.unbound,
         }
     }
 
@@ -113,11 +109,18 @@ mod tests {
     #[test]
     fn a_marker_is_read_as_it_was_written() {
         for (after, begins_epoch) in [(None, false), (Some(Read { number: 6, offset: 17 }), true)] {
-            let wanted = Wanted { request: 1, session: 3, after, begins_epoch, is_after_gap: begins_epoch };
+            let wanted = Wanted {
+                request: 1,
+                session: 3,
+                after,
+                begins_epoch,
+                is_after_gap: begins_epoch,
+                unbound: after.map(|_| 5),
+            };
             let marker = Marker::new(
                 Uuid::new_v4(),
                 7,
-                Progress { read: begins_epoch.then_some(20), gap: after.map(|_| 4) },
+                Progress { from: 3, read: begins_epoch.then_some(20), gaps: Vec::new() },
                 &wanted,
             );
             assert_eq!(Marker::parse(&marker.body()).as_ref(), Some(&marker));

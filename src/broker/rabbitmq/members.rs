@@ -25,6 +25,8 @@ struct Writer {
     is_member: bool,
     /// The marker that it named last and that does not stand where it said.
     refuted: Option<Read>,
+    /// What it last told to be lost because the exchange passed nothing on.
+    unbound: Option<u64>,
 }
 
 /// What a marker shows.
@@ -35,6 +37,8 @@ pub(super) struct Shown {
     /// A member has read further than where the marker stands, or a marker where another entry stands now: the log has lost
     /// its end.
     pub is_end_lost: bool,
+    /// A member says for the first time that the exchange passed nothing on.
+    pub was_unbound: bool,
 }
 
 impl Members {
@@ -49,7 +53,9 @@ impl Members {
             writer.markers.pop_front();
         }
         writer.markers.push_back(Read { number: marker.number, offset });
-        Shown { is_member: writer.is_member, is_end_lost }
+        let was_unbound = writer.is_member && marker.unbound.is_some() && marker.unbound != writer.unbound;
+        writer.unbound = marker.unbound.or(writer.unbound);
+        Shown { is_member: writer.is_member, is_end_lost, was_unbound }
     }
 
     /// Some entries were not read: of markers that do not stand where they should, nothing is known from now on.
@@ -97,7 +103,7 @@ impl Writer {
 #[cfg(test)]
 mod tests {
     use super::{
-        super::marker::{Progress, Wanted},
+        super::{marker::Wanted, progress::Progress},
         *,
     };
 
@@ -107,13 +113,13 @@ mod tests {
 
     fn reading(instance: u128, number: u64, after: Option<(u64, u64)>, read: Option<u64>) -> Marker {
         let after = after.map(|(number, offset)| Read { number, offset });
-        let progress = Progress { read, gap: None };
+        let progress = Progress { read, ..Progress::default() };
         Marker::new(Uuid::from_u128(instance), number, progress, &Wanted { after, ..Wanted::default() })
     }
 
-    const STRANGER: Shown = Shown { is_member: false, is_end_lost: false };
-    const MEMBER: Shown = Shown { is_member: true, is_end_lost: false };
-    const WITNESS: Shown = Shown { is_member: true, is_end_lost: true };
+    const STRANGER: Shown = Shown { is_member: false, is_end_lost: false, was_unbound: false };
+    const MEMBER: Shown = Shown { is_member: true, is_end_lost: false, was_unbound: false };
+    const WITNESS: Shown = Shown { is_member: true, is_end_lost: true, was_unbound: false };
 
     #[test]
     fn a_member_is_an_instance_that_names_its_own_marker_where_it_stands() {
@@ -151,6 +157,17 @@ mod tests {
         );
         assert_eq!(members.record(&marker(1, 6, None), 23), MEMBER);
         assert_eq!(members.record(&marker(1, 7, Some((6, 23))), 24), MEMBER);
+    }
+
+    #[test]
+    fn an_exchange_that_passed_nothing_on_is_told_once_by_each_number() {
+        let unbound = |number, after, unbound| Marker { unbound, ..marker(1, number, after) };
+        let mut members = Members::default();
+        assert!(!members.record(&unbound(1, None, Some(7)), 10).was_unbound, "nothing is proven yet");
+        members.record(&marker(1, 2, Some((1, 10))), 14);
+        for (number, told, is_new) in [(3, Some(8), true), (4, Some(8), false), (5, None, false), (6, Some(9), true)] {
+            assert_eq!(members.record(&unbound(number, None, told), 20 + number).was_unbound, is_new, "{number}");
+        }
     }
 
     #[test]

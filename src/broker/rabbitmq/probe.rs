@@ -20,7 +20,8 @@ use uuid::Uuid;
 
 use super::{
     Error, Log, Topology, close, connect, host,
-    marker::{MARKER_KEY, Marker, Progress, Wanted},
+    marker::{MARKER_KEY, Marker, Wanted},
+    progress::Progress,
     topology::is_not_found,
 };
 use crate::config::{self, AmqpLog};

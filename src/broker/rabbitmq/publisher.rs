@@ -20,7 +20,7 @@ use super::{
 use crate::{config, metrics::Metrics};
 
 /// How long the broker may take to confirm.
-const CONFIRM_DEADLINE: Duration = Duration::from_secs(10);
+pub(super) const CONFIRM_DEADLINE: Duration = Duration::from_secs(10);
 /// How long publishing waits for its connection.
 const CATCH_UP: Duration = Duration::from_secs(1);
 

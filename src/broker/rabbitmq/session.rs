@@ -28,7 +28,7 @@ const ACKNOWLEDGED: usize = PREFETCH as usize / 4;
 /// After this long fewer are, so that nobody who looks at the queue wonders.
 const ACKNOWLEDGE_AFTER: Duration = Duration::from_millis(200);
 
-/// How long RabbitMQ may take to hand over the last entries of the log, where it has any.
+/// How long RabbitMQ may take to hand over the last entries of the log.
 const END_DEADLINE: Duration = Duration::from_secs(2);
 
 /// A connection that consumes.
@@ -159,15 +159,27 @@ async fn consume(
 }
 
 impl Session {
-    /// The offset at which the last entries of the log begin; `None` where it is empty.
-    pub(super) async fn end(&self, queue: &str) -> lapin::Result<Option<u64>> {
-        let channel = self.connection.create_channel().await?;
-        let mut arguments = FieldTable::default();
-        arguments.insert("x-stream-offset".into(), AMQPValue::LongString("last".into()));
-        let (channel, mut deliveries) = consume(channel, queue.into(), arguments).await?;
-        let first = timeout(END_DEADLINE, deliveries.next()).await.ok().flatten().transpose()?;
-        let _ = timeout(CLOSE_DEADLINE, channel.close(200, "done".into())).await;
-        Ok(first.as_ref().and_then(super::consumer::offset))
+    /// Returns the offset of the first entry of the log's last chunk, which stands at its last entry or before that. The log has
+    /// entries: at least the markers of those who found it.
+    ///
+    /// # Errors
+    /// Also when RabbitMQ does not hand it over in time: the log may be empty then, or just slow.
+    pub(super) async fn end(&self, queue: &str) -> Result<u64, String> {
+        let looking = async {
+            let channel = self.connection.create_channel().await?;
+            let mut arguments = FieldTable::default();
+            arguments.insert("x-stream-offset".into(), AMQPValue::LongString("last".into()));
+            let (channel, mut deliveries) = consume(channel, queue.into(), arguments).await?;
+            let first = deliveries.next().await.transpose()?;
+            let _ = timeout(CLOSE_DEADLINE, channel.close(200, "done".into())).await;
+            Ok(first.as_ref().and_then(super::consumer::offset))
+        };
+        match timeout(END_DEADLINE, looking).await {
+            Ok(Ok(Some(offset))) => Ok(offset),
+            Ok(Ok(None)) => Err("no entry came".to_owned()),
+            Ok(Err(error)) => Err(chain(&error as &lapin::Error)),
+            Err(_) => Err(format!("RabbitMQ handed over no entry within {END_DEADLINE:?}")),
+        }
     }
 
     /// `count` deliveries up to the one with the tag `last` are done with.

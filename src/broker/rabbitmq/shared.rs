@@ -13,7 +13,8 @@ use uuid::Uuid;
 
 use super::{
     super::{Publishing, State},
-    marker::{Progress, Wanted},
+    marker::Wanted,
+    progress::Progress,
 };
 
 /// A fault that lasts is told again after this time.
@@ -32,8 +33,8 @@ pub(super) struct Shared {
     pub confirmed: watch::Sender<Confirmed>,
     /// Sequence numbers of markers that RabbitMQ has accepted or returned, and that have not been looked for in the log yet.
     pub accepted: Mutex<BTreeSet<u64>>,
-    /// How far the consumer has read, in the log as it was when a marker of this instance came last: should the log have lost
-    /// its end since, this is what markers show it by.
+    /// How far the consumer has read. Where the log is not what it was, it stays what it was until that is told: markers show
+    /// by it that the end was lost.
     pub progress: Mutex<Progress>,
     /// How far the consumer is.
     pub state: watch::Sender<State>,

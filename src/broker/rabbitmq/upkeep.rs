@@ -16,7 +16,7 @@ use super::{
     CLOSE_DEADLINE, CONNECT_DEADLINE, Error, Log, Retry, Topology, close, connect, host,
     line::{Carrier, Failure, Line},
     marker::{MARKER_KEY, Marker, Wanted},
-    publisher::Lines,
+    publisher::{CONFIRM_DEADLINE, Lines},
     shared::{Complaint, Confirmed, Shared},
     sizes::Sizes,
     topology::is_not_found,
@@ -28,10 +28,10 @@ use crate::{
     metrics::Metrics,
 };
 
-/// How often an unused connection is looked at.
+/// How often the connection is looked at while nothing happens on it.
 const LOOK: Duration = Duration::from_millis(500);
-/// How long the broker may take to confirm a marker.
-const MARK_DEADLINE: Duration = Duration::from_secs(2);
+/// How long the broker may take to confirm a marker: as long as anything else that is published.
+const MARK_DEADLINE: Duration = CONFIRM_DEADLINE;
 
 /// Keeps the publisher's connection.
 pub(super) struct Upkeep {
@@ -43,8 +43,8 @@ pub(super) struct Upkeep {
     lines: watch::Sender<Option<Lines>>,
     retry: Retry,
     complaint: Complaint,
-    /// The exchange has passed nothing on to the log, and the log does not say so yet.
-    owes_gap: bool,
+    /// The exchange has passed nothing on to the log, and the log does not say so yet: a number for that.
+    unbound: Option<u64>,
 }
 
 /// What has become of a marker.
@@ -77,7 +77,7 @@ impl Upkeep {
             lines,
             retry: Retry::new(config.uris),
             complaint: Complaint::default(),
-            owes_gap: false,
+            unbound: None,
         }
     }
 
@@ -239,10 +239,11 @@ impl Upkeep {
         let found = found.map_err(|_| Error::TimedOut { host: host(uri) })?;
         match found {
             Ok(()) => {
-                self.owes_gap = !self.mark_set_up(uri, connection, line).await?;
+                let is_bound = self.mark_set_up(uri, connection, line).await?;
+                self.unbound = (!is_bound).then(|| self.shared.next_number());
                 within_deadline(uri, self.topology.bind(&channel)).await??;
                 let _ = timeout(CLOSE_DEADLINE, channel.close(200, "done".into())).await;
-                if !self.owes_gap {
+                if is_bound {
                     return Ok(());
                 }
             }
@@ -257,7 +258,7 @@ impl Upkeep {
             Err(error) => return Err(Error::Failed { host: host(uri), source: error }),
         }
         if self.mark_set_up(uri, connection, line).await? {
-            self.owes_gap = false;
+            self.unbound = None;
         }
         Ok(())
     }
@@ -267,31 +268,23 @@ impl Upkeep {
     async fn mark_set_up(&self, uri: &AMQPUri, connection: &Connection, line: &Line) -> Result<bool, Error> {
         let owed = Wanted {
             request: 0,
-            begins_epoch: self.owes_gap,
-            is_after_gap: self.owes_gap,
+            begins_epoch: false,
+            is_after_gap: false,
+            unbound: self.unbound,
             ..*self.shared.wanted.borrow()
         };
-        let deadline = Instant::now() + CONNECT_DEADLINE;
-        loop {
-            match self.mark(connection, line, &owed).await {
-                Marked::Accepted(_) => return Ok(true),
-                Marked::Returned => return Ok(false),
-                Marked::Refused(source) => return Err(Error::Failed { host: host(uri), source }),
-                // Behind many other messages it takes its time, and the connection is theirs, too.
-                Marked::Unknown(_) if connection.status().connected() && Instant::now() < deadline => {}
-                Marked::Unknown(_) => return Err(Error::TimedOut { host: host(uri) }),
-            }
+        match self.mark(connection, line, &owed).await {
+            Marked::Accepted(_) => Ok(true),
+            Marked::Returned => Ok(false),
+            Marked::Refused(source) => Err(Error::Failed { host: host(uri), source }),
+            Marked::Unknown(_) => Err(Error::TimedOut { host: host(uri) }),
         }
     }
 
     /// Writes a marker, and waits until it is known what has become of it: as long as RabbitMQ takes nothing, that is not known.
     async fn mark(&self, connection: &Connection, line: &Line, wanted: &Wanted) -> Marked {
         let number = self.shared.next_number();
-        let mut progress = *self.shared.progress.lock();
-        if self.owes_gap {
-            // The consumer may not have read yet what was told before that.
-            progress.gap = Some(u64::MAX);
-        }
+        let progress = self.shared.progress.lock().clone();
         let marker = Marker::new(self.shared.instance, number, progress, wanted);
         let own_key = self.topology.marker_key(self.shared.instance);
         let key = if self.shared.follows_log() { MARKER_KEY } else { own_key.as_str() };
@@ -302,10 +295,15 @@ impl Upkeep {
             }
         };
         tokio::pin!(sending);
+        let mut since = Instant::now();
         let outcome = loop {
-            match timeout(MARK_DEADLINE, &mut sending).await {
+            match timeout(LOOK, &mut sending).await {
                 Ok(outcome) => break outcome,
-                Err(_) if connection.status().blocked() => self.tell(Publishing::Blocked),
+                Err(_) if connection.status().blocked() => {
+                    self.tell(Publishing::Blocked);
+                    since = Instant::now();
+                }
+                Err(_) if since.elapsed() < MARK_DEADLINE => {}
                 Err(_) => return Marked::Unknown("no confirmation in time"),
             }
         };

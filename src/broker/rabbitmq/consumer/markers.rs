@@ -6,10 +6,7 @@ use tokio::time::Instant;
 use tracing::{info, warn};
 
 use super::{Consumer, LOOK, Taken};
-use crate::{
-    broker::{Publishing, State},
-    logging::chain,
-};
+use crate::broker::{Publishing, State};
 
 /// Time between two markers of an instance: so soon it notices that the exchange does not pass on what is published.
 const MARKER_EVERY: Duration = Duration::from_secs(5);
@@ -34,7 +31,8 @@ impl Consumer {
         }
         if told_gap {
             self.tells_gap = false;
-            *self.shared.progress.lock() = self.follower.progress();
+            self.shared.accepted.lock().clear(); // what is missing of those is told, too
+            self.is_witness = false;
         }
         if own.is_some() && self.shared.follows_log() && !self.is_current() {
             self.want_marker();
@@ -49,7 +47,7 @@ impl Consumer {
             self.shared.accepted.lock().retain(|accepted| *accepted > number);
             return;
         }
-        *self.shared.progress.lock() = self.follower.progress();
+        self.is_witness = false;
         let has_lost = self.follower.has_lost(&mut self.shared.accepted.lock(), number);
         // Where no position is known, nothing was given that it could be missing behind.
         if has_lost && self.follower.has_epoch() && !self.tells_gap {
@@ -143,9 +141,9 @@ impl Consumer {
         let Some(session) = &self.session else { return };
         let end = match session.end(self.topology.queue()).await {
             Ok(end) => end,
-            Err(error) => return self.complaint.tell("cannot find the end of the log", &chain(&error)),
+            Err(reason) => return self.complaint.tell("cannot find the end of the log", &reason),
         };
-        if self.follower.last() >= end && *self.shared.publishing.borrow() == Publishing::Blocked {
+        if self.follower.last() >= Some(end) && *self.shared.publishing.borrow() == Publishing::Blocked {
             info!("the log is read up to now; RabbitMQ blocks publishers");
             self.follower.stop_recalling(&mut self.pending);
             self.tell(State::Current);
@@ -184,6 +182,7 @@ impl Consumer {
             wanted.after = after;
             wanted.begins_epoch = begins_epoch;
             wanted.is_after_gap = begins_epoch && tells_gap;
+            wanted.unbound = None;
         });
     }
 }

@@ -55,7 +55,7 @@ impl Log {
     fn own(&mut self, begins_epoch: bool, is_after_gap: bool) -> Marker {
         self.number += 1;
         let after = self.follower.own();
-        let wanted = Wanted { request: 1, session: self.session, after, begins_epoch, is_after_gap };
+        let wanted = Wanted { request: 1, session: self.session, after, begins_epoch, is_after_gap, unbound: None };
         Marker::new(ME, self.number, self.follower.progress(), &wanted)
     }
 
@@ -71,7 +71,7 @@ fn other(number: u64, after: Option<(u64, u64)>, begins_epoch: bool, is_after_ga
         OTHER,
         number,
         Progress::default(),
-        &Wanted { request: 1, session: 1, after, begins_epoch, is_after_gap },
+        &Wanted { request: 1, session: 1, after, begins_epoch, is_after_gap, unbound: None },
     )
 }
 
@@ -318,9 +318,11 @@ fn what_is_kept_for_the_proof_is_bounded() {
 
 #[test]
 fn an_end_of_the_log_that_another_instance_had_read_is_told_by_its_next_marker() {
-    let reading = |number, after: (u64, u64), read, gap| {
+    let reading = |number, after: (u64, u64), read, gap: Option<u64>| {
         let after = Some(Read { number: after.0, offset: after.1 });
-        Marker::new(OTHER, number, Progress { read: Some(read), gap }, &Wanted { after, ..Wanted::default() })
+        let gaps = gap.map(|offset| Gap { offset, instance: OTHER, number: 3 }).into_iter().collect();
+        let progress = Progress { from: 1, read: Some(read), gaps };
+        Marker::new(OTHER, number, progress, &Wanted { after, ..Wanted::default() })
     };
     // This one was started after the loss, and has never seen what stood there.
     let (mut log, _) = following();
@@ -354,6 +356,52 @@ fn a_gap_that_was_told_before_the_log_lost_its_end_tells_nothing_of_that() {
     log.begin();
     log.marker(13, &other(1, None, false, false)).unwrap();
     assert!(!told(&mut log, 14, &old));
-    let new = Marker { progress: Progress { read: None, gap: Some(14) }, ..other(3, Some((2, 14)), true, true) };
+    let gaps = vec![Gap { offset: 14, instance: OTHER, number: 2 }];
+    let new = Marker { progress: Progress { gaps, ..Progress::default() }, ..other(3, Some((2, 14)), true, true) };
     assert!(told(&mut log, 16, &new));
+}
+
+#[test]
+fn an_end_that_was_lost_is_told_by_a_witness_that_was_started_too_late_to_know_of_an_older_gap() {
+    let (mut log, _) = following();
+    let third = Uuid::from_u128(3);
+    let by = |instance, number, after: Option<(u64, u64)>, progress, is_after_gap| {
+        let after = after.map(|(number, offset)| Read { number, offset });
+        Marker::new(instance, number, progress, &Wanted { after, is_after_gap, ..Wanted::default() })
+    };
+    log.marker(13, &by(third, 1, None, Progress::default(), false)).unwrap();
+    let told = log.marker(14, &by(third, 2, Some((1, 13)), Progress::default(), true)).unwrap();
+    assert_eq!(told, ["restart", "e14", "missed"], "the older gap");
+    let read = |read| Progress { from: 15, read: Some(read), gaps: Vec::new() };
+    log.marker(15, &by(OTHER, 1, None, Progress::default(), false)).unwrap();
+    log.marker(16, &by(OTHER, 2, Some((1, 15)), read(15), false)).unwrap();
+    let witness = by(OTHER, 3, Some((2, 16)), read(40), false);
+    assert_eq!(log.marker(17, &witness).unwrap(), ["restart", "e17", "missed"]);
+}
+
+#[test]
+fn an_instance_whose_log_was_replaced_hears_in_the_new_one_that_clients_were_told() {
+    let (mut log, _) = following();
+    log.marker(13, &other(1, None, false, false)).unwrap();
+    log.marker(14, &other(2, Some((1, 13)), true, true)).unwrap();
+    log.follower.start_over(&mut Vec::new());
+    log.begin();
+    let own = log.own(false, false);
+    log.marker(0, &own).unwrap();
+    let own = log.own(true, true);
+    let mut deliveries = Vec::new();
+    let entry = Entry { offset: 1, key: MARKER_KEY, body: own.body().into(), writer: None };
+    assert!(log.follower.take(entry, &mut deliveries).unwrap().told_gap);
+    assert_eq!(told(&deliveries), ["restart", "e1", "recalled", "missed"]);
+}
+
+#[test]
+fn markers_that_have_all_come_are_not_lost_however_many_there_are() {
+    let (mut log, _) = following(); // markers 1 and 2 have come
+    let mut accepted: BTreeSet<u64> = (3..=22).collect();
+    for offset in 13..33 {
+        let own = log.own(false, false);
+        log.marker(offset, &own).unwrap();
+    }
+    assert!(!log.follower.has_lost(&mut accepted, 22));
 }

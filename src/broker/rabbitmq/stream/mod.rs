@@ -32,6 +32,8 @@ use lapin::{
     uri::AMQPUri,
 };
 
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
+
 use repair::{Progress, Repair};
 
 /// Size of the buffer for bytes that are read from the broker.
@@ -44,19 +46,33 @@ const READ_BYTES: usize = 64 << 10;
 pub(super) async fn connect(uri: AMQPUri, properties: ConnectionProperties) -> lapin::Result<Connection> {
     let tokio = Tokio::current();
     let runtime = Runtime::new(RuntimeParts::new(tokio.clone(), RepairingReactor { tokio: tokio.clone() }));
-    let connecting = async move |uri: AMQPUri, _| dial(&uri, tokio.clone()).await;
+    // lapin's task goes on with a handshake that nobody waits for any more, for as long as the broker says nothing.
+    let given_up = CancellationToken::new();
+    let guard = given_up.clone().drop_guard();
+    let connecting = async move |uri: AMQPUri, _| dial(&uri, tokio.clone(), given_up.clone()).await;
     // A large future, which `connect_uri` boxes, too.
-    Box::pin(Connection::connector(uri, runtime, connecting, properties)).await
+    let connection = Box::pin(Connection::connector(uri, runtime, connecting, properties)).await?;
+    guard.disarm();
+    Ok(connection)
 }
 
 type TokioStream = <Tokio as Reactor>::TcpStream;
 type RepairedStream = Repaired<AsyncTcpStream<TokioStream>>;
 
 /// Opens the TCP connection, with TLS for `amqps://`, by lapin's own function and its default configuration.
-async fn dial(uri: &AMQPUri, tokio: Tokio) -> lapin::Result<AsyncTcpStream<RepairedStream>> {
+async fn dial(
+    uri: &AMQPUri,
+    tokio: Tokio,
+    given_up: CancellationToken,
+) -> lapin::Result<AsyncTcpStream<RepairedStream>> {
     let runtime = Runtime::new(tokio);
-    match uri.connect_with_config_async(TLSConfig::default(), &runtime).await {
-        Ok(stream) => Ok(AsyncTcpStream::Plain(Repaired::new(stream))),
+    let dialling = uri.connect_with_config_async(TLSConfig::default(), &runtime);
+    let outcome = match given_up.run_until_cancelled(dialling).await {
+        Some(outcome) => outcome,
+        None => return Err(io::Error::from(io::ErrorKind::TimedOut).into()),
+    };
+    match outcome {
+        Ok(stream) => Ok(AsyncTcpStream::Plain(Repaired::new(stream, given_up))),
         Err(error) if runtime.is_runtime_shutdown_error(&error) => {
             Err(ErrorKind::RuntimeShutdownError(Arc::new(error)).into())
         }
@@ -94,7 +110,7 @@ impl Reactor for RepairingReactor {
         address: SocketAddr,
     ) -> impl Future<Output = io::Result<RepairedStream>> + Send + 'static {
         let connecting = self.tokio.tcp_connect_addr(address);
-        async { Ok(Repaired::new(AsyncTcpStream::Plain(connecting.await?))) }
+        async { Ok(Repaired::new(AsyncTcpStream::Plain(connecting.await?), CancellationToken::new())) }
     }
 }
 
@@ -106,12 +122,21 @@ struct Repaired<S> {
     input: Box<[u8]>,
     begin: usize,
     end: usize,
+    given_up: Pin<Box<WaitForCancellationFutureOwned>>,
 }
 
 impl<S> Repaired<S> {
-    fn new(stream: S) -> Self {
+    /// Over `stream`, until it is `given_up`.
+    fn new(stream: S, given_up: CancellationToken) -> Self {
         let input = vec![0; READ_BYTES].into_boxed_slice();
-        Self { stream, repair: Repair::default(), input, begin: 0, end: 0 }
+        Self {
+            stream,
+            repair: Repair::default(),
+            input,
+            begin: 0,
+            end: 0,
+            given_up: Box::pin(given_up.cancelled_owned()),
+        }
     }
 }
 
@@ -127,6 +152,9 @@ impl<S: AsyncRead + Unpin> AsyncRead for Repaired<S> {
             }
             this.begin = 0;
             this.end = 0;
+            if this.given_up.as_mut().poll(cx).is_ready() {
+                return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+            }
             this.end = ready!(Pin::new(&mut this.stream).poll_read(cx, &mut this.input))?;
             if this.end == 0 {
                 return Poll::Ready(Ok(0));

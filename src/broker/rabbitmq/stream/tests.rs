@@ -8,11 +8,18 @@ use amq_protocol::{
         channel, connection,
     },
 };
-use futures::{AsyncReadExt, AsyncWriteExt};
+use std::time::Duration;
+
+use futures::{AsyncReadExt as _, AsyncWriteExt as _};
 use lapin::types::{AMQPValue, FieldTable, ShortString};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    time::timeout,
+};
+use tokio_util::sync::CancellationToken;
 
 use super::{
-    Repaired,
+    Repaired, connect,
     content::ContentHeader,
     repair::{Progress, Repair, TooLarge},
 };
@@ -333,12 +340,12 @@ async fn the_stream_ends_only_where_the_brokers_does() {
     let mut read = Vec::new();
     // A byte at a time, so that most reads give nothing.
     let broker = futures::io::AllowStdIo::new(OneByOne(&bytes));
-    let mut stream = Repaired::new(broker);
+    let mut stream = Repaired::new(broker, CancellationToken::new());
     stream.read_to_end(&mut read).await.unwrap();
     assert_eq!(read, repaired(&bytes));
     assert_eq!(parsed(&read).len(), 4);
     // What is written is not looked at.
-    let mut stream = Repaired::new(futures::io::Cursor::new(Vec::new()));
+    let mut stream = Repaired::new(futures::io::Cursor::new(Vec::new()), CancellationToken::new());
     stream.write_all(&bytes).await.unwrap();
     assert_eq!(stream.stream.into_inner(), bytes);
 }
@@ -349,6 +356,25 @@ impl std::io::Read for OneByOne<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
         let end = buffer.len().min(1);
         std::io::Read::read(&mut self.0, &mut buffer[..end])
+    }
+}
+
+#[tokio::test]
+async fn a_handshake_that_nobody_waits_for_any_more_ends_its_connection() {
+    let start = method(10, 10, &[&[0, 9], &counted(b""), &counted(b"PLAIN"), &counted(b"en_US")]);
+    for (scheme, words) in [("amqp", &start[..]), ("amqp", b""), ("amqps", b"")] {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let uri: lapin::uri::AMQPUri = format!("{scheme}://{}", listener.local_addr().unwrap()).parse().unwrap();
+        let broker = async {
+            let (mut socket, _) = listener.accept().await.unwrap();
+            socket.write_all(words).await.unwrap();
+            let mut heard = Vec::new();
+            let _ = socket.read_to_end(&mut heard).await; // until it is closed
+        };
+        let giving_up = timeout(Duration::from_millis(300), connect(uri, Default::default()));
+        let both = async { tokio::join!(giving_up, broker) };
+        let (connected, ()) = timeout(Duration::from_secs(10), both).await.expect("the connection is closed");
+        assert!(!matches!(connected, Ok(Ok(_))), "{scheme} {words:?}");
     }
 }
 
