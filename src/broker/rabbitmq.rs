@@ -14,6 +14,7 @@ mod members;
 mod poison;
 mod probe;
 mod progress;
+mod proof;
 mod publisher;
 mod retry;
 mod session;

@@ -192,6 +192,7 @@ impl Faults {
     /// Publishing waits or is refused; instances that have to connect again follow the log all the same.
     async fn memory_alarm(&self, time: Duration) {
         let (world, books) = (&self.world, &self.world.books);
+        world.is_blocked.store(true, Ordering::Relaxed);
         operator::raise_memory_alarm(world).await;
         sleep(ALARM).await;
         let accepted: u64 = books.serials().iter().sum();
@@ -202,6 +203,7 @@ impl Faults {
         sleep(time).await;
         let taken = books.serials().iter().sum::<u64>() - accepted;
         operator::clear_memory_alarm(world).await;
+        world.is_blocked.store(false, Ordering::Relaxed);
         books.tell(format_args!("memory alarm is over; {taken} triggers were accepted meanwhile"));
     }
 
@@ -237,8 +239,9 @@ impl Faults {
         let mut look = Instant::now();
         while start.elapsed() < time || !instance.has_delivered_since(&serials) && waited < DELIVER {
             sleep(LOOK).await;
-            // Where RabbitMQ or the instance is away for another reason, nothing can be delivered.
-            if world.node_absence.lock().length().is_zero() && instance.absence().is_zero() {
+            // Where RabbitMQ or the instance is away for another reason, or publishers are blocked, nothing can be delivered.
+            let is_blocked = world.is_blocked.load(Ordering::Relaxed);
+            if !is_blocked && world.node_absence.lock().length().is_zero() && instance.absence().is_zero() {
                 waited += look.elapsed();
             }
             look = Instant::now();

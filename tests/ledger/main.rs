@@ -78,6 +78,8 @@ pub struct World {
     unreadable: AtomicUsize,
     /// Whether publishers do not ask RabbitMQ to return what no queue takes.
     is_careless: AtomicBool,
+    /// Whether RabbitMQ takes nothing from anybody.
+    is_blocked: AtomicBool,
     /// Whether publishers wait before they offer a trigger.
     is_quiet: AtomicBool,
     /// A permit for each subscription that is there for the first time.
@@ -200,6 +202,7 @@ async fn run(seed: u64, faults_for: Duration, kinds: &Kinds, folder: &Path) -> b
         loads: AtomicUsize::new(0),
         unreadable: AtomicUsize::new(0),
         is_careless: AtomicBool::new(false),
+        is_blocked: AtomicBool::new(false),
         is_quiet: AtomicBool::new(false),
         subscribed: Semaphore::new(0),
         faults_over: CancellationToken::new(),

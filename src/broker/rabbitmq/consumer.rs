@@ -53,6 +53,8 @@ pub(in super::super) struct Consumer {
     poison: Poison,
     /// To be handed over next.
     pending: Vec<Delivery>,
+    /// With that, the log is read to its end, though no marker can come.
+    is_read_while_blocked: bool,
     /// Without a log: triggers may have passed by since the last delivery.
     has_missed: bool,
     /// Markers still say how far the log was read that this one does not go on with.
@@ -107,6 +109,7 @@ impl Consumer {
             poison: Poison::default(),
             shared,
             pending: Vec::new(),
+            is_read_while_blocked: false,
             has_missed: false,
             is_witness: false,
             tells_gap: false,
@@ -136,7 +139,9 @@ impl Consumer {
     pub(in super::super) async fn next(&mut self) -> Result<Batch, Unusable> {
         loop {
             if !self.pending.is_empty() {
-                return Ok(Batch { deliveries: std::mem::take(&mut self.pending), tag: None });
+                let tag = Tag { session: self.sessions, last: 0, count: 0, is_current: self.is_read_while_blocked };
+                let deliveries = std::mem::take(&mut self.pending);
+                return Ok(Batch { deliveries, tag: self.is_read_while_blocked.then_some(tag) });
             }
             let Some(session) = &mut self.session else {
                 Box::pin(self.connect()).await?; // large, and seldom made
@@ -173,7 +178,9 @@ impl Consumer {
 
     pub(in super::super) async fn acknowledge(&mut self, tag: Tag) {
         let Some(session) = self.session.as_mut().filter(|_| tag.session == self.sessions) else { return };
-        session.done(tag.last, tag.count).await;
+        if tag.count > 0 {
+            session.done(tag.last, tag.count).await;
+        }
         if tag.is_current {
             self.become_current();
         }
@@ -205,7 +212,7 @@ impl Consumer {
             if !session.follows_log {
                 match Marker::parse(&body).filter(|_| key.starts_with(MARKER_KEY)) {
                     Some(marker) if marker.session == self.sessions => {
-                        markers.push(Taken { own: Some(marker.number), told_gap: false });
+                        markers.push(Taken { own: Some(marker.number), ..Taken::default() });
                     }
                     Some(_) => {}
                     None => deliveries.push(Delivery::of(kind_of(key), body, None, false)),
@@ -387,6 +394,7 @@ impl Consumer {
     }
 
     async fn end_session(&mut self) {
+        self.is_read_while_blocked = false;
         self.tell(State::Away);
         if let Some(session) = self.session.take() {
             session.close().await;

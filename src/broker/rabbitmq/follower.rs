@@ -20,6 +20,7 @@ use super::{
     marker::{MARKER_KEY, Marker, Read},
     members::{Members, Shown},
     progress::{Gap, Progress, Track},
+    proof::{Proof, Proofs},
 };
 use crate::protocol::Epoch;
 
@@ -70,6 +71,8 @@ pub(super) struct Taken {
     pub own: Option<u64>,
     /// All instances that read this know that triggers may be missing before it: what this one has found out, too.
     pub told_gap: bool,
+    /// Not all proofs stand before a marker that this instance has written in this session.
+    pub is_unproven: bool,
 }
 
 /// What is known of the log.
@@ -89,6 +92,7 @@ pub(super) struct Follower {
     /// This instance has begun an epoch: of whatever it was not there to see, no position counts beyond that.
     has_begun_epoch: bool,
     track: Track,
+    proofs: Proofs,
     /// Sequence numbers of the own markers that were read last, and where the last one of a member stands.
     own: VecDeque<u64>,
     own_last: Option<Read>,
@@ -127,6 +131,7 @@ impl Follower {
             epoch: None,
             has_begun_epoch: false,
             track: Track::default(),
+            proofs: Proofs::default(),
             own: VecDeque::new(),
             own_last: None,
             stage: Stage::Following,
@@ -299,6 +304,12 @@ impl Follower {
         if key == MARKER_KEY {
             return Ok(Taken::default()); // not ours
         }
+        if let Some(proof) = Proof::parse(&body) {
+            if proof.instance == self.instance {
+                self.proofs.note(key, proof.number);
+            }
+            return Ok(Taken::default());
+        }
         let kind = kind_of(key);
         match kind {
             Kind::Trigger | Kind::Control => self.has_recalled |= self.is_recalling,
@@ -355,7 +366,11 @@ impl Follower {
             // Clients that are connected already have not been given what was recalled.
             self.stop_recalling(deliveries);
         }
-        Taken { own: is_of_session.then_some(marker.number), told_gap: is_told_now }
+        Taken {
+            own: is_of_session.then_some(marker.number),
+            told_gap: is_told_now,
+            is_unproven: is_of_session && marker.has_proofs && !self.proofs.are_complete(marker.number),
+        }
     }
 }
 

@@ -43,6 +43,9 @@ pub(super) struct Marker {
     /// writer has read.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unbound: Option<u64>,
+    /// A [proof](super::proof) under each other key stands before it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub has_proofs: bool,
 }
 
 /// A marker that its writer has read in its log.
@@ -83,6 +86,7 @@ impl Marker {
             begins_epoch: wanted.begins_epoch,
             is_after_gap: wanted.is_after_gap,
             unbound: wanted.unbound,
+            has_proofs: false,
         }
     }
 

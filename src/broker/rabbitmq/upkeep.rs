@@ -2,6 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use bytes::Bytes;
 use futures::StreamExt;
 use lapin::{Channel, Connection, uri::AMQPUri};
 use tokio::{
@@ -16,6 +17,7 @@ use super::{
     CLOSE_DEADLINE, CONNECT_DEADLINE, Error, Log, Retry, Topology, close, connect, host,
     line::{Carrier, Failure, Line},
     marker::{MARKER_KEY, Marker, Wanted},
+    proof::{PROVEN_KEYS, Proof},
     publisher::{CONFIRM_DEADLINE, Lines},
     shared::{Complaint, Confirmed, Shared},
     sizes::Sizes,
@@ -30,6 +32,8 @@ use crate::{
 
 /// How often the connection is looked at while nothing happens on it.
 const LOOK: Duration = Duration::from_millis(500);
+/// Time between two markers that prove that the log is bound for all keys.
+const PROOFS_EVERY: Duration = Duration::from_secs(20);
 /// How long the broker may take to confirm a marker: as long as anything else that is published.
 const MARK_DEADLINE: Duration = CONFIRM_DEADLINE;
 
@@ -160,7 +164,7 @@ impl Upkeep {
         let mut unbound = self.shared.unbound.subscribe();
         let mut events = connection.events_listener();
         let mut look = interval(LOOK);
-        let (mut is_set_up, mut is_returned) = (false, false);
+        let (mut is_set_up, mut is_returned, mut proven) = (false, false, None);
         while connection.status().connected() {
             let is_blocked = connection.status().blocked();
             // Before any marker is written: one that goes another way than the log would be waited for.
@@ -179,9 +183,13 @@ impl Upkeep {
             self.tell(if is_blocked { Publishing::Blocked } else { Publishing::Open });
             let want = *wanted.borrow_and_update();
             if !is_blocked && self.shared.confirmed.borrow().request < want.request {
-                match self.mark(connection, &lines.common, &want).await {
+                let proves = self.shared.follows_log() && proven.is_none_or(|at: Instant| at.elapsed() > PROOFS_EVERY);
+                match self.mark(connection, &lines.common, &want, proves).await {
                     Marked::Accepted(number) => {
                         is_returned = false;
+                        if proves {
+                            proven = Some(Instant::now());
+                        }
                         self.complaint.settle();
                         let confirmed = Confirmed { request: want.request, number, at: Instant::now() };
                         self.shared.confirmed.send_replace(confirmed);
@@ -273,7 +281,7 @@ impl Upkeep {
             unbound: self.unbound,
             ..*self.shared.wanted.borrow()
         };
-        match self.mark(connection, line, &owed).await {
+        match self.mark(connection, line, &owed, false).await {
             Marked::Accepted(_) => Ok(true),
             Marked::Returned => Ok(false),
             Marked::Refused(source) => Err(Error::Failed { host: host(uri), source }),
@@ -282,13 +290,24 @@ impl Upkeep {
     }
 
     /// Writes a marker, and waits until it is known what has become of it: as long as RabbitMQ takes nothing, that is not known.
-    async fn mark(&self, connection: &Connection, line: &Line, wanted: &Wanted) -> Marked {
+    /// Proofs go before it where it `proves` that the log is bound for all keys.
+    async fn mark(&self, connection: &Connection, line: &Line, wanted: &Wanted, proves: bool) -> Marked {
         let number = self.shared.next_number();
         let progress = self.shared.progress.lock().clone();
-        let marker = Marker::new(self.shared.instance, number, progress, wanted);
+        let mut marker = Marker::new(self.shared.instance, number, progress, wanted);
+        marker.has_proofs = proves;
         let own_key = self.topology.marker_key(self.shared.instance);
         let key = if self.shared.follows_log() { MARKER_KEY } else { own_key.as_str() };
         let sending = async {
+            // Whether they are returned or not, they are missing before the marker or not, which is what tells. A message that
+            // nobody waits for is not published.
+            let mut proofs = Vec::new();
+            if proves {
+                let proof = Bytes::from(Proof { instance: self.shared.instance, number }.body());
+                for key in PROVEN_KEYS {
+                    proofs.push(line.send(key, None, proof.clone()).await?);
+                }
+            }
             match line.send(key, None, marker.body().into()).await {
                 Ok(sent) => sent.outcome().await,
                 Err(failure) => Err(failure),

@@ -3,6 +3,7 @@
 mod blocked;
 mod federation;
 mod lost_tail;
+mod notices;
 mod publishing;
 mod restarts;
 mod rights;

@@ -11,7 +11,7 @@ use super::{EXCHANGE, member, redeclare_exchange, room, trigger};
 use crate::support::{Node, TestServer, eventually, rabbitmq};
 
 /// A queue that takes everything that `exchange`, of this kind, gets.
-async fn catch_all(url: &str, exchange: &str, kind: ExchangeKind) {
+pub async fn catch_all(url: &str, exchange: &str, kind: ExchangeKind) {
     let channel = rabbitmq::channel_at(url).await;
     let durable = ExchangeDeclareOptions { durable: true, ..ExchangeDeclareOptions::default() };
     channel.exchange_declare(exchange.into(), kind, durable, FieldTable::default()).await.unwrap();

@@ -1,14 +1,14 @@
 //! A way to RabbitMQ that can be cut: all of it, or the connections of one name.
 
-use std::{collections::VecDeque, time::Duration};
+use std::{collections::VecDeque, io, time::Duration};
 
 use high_templar::config::Uris;
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt, copy},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     net::{TcpListener, TcpStream},
-    sync::watch,
+    sync::{mpsc, watch},
     task::JoinSet,
-    time::sleep,
+    time::{Instant, sleep, sleep_until},
 };
 
 /// How long a connection that is cut early still gets RabbitMQ's answers to the messages that it has published.
@@ -19,6 +19,7 @@ pub struct Proxy {
     pub url: String,
     is_cut: watch::Sender<bool>,
     early_cuts: watch::Sender<EarlyCuts>,
+    confirms_after: watch::Sender<Duration>,
     _task: JoinSet<()>,
 }
 
@@ -40,9 +41,11 @@ impl Proxy {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let own = listener.local_addr().unwrap().port();
         let (is_cut, early_cuts) = (watch::Sender::new(false), watch::Sender::default());
+        let confirms_after = watch::Sender::default();
         let mut task = JoinSet::new();
-        task.spawn(serve(listener, port, is_cut.clone(), early_cuts.clone()));
-        Self { url: url.replace(&format!(":{port}"), &format!(":{own}")), is_cut, early_cuts, _task: task }
+        task.spawn(serve(listener, port, is_cut.clone(), early_cuts.clone(), confirms_after.subscribe()));
+        let url = url.replace(&format!(":{port}"), &format!(":{own}"));
+        Self { url, is_cut, early_cuts, confirms_after, _task: task }
     }
 
     /// Ends all connections, and every one that is made from now on.
@@ -68,29 +71,45 @@ impl Proxy {
         self.early_cuts.send_replace(EarlyCuts { name, publishes: VecDeque::new(), keeps_off: true });
     }
 
+    /// Has RabbitMQ's confirms come so much later from now on, except for those of what it returned.
+    pub fn delay_confirms(&self, time: Duration) {
+        self.confirms_after.send_replace(time);
+    }
+
     /// How many connections are still to be cut early.
     pub fn early_cuts_left(&self) -> usize {
         self.early_cuts.borrow().publishes.len()
     }
 }
 
-async fn serve(listener: TcpListener, port: u16, is_cut: watch::Sender<bool>, early_cuts: watch::Sender<EarlyCuts>) {
+async fn serve(
+    listener: TcpListener,
+    port: u16,
+    is_cut: watch::Sender<bool>,
+    early_cuts: watch::Sender<EarlyCuts>,
+    confirms_after: watch::Receiver<Duration>,
+) {
     let mut connections = JoinSet::new();
     while let Ok((client, _)) = listener.accept().await {
         while connections.try_join_next().is_some() {}
-        let (mut is_cut, early_cuts) = (is_cut.subscribe(), early_cuts.clone());
+        let (mut is_cut, early_cuts, confirms_after) = (is_cut.subscribe(), early_cuts.clone(), confirms_after.clone());
         connections.spawn(async move {
             tokio::select! {
                 biased;
                 _ = is_cut.wait_for(|is_cut| *is_cut) => {}
-                () = pass(client, port, early_cuts) => {}
+                () = pass(client, port, early_cuts, confirms_after) => {}
             }
         });
     }
 }
 
 /// One connection, until either side ends it or it is cut.
-async fn pass(mut client: TcpStream, port: u16, cuts: watch::Sender<EarlyCuts>) {
+async fn pass(
+    mut client: TcpStream,
+    port: u16,
+    cuts: watch::Sender<EarlyCuts>,
+    confirms_after: watch::Receiver<Duration>,
+) {
     let Ok(mut broker) = TcpStream::connect(("127.0.0.1", port)).await else { return };
     let _ = (client.set_nodelay(true), broker.set_nodelay(true));
     let (mut from_client, mut to_client) = client.split();
@@ -143,7 +162,49 @@ async fn pass(mut client: TcpStream, port: u16, cuts: watch::Sender<EarlyCuts>) 
     };
     tokio::select! {
         () = up => {}
-        _ = copy(&mut from_broker, &mut to_client) => {}
+        _ = down(&mut from_broker, &mut to_client, confirms_after) => {}
+    }
+}
+
+/// What RabbitMQ sends, frame by frame, each confirm and what is behind it later than it came.
+async fn down(
+    from_broker: &mut (impl AsyncRead + Unpin),
+    to_client: &mut (impl AsyncWrite + Unpin),
+    after: watch::Receiver<Duration>,
+) -> io::Result<()> {
+    let (sender, mut late) = mpsc::unbounded_channel::<(Instant, Vec<u8>)>();
+    let reading = async {
+        let mut is_returned = false;
+        loop {
+            let mut frame = vec![0; Frames::HEAD];
+            from_broker.read_exact(&mut frame).await?;
+            let size = u32::from_be_bytes([frame[3], frame[4], frame[5], frame[6]]) as usize;
+            frame.resize(Frames::HEAD + size + 1, 0);
+            from_broker.read_exact(&mut frame[Frames::HEAD..]).await?;
+            let method = (frame[0] == 1).then(|| &frame[Frames::HEAD..Frames::HEAD + 4]);
+            let is_confirm = method == Some(&[0, 60, 0, 80]); // basic.ack
+            let is_late = is_confirm && !is_returned;
+            // RabbitMQ confirms what it has returned right behind that.
+            is_returned = match method {
+                Some(&[0, 60, 0, 50]) => true, // basic.return
+                _ => is_returned && !is_confirm,
+            };
+            let due = Instant::now() + if is_late { *after.borrow() } else { Duration::ZERO };
+            if sender.send((due, frame)).is_err() {
+                return io::Result::Ok(());
+            }
+        }
+    };
+    let writing = async {
+        while let Some((due, frame)) = late.recv().await {
+            sleep_until(due).await;
+            to_client.write_all(&frame).await?;
+        }
+        Ok(())
+    };
+    tokio::select! {
+        outcome = reading => outcome,
+        outcome = writing => outcome,
     }
 }
 

@@ -25,9 +25,16 @@ const ASKED: usize = 2;
 
 impl Consumer {
     /// A marker has come that says something to this instance.
-    pub(super) fn note_marker(&mut self, Taken { own, told_gap }: Taken) {
+    pub(super) fn note_marker(&mut self, Taken { own, told_gap, is_unproven }: Taken) {
         if let Some(number) = own {
             self.note_own_marker(number);
+        }
+        if is_unproven {
+            warn!(
+                "a binding of the log to the exchange is missing: triggers may have been missed; the log is bound again"
+            );
+            self.tells_gap |= self.follower.has_begun_epoch();
+            self.shared.unbound.send_modify(|count| *count += 1);
         }
         if told_gap {
             self.tells_gap = false;
@@ -63,6 +70,7 @@ impl Consumer {
     }
 
     pub(super) fn become_current(&mut self) {
+        self.is_read_while_blocked = false;
         if *self.shared.state.borrow() != State::Current {
             info!("the log is read up to now");
             self.tell(State::Current);
@@ -146,7 +154,10 @@ impl Consumer {
         if self.follower.last() >= Some(end) && *self.shared.publishing.borrow() == Publishing::Blocked {
             info!("the log is read up to now; RabbitMQ blocks publishers");
             self.follower.stop_recalling(&mut self.pending);
-            self.tell(State::Current);
+            self.is_read_while_blocked = true;
+            if self.pending.is_empty() {
+                self.become_current();
+            }
         }
     }
 

@@ -1,6 +1,9 @@
 //! What the follower makes of streams that go on, are replaced, or have lost something.
 
-use super::{super::marker::Wanted, *};
+use super::{
+    super::{marker::Wanted, proof::PROVEN_KEYS},
+    *,
+};
 
 const ME: Uuid = Uuid::from_u128(1);
 const OTHER: Uuid = Uuid::from_u128(2);
@@ -404,4 +407,25 @@ fn markers_that_have_all_come_are_not_lost_however_many_there_are() {
         log.marker(offset, &own).unwrap();
     }
     assert!(!log.follower.has_lost(&mut accepted, 22));
+}
+
+#[test]
+fn a_marker_without_the_proofs_that_it_names_shows_that_a_binding_is_missing() {
+    let (mut log, _) = following();
+    let mut offset = 13;
+    let mut proven = |log: &mut Log, keys: &[&str]| {
+        let marker = Marker { has_proofs: true, ..log.own(false, false) };
+        let proof = Proof { instance: ME, number: marker.number };
+        for key in keys {
+            assert_eq!(log.entry(offset, key, &proof.body(), None), Ok(vec![]), "it is for nobody");
+            offset += 1;
+        }
+        let entry = Entry { offset, key: MARKER_KEY, body: marker.body().into(), writer: None };
+        offset += 1;
+        log.follower.take(entry, &mut Vec::new()).unwrap().is_unproven
+    };
+    assert!(!proven(&mut log, &PROVEN_KEYS));
+    assert!(proven(&mut log, &PROVEN_KEYS[1..]), "that of triggers");
+    assert!(!proven(&mut log, &PROVEN_KEYS));
+    assert!(proven(&mut log, &[]));
 }
