@@ -24,6 +24,8 @@ use crate::{
 
 /// Publications that come before the last segment is closed.
 const LAST_PUBLICATIONS: usize = 256;
+/// Epochs that are known at most, though nothing is published: some begin each hour, and one with each start of an instance.
+const EPOCHS: usize = 1024;
 /// A segment does not span more than this part of the time that is kept, ...
 const SEGMENT_AGE: u32 = 8;
 /// ... nor more than this part of the bytes.
@@ -109,6 +111,10 @@ impl History {
         if self.epochs.is_empty() {
             self.drop_all(now);
             self.floor = offset;
+        }
+        if self.epochs.len() == EPOCHS {
+            self.epochs.pop_front();
+            self.floor = self.floor.max(self.epochs.front().map_or(offset, |(begin, _)| *begin));
         }
         self.epochs.push_back((offset, epoch));
         self.head = Some(offset);

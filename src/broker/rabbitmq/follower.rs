@@ -160,7 +160,7 @@ impl Follower {
             (None, None) => {
                 self.stage = Stage::Following;
                 self.is_recalling = true;
-                if std::mem::take(&mut self.begins_at_next) { Start::Next } else { Start::ReadBack }
+                if self.begins_at_next { Start::Next } else { Start::ReadBack }
             }
         }
     }
@@ -290,6 +290,7 @@ impl Follower {
             self.track.read_from(offset);
         }
         self.stage = Stage::Following;
+        self.begins_at_next = false;
         self.last = Some(offset);
         let marker = if key == MARKER_KEY { Marker::parse(&body) } else { None };
         if marker.is_some() || self.digests.len() == DIGESTS {

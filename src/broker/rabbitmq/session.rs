@@ -159,24 +159,29 @@ async fn consume(
 }
 
 impl Session {
-    /// Returns the offset of the first entry of the log's last chunk, which stands at its last entry or before that. The log has
-    /// entries: at least the markers of those who found it.
+    /// Returns the offset of the first entry of the log's last chunk, which stands at its last entry or before that; `None` where
+    /// RabbitMQ counts no entries.
     ///
     /// # Errors
-    /// Also when RabbitMQ does not hand it over in time: the log may be empty then, or just slow.
-    pub(super) async fn end(&self, queue: &str) -> Result<u64, String> {
+    /// Also when RabbitMQ does not hand it over in time.
+    pub(super) async fn end(&self, queue: &str) -> Result<Option<u64>, String> {
         let looking = async {
             let channel = self.connection.create_channel().await?;
             let mut arguments = FieldTable::default();
             arguments.insert("x-stream-offset".into(), AMQPValue::LongString("last".into()));
+            let passive = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
+            if channel.queue_declare(queue.into(), passive, FieldTable::default()).await?.message_count() == 0 {
+                return Ok(None);
+            }
             let (channel, mut deliveries) = consume(channel, queue.into(), arguments).await?;
             let first = deliveries.next().await.transpose()?;
             let _ = timeout(CLOSE_DEADLINE, channel.close(200, "done".into())).await;
-            Ok(first.as_ref().and_then(super::consumer::offset))
+            Ok(Some(first.as_ref().and_then(super::consumer::offset)))
         };
         match timeout(END_DEADLINE, looking).await {
-            Ok(Ok(Some(offset))) => Ok(offset),
-            Ok(Ok(None)) => Err("no entry came".to_owned()),
+            Ok(Ok(None)) => Ok(None),
+            Ok(Ok(Some(Some(offset)))) => Ok(Some(offset)),
+            Ok(Ok(Some(None))) => Err("no entry came".to_owned()),
             Ok(Err(error)) => Err(chain(&error as &lapin::Error)),
             Err(_) => Err(format!("RabbitMQ handed over no entry within {END_DEADLINE:?}")),
         }

@@ -21,8 +21,8 @@ const PRECONDITION_FAILED: u16 = 406;
 const NOT_IMPLEMENTED: u16 = 540;
 /// How long another instance may take to set the exchange up; after that it is done beside it.
 const LOCK_DEADLINE: Duration = Duration::from_secs(3);
-/// How often is asked whether it is done.
-const LOCK_LOOK: Duration = Duration::from_millis(20);
+/// Time between two questions whether it is done, which RabbitMQ logs each: the first one, and the longest.
+const LOCK_LOOKS: std::ops::Range<Duration> = Duration::from_millis(20)..Duration::from_millis(320);
 /// RabbitMQ forgets the log by whole segments; there are about this many.
 const SEGMENTS: u64 = 16;
 /// How large they may be.
@@ -121,7 +121,7 @@ impl Topology {
     /// Takes the right to set the exchange up, so that no other instance finds it between its declaration and its binding:
     /// a queue that only one connection can have, and that is gone with that connection. Gives up waiting after 3 s.
     pub(super) async fn lock(&self, connection: &Connection) -> lapin::Result<Option<Lock>> {
-        let deadline = Instant::now() + LOCK_DEADLINE;
+        let (deadline, mut wait) = (Instant::now() + LOCK_DEADLINE, LOCK_LOOKS.start);
         loop {
             let channel = connection.create_channel().await?;
             let queue = ShortString::from(format!("{}.setup", self.exchange));
@@ -134,7 +134,8 @@ impl Topology {
             if Instant::now() > deadline {
                 return Ok(None);
             }
-            sleep(LOCK_LOOK).await;
+            sleep(wait).await;
+            wait = LOCK_LOOKS.end.min(wait * 2);
         }
     }
 

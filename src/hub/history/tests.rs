@@ -25,6 +25,18 @@ struct World {
     now: Instant,
 }
 
+#[test]
+fn epochs_are_bounded_where_nothing_is_published() {
+    let now = Instant::now();
+    let mut history = History::new(config::History::default());
+    for offset in 1..3000 {
+        history.begin(Epoch::from_low_bits(offset), offset, now);
+    }
+    assert_eq!(history.epochs.len(), EPOCHS);
+    assert_eq!(history.find(Position { epoch: Epoch::from_low_bits(2999), offset: 2999 }), Found::After(0));
+    assert_eq!(history.find(Position { epoch: Epoch::from_low_bits(7), offset: 7 }), Found::Unknown);
+}
+
 impl World {
     fn new(dispatch: WildcardDispatch, limit_bytes: usize) -> Self {
         let now = Instant::now();

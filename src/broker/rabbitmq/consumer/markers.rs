@@ -151,7 +151,7 @@ impl Consumer {
             Ok(end) => end,
             Err(reason) => return self.complaint.tell("cannot find the end of the log", &reason),
         };
-        if self.follower.last() >= Some(end) && *self.shared.publishing.borrow() == Publishing::Blocked {
+        if self.follower.last() >= end && *self.shared.publishing.borrow() == Publishing::Blocked {
             info!("the log is read up to now; RabbitMQ blocks publishers");
             self.follower.stop_recalling(&mut self.pending);
             self.is_read_while_blocked = true;
