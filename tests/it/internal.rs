@@ -1,6 +1,10 @@
 //! The internal listener: health, numbers, and who may post.
 
+use std::{io::Write, net::TcpStream, time::Duration};
+
+use high_templar::config::Listen;
 use serde_json::json;
+use socket2::SockRef;
 
 use crate::support::{
     TestServer,
@@ -132,6 +136,32 @@ async fn without_a_token_this_machine_alone_may_call_by_its_own_names() {
         let shown = [request.as_bytes(), b"Authorization: Bearer t\r\n\r\n", body].concat();
         assert_eq!(exchange(&guarded.internal, &shown).await.status, 200, "{host}");
     }
+}
+
+/// A peer that resets its connection right behind its request is still known by its address, and is no unix socket.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_whose_connection_is_reset_counts_as_of_its_peer() {
+    const REQUESTS: usize = 500;
+    let server = TestServer::start().await;
+    let Listen::Tcp(address) = server.internal else { unreachable!("it is TCP") };
+    let body = br#"{"rooms":[{"target":"message"}],"data":"from a page"}"#;
+    let head = format!("POST /trigger/ HTTP/1.1\r\nHost: evil.example\r\nContent-Length: {}\r\n\r\n", body.len());
+    let request = [head.as_bytes(), body].concat();
+    let shoot = move || {
+        for _ in 0..REQUESTS {
+            let mut stream = TcpStream::connect(address).unwrap();
+            stream.write_all(&request).unwrap();
+            SockRef::from(&stream).set_linger(Some(Duration::ZERO)).unwrap(); // closing it is a reset
+        }
+    };
+    let mut client = server.subscriber(&[("1", json!({"target": "message"}))]).await;
+    tokio::task::spawn_blocking(shoot).await.unwrap();
+    for number in 0..10 {
+        server.trigger(json!({"rooms": [{"target": "message"}], "data": number})).await;
+        assert_eq!(client.next().await["data"], json!(number));
+    }
+    client.expect_silence().await;
+    assert_eq!(server.metric(r#"trigger_requests_total{reason="success"}"#).await, 10);
 }
 
 #[tokio::test(flavor = "multi_thread")]
