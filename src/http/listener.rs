@@ -282,11 +282,11 @@ async fn serve_one(
     let service = hyper::service::service_fn(move |mut request: http::Request<Incoming>| {
         asked.store(true, Relaxed);
         let follows = request.body().size_hint().exact().map_or(Follows::Chunks, Follows::Bytes);
-        let is_strict = requests.begin(follows);
+        let head = requests.begin(follows);
         let answering = Answering(requests.clone());
         let (routes, taken, metrics) = (routes.clone(), taken.clone(), metrics.clone());
         async move {
-            let mut response = match request::check(&mut request, is_strict) {
+            let mut response = match request::check(&mut request, head, follows) {
                 Ok(()) => {
                     let version = request.version();
                     request.extensions_mut().insert(Origination { peer, version });

@@ -142,6 +142,9 @@ async fn without_a_token_this_machine_alone_may_call_by_its_own_names() {
         ("evil.example", 403),
         ("evil.example:8002", 403),
         ("127.0.0.1.evil.example", 403),
+        ("[::1].evil.example", 403),
+        ("localhost:80.evil.example", 403),
+        ("", 403),
         ("10.0.0.1", 403),
     ] {
         let request = format!(
