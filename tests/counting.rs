@@ -6,7 +6,7 @@
 use std::{
     alloc::System,
     io::{Read, Write},
-    net::{SocketAddr, TcpListener, TcpStream},
+    net::{Shutdown, SocketAddr, TcpListener, TcpStream},
     sync::{Arc, atomic::Ordering},
     thread,
     time::{Duration, Instant},
@@ -282,8 +282,13 @@ struct Running {
 
 impl Running {
     fn start(rooms: &'static str, vars: &[(&str, &str)]) -> Self {
+        Self::before(backend(rooms), vars)
+    }
+
+    /// One whose backend is at `address`.
+    fn before(address: SocketAddr, vars: &[(&str, &str)]) -> Self {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-        let api = format!("http://{}/", backend(rooms));
+        let api = format!("http://{address}/");
         let own = [("API_URL", api.as_str()), ("LISTEN", "127.0.0.1:0"), ("INTERNAL_LISTEN", "127.0.0.1:0")];
         let vars = own.iter().chain(vars).map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
         let config = config::from_vars(vars).unwrap();
@@ -347,6 +352,40 @@ fn a_client_has_the_server_keep_no_more_than_its_memory_whatever_it_asks_for() {
         assert!(bytes <= MEMORY, "{kind}: {bytes} bytes for {taken} subscriptions");
         assert!(bytes >= MEMORY / 4, "{kind}: {bytes} bytes for {taken} subscriptions: too much is counted");
     }
+    server.stop();
+}
+
+/// A client that announces a ticket and sends a megabyte is kept as little of as any other while the API is asked.
+#[test]
+fn a_first_message_that_is_no_ticket_is_not_kept_whole_while_the_api_is_asked() {
+    const CLIENTS: usize = 20;
+    const KEPT: isize = 200 << 10;
+    let _alone = ALONE.lock();
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap(); // takes connections, and never answers
+    let server = Running::before(silent.local_addr().unwrap(), &[("RESUME_SECRET", "0123456789abcdef")]);
+    let payload = format!(r#"{{"type":"{}"}}"#, "x".repeat(1_000_000));
+    let head = [&[0x81, 0xFF][..], &(payload.len() as u64).to_be_bytes(), &[0; 4]].concat();
+    let message: Arc<[u8]> = [head.as_slice(), payload.as_bytes()].concat().into();
+    let region = Region::new(ALLOCATOR);
+    let before = settled(&region);
+    let connect = || {
+        let mut stream = TcpStream::connect(server.public).unwrap();
+        let handshake = "GET /ws/?resume HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+                         Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
+        stream.write_all(format!("{handshake}{V4}\r\n").as_bytes()).unwrap();
+        until(&mut stream, b"\r\n\r\n");
+        stream
+    };
+    let clients: Vec<_> = (0..CLIENTS).map(|_| connect()).collect();
+    for client in &clients {
+        let mut stream = client.try_clone().unwrap();
+        let message = message.clone();
+        thread::spawn(move || drop(stream.write_all(&message))); // the server may not read all of it
+    }
+    let bytes = (settled(&region) - before) / CLIENTS as isize;
+    eprintln!("{bytes} bytes for each");
+    assert!(bytes <= KEPT, "{bytes} bytes for each");
+    clients.iter().for_each(|client| client.shutdown(Shutdown::Both).unwrap());
     server.stop();
 }
 

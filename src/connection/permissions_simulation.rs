@@ -15,6 +15,7 @@ mod model;
 
 use std::collections::{BTreeSet, HashMap};
 
+use futures::FutureExt;
 use http::{HeaderMap, StatusCode};
 use rand::{Rng, SeedableRng, rngs::StdRng};
 use serde_json::{Value, json, value::to_raw_value};
@@ -325,7 +326,7 @@ impl World {
             Says::Nothing => Err(Arc::new(Error::Busy { retry_after: Duration::ZERO })),
         };
         let is_urgent = group.is_urgent;
-        self.connections.conclude(identity, group, &outcome);
+        self.connections.conclude(identity, group, &outcome).now_or_never().unwrap(); // there are few subscriptions
         if let Says::Nothing = &call.says {
             self.note_closed(&clients, is_urgent, has_timed_out);
         }

@@ -21,6 +21,7 @@ use parking_lot::Mutex;
 use rand::Rng;
 use tokio::{
     sync::Notify,
+    task::yield_now,
     time::{Instant, MissedTickBehavior, interval, sleep_until, timeout_at},
 };
 use tokio_util::sync::CancellationToken;
@@ -41,6 +42,8 @@ const PARTS: u8 = 128;
 /// The shortest and the longest wait before the backend is asked again that could not be asked.
 const FIRST_WAIT: Duration = Duration::from_secs(1);
 const LONGEST_WAIT: Duration = Duration::from_secs(30);
+/// Subscriptions that are looked at before others have their turn, though all of a client's are looked at together.
+const LOOKED_AT_ONCE: usize = 256;
 /// When a client may come back that could not be checked for too long, in seconds.
 const RETURN_SECONDS: std::ops::Range<f64> = 1.0..30.0;
 
@@ -194,7 +197,7 @@ impl Connections {
             tokio::select! {
                 Some((identity, group, outcome)) = running.next() => {
                     *(if group.is_urgent { &mut urgent } else { &mut routine }) -= 1;
-                    self.conclude(identity, group, &outcome);
+                    self.conclude(identity, group, &outcome).await;
                 }
                 () = self.rechecks.added.notified() => {}
                 () = sleep_until(next_time) => {}
@@ -222,8 +225,8 @@ impl Connections {
         (identity, group, outcome)
     }
 
-    /// Has those of `group` do from here on what the backend has said, or asks again.
-    pub(super) fn conclude(&self, identity: Identity, group: Group, outcome: &Outcome) {
+    /// Has those of `group` do from here on what the backend has said, or asks again. Others have their turn between clients.
+    pub(super) async fn conclude(&self, identity: Identity, group: Group, outcome: &Outcome) {
         let mut clients: Vec<Arc<Client>> = group.clients.values().filter_map(Weak::upgrade).collect();
         clients.retain(|client| !client.outbox.is_closing()); // it is on its way out
         for (user, allowed) in &group.resumed {
@@ -240,7 +243,13 @@ impl Connections {
         }
         match outcome {
             Ok(answer) => {
+                let mut looked_at = 0;
                 for client in clients {
+                    if looked_at >= LOOKED_AT_ONCE {
+                        looked_at = 0;
+                        yield_now().await; // each client is looked at as of its own moment, so changes may come in between
+                    }
+                    looked_at += client.session().as_ref().map_or(0, Session::subscriptions);
                     if self.apply(&client, answer) {
                         continue;
                     }
@@ -325,10 +334,17 @@ impl Connections {
 
 #[cfg(test)]
 mod tests {
+    use std::pin::pin;
+
+    use futures::poll;
     use http::HeaderMap;
+    use serde_json::{json, value::RawValue};
 
     use super::{
-        super::simulated::{Network, connections},
+        super::{
+            link::{Link, Source},
+            simulated::{Network, connections},
+        },
         *,
     };
     use crate::{config, protocol::Version};
@@ -359,8 +375,43 @@ mod tests {
                 retry_after: None,
                 asked: connections.backend.changes.now(),
             };
-            connections.conclude(identity, group, &Err(Arc::new(refused)));
+            connections.conclude(identity, group, &Err(Arc::new(refused))).await;
             assert_eq!(connections.take_forgotten().contains(&*user), is_resumed);
+        }
+    }
+
+    #[tokio::test]
+    async fn an_answer_about_many_subscriptions_lets_others_have_their_turn_between_clients() {
+        const CLIENTS: usize = 3;
+        let connections = connections(&[("MESSAGE_RATE", "100000")], config::History::default());
+        let rooms = vec![RawValue::from_string(r#"{"a":"*"}"#.to_owned()).unwrap()];
+        let admission = connections.backend.admission(rooms, Some("17")).unwrap();
+        let mut clients = Vec::new();
+        for _ in 0..CLIENTS {
+            let place = connections.place(None, &HeaderMap::new()).unwrap();
+            let identity = Identity::from_bytes(b"x:y\n");
+            let (_, link) = connections.register(Network::new(Version::V4, 0), Version::V4, identity, place);
+            let asked = connections.backend.changes.now();
+            let mut connection = link.admit(&admission, asked, Source::Backend { at: Instant::now() }).unwrap();
+            let list: Vec<_> = (0..LOOKED_AT_ONCE).map(|a| json!({"requestId": a, "room": {"a": a}})).collect();
+            let message = json!({"type": "subscribe", "subscriptions": list}).to_string();
+            connection.on_long_message(&message).await.unwrap();
+            connections.rechecks.add(&link.client, Urgency::Background);
+            clients.push((link, connection));
+        }
+        let (identity, group) = connections.rechecks.due.lock().next(0, 0).unwrap();
+        let nothing = connections.backend.admission(Vec::new(), Some("17")).unwrap();
+        let answer = Answer { admission: nothing, asked: connections.backend.changes.now(), at: Instant::now() };
+        let outcome = Ok(Arc::new(answer));
+        let mut concluding = pin!(connections.conclude(identity, group, &outcome));
+        let left = || {
+            let subscriptions =
+                |(link, _): &(Link, _)| link.client.session().as_ref().map_or(0, Session::subscriptions);
+            clients.iter().filter(|client| subscriptions(client) > 0).count()
+        };
+        for expected in (0..CLIENTS).rev() {
+            assert_eq!(poll!(concluding.as_mut()).is_ready(), expected == 0);
+            assert_eq!(left(), expected);
         }
     }
 }

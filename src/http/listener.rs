@@ -3,6 +3,7 @@
 use std::{
     convert::Infallible,
     io,
+    net::SocketAddr,
     os::unix::fs::FileTypeExt,
     path::PathBuf,
     sync::{
@@ -114,10 +115,10 @@ impl Room {
     }
 
     /// Counts a connection that has been accepted; `None` if there may not be another one.
-    fn take(&self, socket: &Socket, permit: Option<OwnedSemaphorePermit>) -> Option<Taken> {
+    fn take(&self, peer: Option<SocketAddr>, permit: Option<OwnedSemaphorePermit>) -> Option<Taken> {
         Some(match self {
             Self::Public(connections) => {
-                let accepted = connections.accept(socket.peer()).inspect_err(|limit| {
+                let accepted = connections.accept(peer).inspect_err(|limit| {
                     limited!(warn[limit.word()], "connection closed unanswered", %limit, setting = limit.setting());
                 });
                 Taken::Public(accepted.ok()?)
@@ -208,11 +209,18 @@ impl Listener {
         }
     }
 
-    async fn accept(&self) -> io::Result<Socket> {
-        match &self.0 {
-            Kind::Tcp(listener) => listener.accept().await.map(|(stream, _)| Socket::Tcp(stream)),
-            Kind::Unix(listener, _) => listener.accept().await.map(|(stream, _)| Socket::Unix(stream)),
-        }
+    /// Returns the next connection, and the peer's address; `None` on a unix socket and only there.
+    ///
+    /// The address is the one that comes with the connection. The kernel does not tell it later if the peer has reset the
+    /// connection, although the server still reads what was sent before.
+    async fn accept(&self) -> io::Result<(Socket, Option<SocketAddr>)> {
+        Ok(match &self.0 {
+            Kind::Tcp(listener) => {
+                let (stream, peer) = listener.accept().await?;
+                (Socket::Tcp(stream), Some(peer))
+            }
+            Kind::Unix(listener, _) => (Socket::Unix(listener.accept().await?.0), None),
+        })
     }
 
     /// Serves `routes` on these `terms` until `stop`; requests under way are then finished by `tasks`.
@@ -234,11 +242,11 @@ impl Listener {
                 accepted = accepting => accepted,
             };
             match accepted {
-                Ok(socket) => {
+                Ok((socket, peer)) => {
                     // Closed without an answer: it would take as long as a peer likes.
-                    let Some(taken) = terms.room.take(&socket, permit) else { continue };
+                    let Some(taken) = terms.room.take(peer, permit) else { continue };
                     socket.tune(terms.peer_timeout);
-                    tasks.spawn(serve_one(socket, taken, routes.clone(), terms.clone(), stop.clone()));
+                    tasks.spawn(serve_one(socket, peer, taken, routes.clone(), terms.clone(), stop.clone()));
                 }
                 Err(error) if is_about_one_peer(&error) => {
                     debug!(%error, "a connection was gone before it was accepted")
@@ -259,12 +267,12 @@ fn is_about_one_peer(error: &io::Error) -> bool {
 
 async fn serve_one(
     socket: Socket,
+    peer: Option<SocketAddr>,
     taken: Taken,
     routes: BoxedFilter<(Response,)>,
     terms: Terms,
     stop: CancellationToken,
 ) {
-    let peer = socket.peer();
     let (inbound, requests) = Inbound::new(socket, taken.ahead());
     let taken = Arc::new(taken);
     let metrics = terms.metrics.clone();
@@ -274,11 +282,11 @@ async fn serve_one(
     let service = hyper::service::service_fn(move |mut request: http::Request<Incoming>| {
         asked.store(true, Relaxed);
         let follows = request.body().size_hint().exact().map_or(Follows::Chunks, Follows::Bytes);
-        let is_strict = requests.begin(follows);
+        let head = requests.begin(follows);
         let answering = Answering(requests.clone());
         let (routes, taken, metrics) = (routes.clone(), taken.clone(), metrics.clone());
         async move {
-            let mut response = match request::check(&mut request, is_strict) {
+            let mut response = match request::check(&mut request, head, follows) {
                 Ok(()) => {
                     let version = request.version();
                     request.extensions_mut().insert(Origination { peer, version });

@@ -42,7 +42,7 @@ use crate::{
 /// What a request's connection says about it; put into every request's extensions.
 #[derive(Debug, Clone, Copy)]
 pub struct Origination {
-    /// Address of the TCP peer; `None` on a unix socket.
+    /// Address of the TCP peer; `None` on a unix socket and only there.
     pub peer: Option<SocketAddr>,
     /// Of the request line.
     pub version: http::Version,

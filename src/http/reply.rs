@@ -2,7 +2,7 @@
 
 use std::{convert::Infallible, net::IpAddr, sync::Arc};
 
-use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use rand::Rng;
 use serde::Serialize;
 use serde_json::json;
@@ -113,47 +113,55 @@ impl warp::reject::Reject for Refused {}
 /// Lets pass who shows the token, where there is one; and no page of another host, which a browser on the same machine
 /// could otherwise be made to post from.
 pub(super) fn guard(token: Option<Secret>) -> impl Filter<Extract = (), Error = Rejection> + Clone {
-    warp::header::headers_cloned()
+    warp::method()
+        .and(warp::header::headers_cloned())
         .and(warp::ext::get::<Origination>())
-        .and_then(move |headers: HeaderMap, from: Origination| {
-            let outcome = check(&headers, from, token.as_ref()).map_err(warp::reject::custom);
+        .and_then(move |method: Method, headers: HeaderMap, from: Origination| {
+            let outcome = check(&method, &headers, from, token.as_ref()).map_err(warp::reject::custom);
             std::future::ready(outcome)
         })
         .untuple_one()
 }
 
-fn check(headers: &HeaderMap, from: Origination, token: Option<&Secret>) -> Result<(), Refused> {
+fn check(method: &Method, headers: &HeaderMap, from: Origination, token: Option<&Secret>) -> Result<(), Refused> {
     let Some(token) = token else {
+        // Without a Host, which only HTTP/1.0 allows, it is no browser.
+        let is_here = headers.get(header::HOST).is_none_or(|host| is_this_machine(host.as_bytes()));
         let host = headers.get(header::HOST).map(HeaderValue::as_bytes).unwrap_or_default();
         let page = headers.get(header::ORIGIN).map(HeaderValue::as_bytes);
         let is_own = |page: &[u8]| page.strip_prefix(b"http://").is_some_and(|page| page == host);
         let is_unix_socket = from.peer.is_none(); // which no browser can be pointed at
-        let is_of_a_page = page.is_some_and(|page| !is_own(page)) || is_embedded(headers);
-        return if (is_unix_socket || is_this_machine(host)) && !is_of_a_page {
-            Ok(())
-        } else {
-            Err(Refused::ForeignPage)
-        };
+        let is_of_a_page = page.is_some_and(|page| !is_own(page)) || is_embedded(method, headers);
+        return if (is_unix_socket || is_here) && !is_of_a_page { Ok(()) } else { Err(Refused::ForeignPage) };
     };
     let shown = headers.get(header::AUTHORIZATION).map(HeaderValue::as_bytes).and_then(bearer);
     if token.matches(shown.unwrap_or_default()) { Ok(()) } else { Err(Refused::Token) }
 }
 
 /// Whether a page of another site has a browser fetch this, be it without an `Origin`, as for an image. A link that somebody
-/// follows is no such thing: the page that it is on learns nothing.
-fn is_embedded(headers: &HeaderMap) -> bool {
+/// follows is no such thing: the page that it is on learns nothing. A form that it posts is one.
+fn is_embedded(method: &Method, headers: &HeaderMap) -> bool {
     let says = |name: &str, word: &str| headers.get(name).is_some_and(|value| value == word);
-    is_of_another_site(headers) && !(says("sec-fetch-mode", "navigate") && says("sec-fetch-dest", "document"))
+    let is_link = method == Method::GET && says("sec-fetch-mode", "navigate") && says("sec-fetch-dest", "document");
+    is_of_another_site(headers) && !is_link
 }
 
 /// Whether a `Host` names this machine and not a name that somebody else may point here (DNS rebinding).
 fn is_this_machine(host: &[u8]) -> bool {
     let Ok(host) = std::str::from_utf8(host) else { return false };
-    let name = match host.strip_prefix('[').and_then(|host| host.split_once(']')) {
-        Some((address, _)) => address,
-        None => host.split_once(':').map_or(host, |(name, _)| name),
+    let is_loopback = |address: &str, is_ip: fn(&IpAddr) -> bool| {
+        address.parse().is_ok_and(|address: IpAddr| is_ip(&address) && address.is_loopback())
     };
-    name.is_empty() || name.eq_ignore_ascii_case("localhost") || name.parse().is_ok_and(|ip: IpAddr| ip.is_loopback())
+    let (is_ours, port) = match host.strip_prefix('[').map(|host| host.split_once(']')) {
+        Some(Some((address, rest))) => (is_loopback(address, IpAddr::is_ipv6), rest),
+        Some(None) => return false,
+        None => {
+            let (name, rest) = host.split_at(host.find(':').unwrap_or(host.len()));
+            (name.eq_ignore_ascii_case("localhost") || is_loopback(name, IpAddr::is_ipv4), rest)
+        }
+    };
+    let is_port = |digits: &str| !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit());
+    is_ours && (port.is_empty() || port.strip_prefix(':').is_some_and(is_port))
 }
 
 /// The token of `Bearer TOKEN` (RFC 6750 section 2.1).
@@ -196,4 +204,37 @@ pub(super) async fn rejected(rejection: Rejection) -> Result<Response, Infallibl
         response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
     }
     Ok(response)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn this_machine_is_localhost_or_a_loopback_address_with_or_without_a_port_and_nothing_else() {
+        for host in ["localhost", "LOCALHOST:8002", "127.0.0.1", "127.9.9.9:80", "[::1]", "[::1]:8002"] {
+            assert!(is_this_machine(host.as_bytes()), "{host}");
+        }
+        for host in [
+            "",
+            ":80",
+            "localhost:",
+            "localhost:80.evil.example",
+            "localhost.evil.example",
+            "localhost:+80",
+            "[::1].evil.example",
+            "[::1]80",
+            "[::1",
+            "[::1]:",
+            "[127.0.0.1]",
+            "[localhost]",
+            "::1",
+            "127.0.0.1.evil.example",
+            "127.0.0.1:80:80",
+            "10.0.0.1",
+            "[::2]",
+        ] {
+            assert!(!is_this_machine(host.as_bytes()), "{host}");
+        }
+    }
 }

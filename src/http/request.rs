@@ -6,6 +6,8 @@ use http::{
     uri::{Authority, Uri},
 };
 
+use crate::transport::inbound::{Follows, Head};
+
 /// Why a request is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(super) enum Malformed {
@@ -24,6 +26,15 @@ pub(super) enum Malformed {
     /// A URL of another host than `Host` names.
     #[error("the request's target and its Host name different hosts")]
     OtherHost,
+    /// `Content-Length` beside `Transfer-Encoding`.
+    #[error("the request has both a Content-Length and a Transfer-Encoding")]
+    Length,
+    /// `Transfer-Encoding` says anything but `chunked`.
+    #[error("the request has a Transfer-Encoding other than chunked")]
+    Encoding,
+    /// A body behind the handshake of a WebSocket.
+    #[error("the handshake of a WebSocket has a body")]
+    HandshakeBody,
 }
 
 impl Malformed {
@@ -35,20 +46,23 @@ impl Malformed {
             Self::NoHost => "no-host",
             Self::Host => "host",
             Self::OtherHost => "other-host",
+            Self::Length => "length",
+            Self::Encoding => "encoding",
+            Self::HandshakeBody => "handshake-body",
         }
     }
 }
 
-/// Checks the head of a request, and leaves nothing but a path in its target.
+/// Checks the head of a request that `follows` is the body of, and leaves nothing but a path in its target. `head` is what hyper
+/// does not tell.
 ///
 /// The routing relies on that: it takes a path to begin with a slash, and never looks at a target's host.
 ///
 /// # Errors
 /// When the request is to be refused.
-pub(super) fn check<B>(request: &mut Request<B>, is_strict: bool) -> Result<(), Malformed> {
-    if !is_strict {
-        return Err(Malformed::LineEnd);
-    }
+pub(super) fn check<B>(request: &mut Request<B>, head: Option<Head>, follows: Follows) -> Result<(), Malformed> {
+    let Some(head) = head.filter(|head| !head.has_bare_line_feed) else { return Err(Malformed::LineEnd) };
+    body(request.headers(), head, follows)?;
     let host = host(request.headers())?;
     let target = request.uri();
     if request.method() == Method::CONNECT || !target.path().starts_with('/') {
@@ -75,6 +89,25 @@ pub(super) fn check<B>(request: &mut Request<B>, is_strict: bool) -> Result<(), 
     }
     let path = request.uri().path_and_query().map_or("/", |path| path.as_str());
     *request.uri_mut() = path.parse().map_err(|_| Malformed::Target)?;
+    Ok(())
+}
+
+/// Checks what the head says of the body (RFC 9112 section 6.3).
+fn body(headers: &HeaderMap, head: Head, follows: Follows) -> Result<(), Malformed> {
+    let mut encodings = headers.get_all(header::TRANSFER_ENCODING).iter();
+    if let Some(encoding) = encodings.next() {
+        if head.has_content_length {
+            return Err(Malformed::Length);
+        }
+        if !encoding.as_bytes().eq_ignore_ascii_case(b"chunked") || encodings.next().is_some() {
+            return Err(Malformed::Encoding);
+        }
+    }
+    let is_websocket =
+        |value: &HeaderValue| value.as_bytes().to_ascii_lowercase().windows(9).any(|w| w == b"websocket");
+    if follows != Follows::Bytes(0) && headers.get_all(header::UPGRADE).iter().any(is_websocket) {
+        return Err(Malformed::HandshakeBody);
+    }
     Ok(())
 }
 
@@ -111,7 +144,7 @@ mod tests {
         for host in hosts {
             request.headers_mut().append(header::HOST, host.parse().unwrap());
         }
-        check(&mut request, true).map(|()| request.uri().to_string())
+        check(&mut request, Some(Head::default()), Follows::Bytes(0)).map(|()| request.uri().to_string())
     }
 
     #[test]
@@ -156,13 +189,16 @@ mod tests {
         assert_eq!(outcome("GET", "/", Version::HTTP_10, &[]).as_deref(), Ok("/"));
         assert_eq!(outcome("GET", "/", Version::HTTP_10, &["a", "a"]), Err(Malformed::Host));
         let mut request = Request::builder().uri("http://a/b").version(Version::HTTP_10).body(()).unwrap();
-        assert_eq!(check(&mut request, true), Ok(()));
+        assert_eq!(check(&mut request, Some(Head::default()), Follows::Bytes(0)), Ok(()));
         assert_eq!((request.headers()[header::HOST].as_bytes(), request.uri().path()), (&b"a"[..], "/b"));
     }
 
     #[test]
     fn a_head_with_a_bare_line_feed_is_refused_whatever_it_asks_for() {
         let mut request = Request::builder().uri("/ws/").header("host", "a").body(()).unwrap();
-        assert_eq!(check(&mut request, false), Err(Malformed::LineEnd));
+        let bare = Head { has_bare_line_feed: true, ..Head::default() };
+        for head in [None, Some(bare)] {
+            assert_eq!(check(&mut request, head, Follows::Bytes(0)), Err(Malformed::LineEnd));
+        }
     }
 }

@@ -1,6 +1,6 @@
 //! `GET /sse/?room={…}&room={…}`: publications as server-sent events, for where no WebSocket gets through.
 
-use std::{borrow::Cow, sync::Arc, time::Duration};
+use std::{borrow::Cow, iter, sync::Arc, time::Duration};
 
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 use serde_json::{json, value::RawValue};
@@ -14,7 +14,7 @@ use crate::{
     room::{Numbers, RoomKey, Rules},
     transport::{
         origin::{is_https, may_ask, may_connect},
-        sse::{self, Wanted},
+        sse::{self, Since, Wanted},
     },
 };
 
@@ -93,12 +93,6 @@ async fn open(
 ) -> Result<Response, Refusal> {
     let count = |reason: &'static str| connections.metrics.connections_refused.inc(reason);
     let wanted = wanted(headers, query, connections).inspect_err(|_| count("request"))?;
-    let most = connections.config.limits.subscriptions;
-    if wanted.len() > most {
-        connections.metrics.limited.inc("subscriptions");
-        let detail = format!("a connection may have {most} subscriptions (MAX_SUBSCRIPTIONS)");
-        return Err(refusal(StatusCode::BAD_REQUEST, "too-many-subscriptions", &detail));
-    }
     let handshake = Handshake { headers, query, peer: from.peer };
     let identity = connections.backend.identify(&handshake).map_err(|error| {
         count("header");
@@ -120,37 +114,68 @@ async fn open(
 
 /// The rooms of the query, each with the position from which on it is wanted.
 fn wanted(headers: &HeaderMap, query: &str, connections: &Connections) -> Result<Vec<Wanted>, Refusal> {
-    let parameters = || url::form_urlencoded::parse(query.as_bytes());
-    let all =
-        |wanted: &str| parameters().filter(|(name, _)| name == wanted).map(|(_, value)| value).collect::<Vec<_>>();
-    let (rooms, mut since) = (all("room"), all("since"));
-    if let Some(last) = headers.get(LAST_EVENT_ID).and_then(|last| last.to_str().ok()) {
-        since = vec![last.into()]; // the query is still that of the first time
-    }
-    if rooms.is_empty() {
+    let all = |wanted: &'static str| {
+        let parameters = url::form_urlencoded::parse(query.as_bytes());
+        parameters.filter(move |(name, _)| name == wanted).map(|(_, value)| value)
+    };
+    let count = all("room").count();
+    if count == 0 {
         return Err(refusal(StatusCode::BAD_REQUEST, "no-room", "name the rooms: /sse/?room={\"target\":\"message\"}"));
     }
-    if since.len() > 1 && since.len() != rooms.len() {
-        let detail = "since stands there once for all rooms, or once for each room, in their order";
-        return Err(refusal(StatusCode::BAD_REQUEST, "malformed-since", detail));
+    let limits = &connections.config.limits;
+    if count > limits.subscriptions.min(sse::MOST_ROOMS) {
+        connections.metrics.limited.inc("subscriptions");
+        return Err(too_many_rooms(limits.subscriptions));
     }
-    let since_of = |number: usize| match since.as_slice() {
-        [all] => Some(sse::since(all, number)),
-        each => each.get(number).map(AsRef::as_ref),
+    // The query of a browser that reconnects is still that of the first time.
+    let last = headers.get(LAST_EVENT_ID).and_then(|last| last.to_str().ok());
+    let since = match last {
+        Some(last) => since(iter::once(last.into()), count),
+        None => since(all("since"), count),
     };
-    let rules = Rules { numbers: Numbers::ByValue, limits: connections.config.limits.room };
-    let room = |(number, text): (usize, &Cow<'_, str>)| {
-        let room = RawValue::from_string(text.to_string()).map_err(|_| no_room(number, "a room is a JSON object"))?;
+    let since = since.map_err(|detail| refusal(StatusCode::BAD_REQUEST, "malformed-since", detail))?;
+    let rules = Rules { numbers: Numbers::ByValue, limits: limits.room };
+    let room = |(number, (text, since)): (usize, (Cow<'_, str>, Option<Since>))| {
+        let room = RawValue::from_string(text.into_owned()).map_err(|_| no_room(number, "a room is a JSON object"))?;
         let key = RoomKey::new(&room, rules).map_err(|error| {
             if error.is_beyond_limits() {
                 connections.metrics.limited.inc("room");
             }
             no_room(number, &error.to_string())
         })?;
-        let since = since_of(number).filter(|since| !since.is_empty());
-        Ok(Wanted { room, key, since: since.map(str::to_owned) })
+        Ok(Wanted { room, key, since })
     };
-    rooms.iter().enumerate().map(room).collect()
+    all("room").zip(since).enumerate().map(room).collect()
+}
+
+/// What a client shows to go on from, for each of its rooms: one text for all of them, be it a position or an event's `id`, or one
+/// for each.
+fn since<'a>(shown: impl Iterator<Item = Cow<'a, str>>, rooms: usize) -> Result<Vec<Option<Since>>, &'static str> {
+    let mut shown = shown.peekable();
+    let Some(first) = shown.next() else { return Ok(vec![None; rooms]) };
+    if shown.peek().is_none() {
+        let too_long = "Last-Event-ID or since is longer than the id of an event of so many rooms can be";
+        return sse::read_all(&first, rooms).map_err(|sse::TooLong| too_long);
+    }
+    let each: Vec<_> = iter::once(first).chain(shown).map(|since| Since::read(&since)).collect();
+    if each.len() == rooms {
+        Ok(each)
+    } else {
+        Err("since stands there once for all rooms, or once for each room, in their order")
+    }
+}
+
+/// A stream may not have so many rooms. Says how many it may have, also for programs.
+fn too_many_rooms(subscriptions: usize) -> Refusal {
+    let most = subscriptions.min(sse::MOST_ROOMS);
+    let detail = if most < sse::MOST_ROOMS {
+        format!("a connection may have {most} subscriptions (MAX_SUBSCRIPTIONS)")
+    } else {
+        format!("an event stream may have {most} rooms")
+    };
+    let word = "too-many-subscriptions";
+    let body = json!({"code": "error", "message": word, "detail": detail, "limit": most});
+    Box::new(refusals::logged_as(reply::json(StatusCode::BAD_REQUEST, &body), word, &detail))
 }
 
 fn refused_stream(refused: &Refused) -> Refusal {

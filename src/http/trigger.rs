@@ -27,6 +27,9 @@ use crate::{
 const IN_FLIGHT_KIB: usize = 64 << 10;
 /// What a trigger looks like, for whoever got it wrong.
 const SHAPE: &str = r#"a trigger is {"rooms":[{…}, …],"data":…} in UTF-8: JSON, rooms a list of objects, data anything, perhaps with exclude, a list of connections' ids, and id, a string of up to 255 bytes; or a list of them"#;
+/// The most triggers of one list. What is kept of each, and the answer with an object for each, are not counted in
+/// [`IN_FLIGHT_KIB`].
+const MOST_TRIGGERS: usize = 10_000;
 /// What has happened when a trigger was not accepted.
 const UNCONFIRMED: &str = "the broker did not confirm the trigger";
 
@@ -42,7 +45,9 @@ pub(super) fn route(
         async move {
             let mut held = Held::new(in_flight);
             let answer = match body::read(body, limit_bytes, |bytes| held.grow(bytes)).await {
-                Ok(body) if is_list(&body) => return publish_all(&publisher, &body, rules, &metrics).await,
+                Ok(body) if is_list(&body) => {
+                    return publish_all(&publisher, &body, rules, &metrics, limit_bytes).await;
+                }
                 Ok(body) => publish(&publisher, body, rules).await,
                 Err(Unread::TooLarge) => Answer::TooLarge,
                 Err(Unread::Incomplete) => Answer::Incomplete,
@@ -100,6 +105,8 @@ enum Answer {
     /// The trigger is wrong, in this way.
     Wrong(Error),
     TooLarge,
+    /// There are more than [`MOST_TRIGGERS`] in the list.
+    TooMany,
     /// The broker takes up to so many bytes.
     TooLargeForBroker(usize),
     Incomplete,
@@ -113,7 +120,7 @@ impl Answer {
         match self {
             Self::Success => "success",
             Self::Wrong(error) => error.word(),
-            Self::TooLarge | Self::TooLargeForBroker(_) => "too-large",
+            Self::TooLarge | Self::TooMany | Self::TooLargeForBroker(_) => "too-large",
             Self::Incomplete => "incomplete",
             Self::TryLater | Self::Busy => "try-later",
         }
@@ -129,6 +136,10 @@ impl Answer {
             Self::TooLarge => {
                 (StatusCode::PAYLOAD_TOO_LARGE, format!("a trigger may have up to {limit_bytes} bytes (MESSAGE_LIMIT)"))
             }
+            Self::TooMany => (
+                StatusCode::PAYLOAD_TOO_LARGE,
+                format!("a list may have up to {MOST_TRIGGERS} triggers; none was published"),
+            ),
             Self::TooLargeForBroker(limit_bytes) => (StatusCode::PAYLOAD_TOO_LARGE, too_large_for_broker(*limit_bytes)),
             Self::Incomplete => {
                 (StatusCode::REQUEST_TIMEOUT, format!("the body did not arrive whole within {:?}", body::DEADLINE))
@@ -139,13 +150,13 @@ impl Answer {
         reply::with_retry_after(reply::error(status, self.word(), &detail))
     }
 
-    /// The outcome as one of several.
-    fn item(&self) -> Value {
+    /// The outcome as one of several. What a trigger looks like is told `with_shape` only.
+    fn item(&self, with_shape: bool) -> Value {
         let detail = match self {
             Self::Success => return json!({"code": "success"}),
             Self::Wrong(error) => {
                 limited!(warn[error.kind()], "trigger of a list refused", detail = chain(error));
-                wrong(error)
+                if with_shape { wrong(error) } else { chain(error) }
             }
             Self::TooLargeForBroker(limit_bytes) => {
                 let detail = too_large_for_broker(*limit_bytes);
@@ -173,8 +184,18 @@ fn is_list(body: &[u8]) -> bool {
 }
 
 /// Publishes a list in its order. Each trigger is taken or not by itself; 503 when the broker took none of those it was given.
-async fn publish_all(publisher: &Publisher, body: &Bytes, rules: Rules, metrics: &Metrics) -> Response {
-    let triggers = match elements(body) {
+async fn publish_all(
+    publisher: &Publisher,
+    body: &Bytes,
+    rules: Rules,
+    metrics: &Metrics,
+    limit_bytes: usize,
+) -> Response {
+    let triggers = match elements(body, MOST_TRIGGERS) {
+        Ok(triggers) if triggers.len() > MOST_TRIGGERS => {
+            metrics.trigger_requests.inc(Answer::TooMany.word());
+            return Answer::TooMany.response(limit_bytes);
+        }
         Ok(triggers) => triggers,
         Err(reason) => {
             let word = Error::Malformed(reason.clone()).word();
@@ -203,7 +224,9 @@ async fn publish_all(publisher: &Publisher, body: &Bytes, rules: Rules, metrics:
         && has(|answer| matches!(answer, Answer::TryLater))
         && !has(|answer| matches!(answer, Answer::Success));
     let status = if is_away { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::OK };
-    reply::with_retry_after(reply::json(status, &answers.iter().map(Answer::item).collect::<Vec<_>>()))
+    let first_wrong = answers.iter().position(|answer| matches!(answer, Answer::Wrong(_)));
+    let item = |(number, answer): (usize, &Answer)| answer.item(Some(number) == first_wrong);
+    reply::with_retry_after(reply::json(status, &answers.iter().enumerate().map(item).collect::<Vec<_>>()))
 }
 
 async fn publish(publisher: &Publisher, body: Bytes, rules: Rules) -> Answer {

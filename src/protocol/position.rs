@@ -52,6 +52,8 @@ pub struct Position {
 impl Position {
     /// The length of [`to_bytes`](Self::to_bytes).
     pub const BYTES: usize = 16;
+    /// The length of the longest text of a position, in bytes.
+    pub const LONGEST_TEXT: usize = DIGITS + 1 + u64::MAX.ilog10() as usize + 1;
 
     /// A form for use within this process.
     pub fn to_bytes(self) -> [u8; Self::BYTES] {
@@ -86,6 +88,9 @@ impl FromStr for Position {
 
     fn from_str(text: &str) -> Result<Self, NoPosition> {
         let (epoch, digits) = text.split_once(':').ok_or(NoPosition)?;
+        if text.len() > Self::LONGEST_TEXT {
+            return Err(NoPosition);
+        }
         let offset: u64 = digits.parse().map_err(|_| NoPosition)?;
         let position = Self { epoch: epoch.parse()?, offset };
         if position.to_string() == text { Ok(position) } else { Err(NoPosition) }
@@ -122,6 +127,7 @@ mod tests {
         fn a_position_is_read_as_it_was_written(epoch in 0_u64..1 << 48, offset: u64) {
             let position = Position { epoch: Epoch(epoch), offset };
             prop_assert_eq!(position.to_string().parse(), Ok(position));
+            prop_assert!(position.to_string().len() <= Position::LONGEST_TEXT);
             prop_assert_eq!(Position::from_bytes(position.to_bytes()), position);
         }
 

@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use serde::de::{DeserializeSeed, Deserializer, SeqAccess, Visitor};
 use serde_json::{error::Category, value::RawValue};
 
 use super::fields;
@@ -114,13 +115,44 @@ pub(super) fn members<'a, const N: usize>(
     fields(text, names).map_err(|error| reason(text, &error))
 }
 
-/// The elements of the JSON array that `body` is.
+/// The elements of the JSON array that `body` is: all of them, or the first `most` and one more where there are more.
 ///
 /// # Errors
 /// When `body` is anything else than a JSON array in UTF-8.
-pub fn elements(body: &[u8]) -> Result<Vec<&RawValue>, Unreadable> {
+pub fn elements(body: &[u8], most: usize) -> Result<Vec<&RawValue>, Unreadable> {
     let text = text(body)?;
-    serde_json::from_str(text).map_err(|error| reason(text, &error))
+    let mut parser = serde_json::Deserializer::from_str(text);
+    let list = First(most.saturating_add(1)).deserialize(&mut parser);
+    list.and_then(|list| parser.end().map(|()| list)).map_err(|error| reason(text, &error))
+}
+
+/// So many elements of a list, of which all are looked at.
+struct First(usize);
+
+impl<'de> DeserializeSeed<'de> for First {
+    type Value = Vec<&'de RawValue>;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
+        deserializer.deserialize_seq(self)
+    }
+}
+
+impl<'de> Visitor<'de> for First {
+    type Value = Vec<&'de RawValue>;
+
+    fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("a list")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Self::Value, A::Error> {
+        let mut first = Vec::new();
+        while let Some(element) = list.next_element()? {
+            if first.len() < self.0 {
+                first.push(element);
+            }
+        }
+        Ok(first)
+    }
 }
 
 /// `body` as text, unless it is recognised as something else.
@@ -252,7 +284,8 @@ mod tests {
         ] {
             let _ =
                 members(body.as_bytes(), ["a"]).map_err(|error| assert!(!error.to_string().contains("s3c"), "{error}"));
-            let _ = elements(body.as_bytes()).map_err(|error| assert!(!error.to_string().contains("s3c"), "{error}"));
+            let _ =
+                elements(body.as_bytes(), 1).map_err(|error| assert!(!error.to_string().contains("s3c"), "{error}"));
         }
     }
 }

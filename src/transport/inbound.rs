@@ -18,7 +18,7 @@ use std::{
 use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-pub use framing::Follows;
+pub use framing::{Follows, Head};
 
 use self::framing::Framing;
 use super::socket::Socket;
@@ -73,8 +73,9 @@ impl Inbound {
 }
 
 impl Requests {
-    /// A head has been read; `follows` is its body. Returns whether every line of it ends as it has to.
-    pub fn begin(&self, follows: Follows) -> bool {
+    /// A head has been read; `follows` is its body. Returns what is known of the head; `None` where hyper has taken something else
+    /// for one.
+    pub fn begin(&self, follows: Follows) -> Option<Head> {
         let mut state = self.0.lock();
         state.is_busy = true;
         state.framing.follow(follows)

@@ -2,7 +2,7 @@
 
 use std::{
     io::{self, IoSlice},
-    net::{Shutdown, SocketAddr},
+    net::Shutdown,
     os::fd::{AsFd, BorrowedFd},
     pin::Pin,
     task::{Context, Poll},
@@ -26,14 +26,6 @@ pub enum Socket {
 }
 
 impl Socket {
-    /// The peer's address; `None` on a unix socket, or when the peer is gone already.
-    pub fn peer(&self) -> Option<SocketAddr> {
-        match self {
-            Self::Tcp(stream) => stream.peer_addr().ok(),
-            Self::Unix(_) => None,
-        }
-    }
-
     /// Sends small frames at once, and gives up a peer that has acknowledged nothing for `timeout` (RFC 5482).
     pub fn tune(&self, timeout: Duration) {
         if let Self::Tcp(stream) = self {

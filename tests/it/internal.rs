@@ -1,6 +1,10 @@
 //! The internal listener: health, numbers, and who may post.
 
+use std::{io::Write, net::TcpStream, time::Duration};
+
+use high_templar::config::Listen;
 use serde_json::json;
+use socket2::SockRef;
 
 use crate::support::{
     TestServer,
@@ -61,10 +65,8 @@ async fn a_list_of_triggers_is_published_in_its_order_and_each_is_answered_for_i
     let reply = server.post("/trigger/", &list.to_string()).await;
     let answers = reply.json();
     let detail = |number: usize| answers[number]["detail"].as_str().unwrap();
-    assert!(
-        detail(3).contains("found a number; a trigger is {") && detail(4).contains("rooms must be a list"),
-        "{answers}"
-    );
+    assert!(detail(1).contains("; a trigger is {") && detail(3).ends_with("found a number"), "{answers}");
+    assert!(detail(4).contains("rooms must be a list"), "{answers}");
     let words: Vec<_> = answers.as_array().unwrap().iter().map(|one| one["message"].as_str()).collect();
     assert_eq!(reply.status, 200);
     assert_eq!(words, [None, Some("no-rooms"), None, Some("malformed-json"), Some("malformed-rooms"), None]);
@@ -79,6 +81,25 @@ async fn a_list_of_triggers_is_published_in_its_order_and_each_is_answered_for_i
     assert!(broken.json()["detail"].as_str().unwrap().contains("ends early at byte"), "{broken:?}");
     let not_json = server.post("/trigger/", r#"{"rooms":[{"target":"message"}],"data":NaN}"#).await;
     assert!(not_json.json()["detail"].as_str().unwrap().contains("NaN at byte 39: "), "{not_json:?}");
+    client.expect_silence().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_answer_to_a_list_of_triggers_is_bounded_and_a_longer_list_is_refused_as_a_whole() {
+    const MOST: usize = 10_000;
+    let server = TestServer::start().await;
+    let mut client = server.subscriber(&[("1", json!({"target": "message"}))]).await;
+    let reply = server.post("/trigger/", &json!(vec![1; MOST]).to_string()).await;
+    assert_eq!((reply.status, reply.json().as_array().unwrap().len()), (200, MOST));
+    assert!(reply.body.len() < 150 * MOST, "{} bytes", reply.body.len());
+    let mut list = vec![json!({"rooms": [{"target": "message"}], "data": 1})];
+    list.resize(MOST + 1, json!(1));
+    let reply = server.post("/trigger/", &json!(list).to_string()).await;
+    assert_eq!((reply.status, &reply.json()["message"]), (413, &json!("too-large")), "{reply:?}");
+    assert!(reply.json()["detail"].as_str().unwrap().contains("10000"), "{reply:?}");
+    let reply = server.post("/trigger/", &format!("[{}1]", "1,".repeat(500_000))).await;
+    assert_eq!(reply.status, 413);
+    assert!(reply.body.len() < 1000, "{} bytes", reply.body.len());
     client.expect_silence().await;
 }
 
@@ -121,6 +142,9 @@ async fn without_a_token_this_machine_alone_may_call_by_its_own_names() {
         ("evil.example", 403),
         ("evil.example:8002", 403),
         ("127.0.0.1.evil.example", 403),
+        ("[::1].evil.example", 403),
+        ("localhost:80.evil.example", 403),
+        ("", 403),
         ("10.0.0.1", 403),
     ] {
         let request = format!(
@@ -132,6 +156,32 @@ async fn without_a_token_this_machine_alone_may_call_by_its_own_names() {
         let shown = [request.as_bytes(), b"Authorization: Bearer t\r\n\r\n", body].concat();
         assert_eq!(exchange(&guarded.internal, &shown).await.status, 200, "{host}");
     }
+}
+
+/// A peer that resets its connection right behind its request is still known by its address, and is no unix socket.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_whose_connection_is_reset_counts_as_of_its_peer() {
+    const REQUESTS: usize = 500;
+    let server = TestServer::start().await;
+    let Listen::Tcp(address) = server.internal else { unreachable!("it is TCP") };
+    let body = br#"{"rooms":[{"target":"message"}],"data":"from a page"}"#;
+    let head = format!("POST /trigger/ HTTP/1.1\r\nHost: evil.example\r\nContent-Length: {}\r\n\r\n", body.len());
+    let request = [head.as_bytes(), body].concat();
+    let shoot = move || {
+        for _ in 0..REQUESTS {
+            let mut stream = TcpStream::connect(address).unwrap();
+            stream.write_all(&request).unwrap();
+            SockRef::from(&stream).set_linger(Some(Duration::ZERO)).unwrap(); // closing it is a reset
+        }
+    };
+    let mut client = server.subscriber(&[("1", json!({"target": "message"}))]).await;
+    tokio::task::spawn_blocking(shoot).await.unwrap();
+    for number in 0..10 {
+        server.trigger(json!({"rooms": [{"target": "message"}], "data": number})).await;
+        assert_eq!(client.next().await["data"], json!(number));
+    }
+    client.expect_silence().await;
+    assert_eq!(server.metric(r#"trigger_requests_total{reason="success"}"#).await, 10);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -53,6 +53,36 @@ async fn a_request_has_one_host() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_request_says_in_one_way_where_its_body_ends() {
+    let server = TestServer::start().await;
+    let body = "f\r\n{\"rooms\":[],\"da\r\n5\r\nta\":1\r\n1\r\n}\r\n0\r\n\r\n";
+    let post =
+        |lines: &str| format!("POST /trigger/ HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n{lines}\r\n{body}");
+    for lines in [
+        "Content-Length: 5\r\nTransfer-Encoding: chunked\r\n",
+        "Transfer-Encoding: chunked\r\nContent-Length: 5\r\n",
+        "Transfer-Encoding: chunked\r\ncontent-length: 0\r\n",
+        "Transfer-Encoding: gzip, chunked\r\n",
+        "Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n",
+    ] {
+        refused(&server, post(lines).as_bytes()).await;
+    }
+    assert_eq!(server.metric(r#"requests_malformed_total{reason="length"}"#).await, 2 * 3);
+    assert_eq!(server.metric(r#"requests_malformed_total{reason="encoding"}"#).await, 2 * 2);
+    for lines in ["Transfer-Encoding: chunked\r\n", "Transfer-Encoding: Chunked\r\n"] {
+        let reply = exchange(&server.internal, post(lines).as_bytes()).await;
+        assert_eq!(reply.status, 200, "{lines} {reply:?}");
+    }
+    let handshake = "GET /ws/ HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+                     Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
+    for rest in ["Content-Length: 2\r\n\r\nab", "Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n"] {
+        refused(&server, format!("{handshake}{rest}").as_bytes()).await;
+    }
+    assert_eq!(server.metric(r#"requests_malformed_total{reason="handshake-body"}"#).await, 2 * 2);
+    Client::connect(&server.public, "/ws/", &[("Content-Length", "0")]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_line_of_a_head_ends_with_a_carriage_return_and_a_line_feed() {
     let server = TestServer::start().await;
     for bytes in [
@@ -117,6 +147,10 @@ async fn a_page_that_came_by_http_does_not_connect_where_a_proxy_says_https() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_page_of_another_site_has_no_browser_ask_the_internal_listener_even_without_an_origin() {
     let server = TestServer::start().await;
+    // A form of another site's page is a navigation, too.
+    let form = [("Sec-Fetch-Site", "cross-site"), ("Sec-Fetch-Mode", "navigate"), ("Sec-Fetch-Dest", "document")];
+    let posted = send(&server.internal, "POST", "/trigger/", &form, br#"{"rooms":[],"data":1}"#).await;
+    assert_eq!((posted.status, &posted.json()["message"]), (403, &json!("foreign-page")));
     let ask = async |path: &str, site: &str, mode: &str, dest: &str| -> Reply {
         let headers = [("Sec-Fetch-Site", site), ("Sec-Fetch-Mode", mode), ("Sec-Fetch-Dest", dest)];
         exchange(&server.internal, &request("GET", path, &headers, b"")).await

@@ -143,6 +143,27 @@ async fn nothing_is_lost_or_doubled_wherever_a_stream_of_several_rooms_is_cut() 
     tokio::join!(publish, readers);
 }
 
+/// As many rooms as a stream may have, all of them reached by each trigger, cost a few bytes of `id` for each event.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_trigger_costs_a_stream_of_many_rooms_a_few_bytes_for_each_event() {
+    const ROOMS: usize = 128;
+    let server = TestServer::start().await;
+    let rooms = vec![message(); ROOMS];
+    let (mut events, ..) = open(&server, &rooms, "").await;
+    for number in 0..20 {
+        let before = events.bytes;
+        server.trigger(json!({"rooms": [message()], "data": number})).await;
+        for _ in 0..ROOMS {
+            assert_eq!(publication(&mut events).await.1, json!(number));
+        }
+        let each = (events.bytes - before) / ROOMS;
+        assert!(each < 250, "{each} bytes of each event, of which its data are about 100");
+    }
+    let reply = refusal(&server.public, &path(&vec![message(); ROOMS + 1], ""), &[]).await;
+    assert_eq!((reply.status, &reply.json()["message"]), (400, &json!("too-many-subscriptions")), "{reply:?}");
+    assert_eq!(reply.json()["limit"], json!(ROOMS));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn each_room_may_have_a_position_of_its_own() {
     let server = TestServer::start().await;
@@ -184,6 +205,7 @@ async fn who_may_not_listen_is_told_by_a_status() {
         ("/sse/".to_owned(), "4", 400, "no-room"),
         (path(&[message(), message()], "&since=a&since=b&since=c"), "4", 400, "malformed-since"),
         (of(&[message(), message(), message(), message()]), "4", 400, "too-many-subscriptions"),
+        (path(&[message()], &format!("&since={}", "1".repeat(200))), "4", 400, "malformed-since"),
         (of(&[json!([])]), "4", 403, "room-not-found"),
         ("/sse?room=nonsense".to_owned(), "4", 403, "room-not-found"),
     ] {
@@ -191,6 +213,9 @@ async fn who_may_not_listen_is_told_by_a_status() {
         assert_eq!((found, message.as_str()), (status, word), "{path}: {reply:?}");
         assert_eq!(reply.header("Cache-Control"), Some("no-store, no-transform"));
     }
+    let last = [("Cookie", "user=4"), ("Last-Event-ID", &*"x=;".repeat(10_000))];
+    let reply = refusal(&server.public, &of(&[message()]), &last).await;
+    assert_eq!((reply.status, &reply.json()["message"]), (400, &json!("malformed-since")), "{reply:?}");
     let (status, word, reply) = ask(&of(&[message(), json!({"target": "secret"})]), "4").await;
     assert_eq!((status, word.as_str(), &reply.json()["requestId"]), (403, "room-not-found", &json!("1")));
     assert!(reply.json()["detail"].as_str().unwrap().contains("\"target\""), "{reply:?}");

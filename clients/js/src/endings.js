@@ -6,6 +6,7 @@
  * @property {string} [detail] For people.
  * @property {number} [status] The HTTP status, where it was an answer to a request.
  * @property {string} [requestId] Which of the rooms it is about, by its place.
+ * @property {number} [limit] How many rooms one event stream may have.
  */
 
 /**

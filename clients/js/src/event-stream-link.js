@@ -158,6 +158,7 @@ async function endingOfAnswer(response) {
   // Anything else is of a proxy in front, whose troubles pass.
   if (answer?.code !== "error") return { ...ending, stream: "away" };
   const { message, detail, requestId } = answer;
+  const limit = answer.limit > 0 ? Number(answer.limit) : undefined;
   const code = status === 401 || message === "origin-not-allowed" ? NOT_AUTHORIZED : TRY_LATER;
-  return { ...ending, code, reason: message, refusal: { status, message, detail, requestId } };
+  return { ...ending, code, reason: message, refusal: { status, message, detail, requestId, limit } };
 }

@@ -21,7 +21,9 @@ export function refuse({ url, subscriptions: wanted, resumes }, refusal, subscri
     return refused ? "with-positions" : null;
   }
   if (message === "too-many-subscriptions") {
-    subscriptions.fail(wanted[wanted.length - 1], refusal);
+    // A server that does not say how many it takes is asked again with one less.
+    const { limit = wanted.length - 1 } = refusal;
+    for (const subscription of wanted.slice(Math.min(limit, wanted.length - 1))) subscriptions.fail(subscription, refusal);
     return "with-positions";
   }
   if (message === "url-too-long") {

@@ -152,9 +152,11 @@ describe("where sockets are blocked", { concurrency: 4 }, () => {
     server.backend.clients.set("alice", [{ target: "*", padding: "*" }, { target: "*" }]);
     await isConfirmed(long[0]);
     assert.equal(long[1].log[0].message, "url-too-long");
-    const short = [3, 4, 5].map((target) => subscribe(socket, { target }));
+    const before = proxy.targets.length;
+    const short = [3, 4, 5, 6, 7].map((target) => subscribe(socket, { target }));
     await isConfirmed(short[1]);
-    assert.equal((await logs(short[2], "error"))[0].message, "too-many-subscriptions");
+    for (const each of short.slice(2)) assert.equal((await logs(each, "error"))[0].message, "too-many-subscriptions");
+    assert.equal(proxy.targets.length - before, 2, "the refusal says how many there may be");
     assert.deepEqual(socket.subscriptions, [long[0], short[0], short[1]]);
     assert.deepEqual([long[0].log, socket.told("close")], [[], []]);
   });

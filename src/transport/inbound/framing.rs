@@ -11,16 +11,25 @@ pub enum Follows {
     Chunks,
 }
 
+/// What hyper does not tell of a head.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub struct Head {
+    /// A line ends without a carriage return.
+    pub has_bare_line_feed: bool,
+    /// There is a `Content-Length`. hyper removes it where there is a `Transfer-Encoding` as well.
+    pub has_content_length: bool,
+}
+
+/// The name in front of that length.
+const CONTENT_LENGTH: &[u8] = b"content-length:";
+
 /// How far a stream of requests has been passed on.
 #[derive(Debug)]
 pub(super) enum Framing {
     /// Within a head, or before one.
     Head(Lines),
     /// A head is over, and it is not known yet what follows.
-    Known {
-        /// Whether a line of the head ended without a carriage return.
-        has_bare: bool,
-    },
+    Known(Head),
     /// So many bytes of a body are to come.
     Bytes(u64),
     /// The line before a chunk, and what of its length has been read.
@@ -40,7 +49,7 @@ impl Default for Framing {
 }
 
 /// Lines up to an empty one.
-#[derive(Debug, Default, Clone, Copy)]
+#[derive(Debug, Clone, Copy)]
 pub(super) struct Lines {
     /// A line that is not empty has begun.
     has_begun: bool,
@@ -48,10 +57,27 @@ pub(super) struct Lines {
     is_filled: bool,
     /// The last byte was a carriage return.
     is_returned: bool,
-    has_bare: bool,
+    /// Bytes of the current line that are those of [`CONTENT_LENGTH`]; `None` from the first one that is not.
+    named: Option<usize>,
+    head: Head,
+}
+
+impl Default for Lines {
+    fn default() -> Self {
+        Self { has_begun: false, is_filled: false, is_returned: false, named: Some(0), head: Head::default() }
+    }
 }
 
 impl Lines {
+    /// Notes whether a line begins with [`CONTENT_LENGTH`], of which `bytes` are the next ones.
+    fn compare(&mut self, bytes: &[u8]) {
+        let Some(named) = self.named else { return };
+        let left = &CONTENT_LENGTH[named..];
+        let count = left.len().min(bytes.len());
+        self.named = bytes[..count].eq_ignore_ascii_case(&left[..count]).then_some(named + count);
+        self.head.has_content_length |= self.named == Some(CONTENT_LENGTH.len());
+    }
+
     /// Returns how many of `bytes` belong to the lines, the empty one at the end included; `None` if all do and there is
     /// more to come. `begins` says that empty lines before the first other one do not count (RFC 9112 section 2.2).
     fn pass(&mut self, bytes: &[u8], begins: bool) -> Option<usize> {
@@ -63,8 +89,9 @@ impl Lines {
             // A carriage return before this piece is no content; one in the middle of a line is.
             let content = line.len() - usize::from(line.last() == Some(&b'\r'));
             let is_filled = self.is_filled || content > 0 || (self.is_returned && !line.is_empty());
-            self.has_bare |= !is_returned;
-            (self.is_filled, self.is_returned) = (false, false);
+            self.head.has_bare_line_feed |= !is_returned;
+            self.compare(line);
+            (self.is_filled, self.is_returned, self.named) = (false, false, Some(0));
             self.has_begun |= is_filled;
             if !is_filled && (self.has_begun || !begins) {
                 return Some(at);
@@ -73,6 +100,7 @@ impl Lines {
         if let [rest @ .., last] = &bytes[at..] {
             self.is_filled |= self.is_returned || !rest.is_empty() || *last != b'\r';
             self.is_returned = *last == b'\r';
+            self.compare(&bytes[at..]);
         }
         None
     }
@@ -86,14 +114,14 @@ impl Framing {
             let rest = &bytes[at..];
             match self {
                 Self::Anything => return bytes.len(),
-                Self::Known { .. } => {
+                Self::Known(_) => {
                     // It was to be answered by now: hyper has not taken that for a whole head.
                     *self = Self::Anything;
                 }
                 Self::Head(lines) => match lines.pass(rest, true) {
                     None => return bytes.len(),
                     Some(count) => {
-                        *self = Self::Known { has_bare: lines.has_bare };
+                        *self = Self::Known(lines.head);
                         return at + count;
                     }
                 },
@@ -138,15 +166,16 @@ impl Framing {
         at
     }
 
-    /// A head has been read that `follows` follows. Returns whether all its lines end as they have to.
-    pub(super) fn follow(&mut self, follows: Follows) -> bool {
-        let is_strict = matches!(self, Self::Known { has_bare: false });
+    /// A head has been read that `follows` follows. Returns what is known of it; `None` where hyper has taken something else for a
+    /// head.
+    pub(super) fn follow(&mut self, follows: Follows) -> Option<Head> {
+        let head = if let Self::Known(head) = self { Some(*head) } else { None };
         *self = match follows {
             Follows::Bytes(0) => Self::default(),
             Follows::Bytes(count) => Self::Bytes(count),
             Follows::Chunks => Self::Length { length: 0, is_over: false },
         };
-        is_strict
+        head
     }
 
     /// Whether a request has ended and none has begun.
@@ -175,9 +204,9 @@ mod tests {
             } else if let Some((_, body, _)) = all.last_mut() {
                 body.extend_from_slice(passed);
             }
-            if matches!(framing, Framing::Known { .. }) {
+            if matches!(framing, Framing::Known(_)) {
                 let follows = follows(&head);
-                let is_strict = framing.follow(follows);
+                let is_strict = framing.follow(follows).is_some_and(|head| !head.has_bare_line_feed);
                 all.push((std::mem::take(&mut head), Vec::new(), is_strict));
             }
             is_head = matches!(framing, Framing::Head(_));
@@ -221,6 +250,28 @@ mod tests {
                         [(first.to_vec(), body.to_vec(), true), (second.clone(), Vec::new(), bare == b"\r\n")];
                     assert_eq!(requests(&stream, step, follows), expected, "in steps of {step}");
                 }
+            }
+        }
+    }
+
+    #[test]
+    fn a_length_is_seen_among_the_lines_of_a_head_in_whatever_pieces() {
+        for (lines, has_content_length) in [
+            ("Host: a\r\nContent-Length: 3\r\n", true),
+            ("CONTENT-LENGTH:3\r\nHost: a\r\n", true),
+            ("content-length:\r\n", true),
+            ("X-Content-Length: 3\r\n", false),
+            ("Host: a\r\nX: content-length: 3\r\n", false),
+            ("Content-Lengths: 3\r\nContent-\r\nLength: 3\r\n", false),
+        ] {
+            let head = format!("POST / HTTP/1.1\r\n{lines}\r\n");
+            for step in [1, 2, 3, 7, 1000] {
+                let mut framing = Framing::default();
+                for piece in head.as_bytes().chunks(step) {
+                    assert_eq!(framing.pass(piece), piece.len());
+                }
+                let seen = framing.follow(Follows::Bytes(0));
+                assert_eq!(seen, Some(Head { has_bare_line_feed: false, has_content_length }), "{lines} by {step}");
             }
         }
     }

@@ -220,11 +220,12 @@ mod tests {
     use crate::{
         hub::{Frame, Outbox},
         protocol::CloseCode,
+        transport::sse::Since,
     };
 
     /// An outbox, and what becomes of its frames.
     fn outbox(limit_bytes: usize) -> (Arc<Outbox<Events>>, Arc<Outbox>) {
-        let marks = Marks::new([Some("0:1"), Some("0:2")].into_iter());
+        let marks = Marks::new(["00000000000a:1", "00000000000a:2"].map(Since::read).into_iter());
         let outbox = Arc::new(Outbox::new(Uuid::nil(), Events::new(marks), limit_bytes, Arc::default()));
         (outbox.clone(), outbox)
     }
@@ -246,8 +247,8 @@ mod tests {
         ]);
         assert_eq!(
             told,
-            "id: 0:1;1=0:2\ndata: {\"type\":\"welcome\",\"position\":\"00000000000e:5\"}\n\n\
-             id: 0:2;0=00000000000e:5\ndata: {\"type\":\"reply\",\"requestId\":\"0\",\"code\":\"success\",\"position\":\"00000000000e:5\"}\n\n\
+            "id: 00000000000a:1;1=00000000000a:2\ndata: {\"type\":\"welcome\",\"position\":\"00000000000e:5\"}\n\n\
+             id: 00000000000a:2;0=00000000000e:5\ndata: {\"type\":\"reply\",\"requestId\":\"0\",\"code\":\"success\",\"position\":\"00000000000e:5\"}\n\n\
              : ping\n\n\
              id: 00000000000e:5\ndata: {\"type\":\"unsubscribed\",\"requestId\":\"1\",\"message\":\"no-longer-allowed\"}\n\n"
         );
@@ -256,7 +257,10 @@ mod tests {
     #[test]
     fn lines_within_a_frame_are_lines_of_data() {
         let told = events([Frame::Fixed("{\"type\":\"x\",\r\n\"data\":[1,\r2,\n3]}")]);
-        assert_eq!(told, "id: 0:1;1=0:2\ndata: {\"type\":\"x\",\ndata: \ndata: \"data\":[1,\ndata: 2,\ndata: 3]}\n\n");
+        assert_eq!(
+            told,
+            "id: 00000000000a:1;1=00000000000a:2\ndata: {\"type\":\"x\",\ndata: \ndata: \"data\":[1,\ndata: 2,\ndata: 3]}\n\n"
+        );
     }
 
     #[test]

@@ -10,9 +10,10 @@ use std::{convert::Infallible, fmt::Write, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures::{Stream, stream};
-use serde_json::{json, value::RawValue};
+use serde_json::value::RawValue;
 use tokio::time::{interval, sleep, timeout};
 
+pub use self::marks::{Since, TooLong, read_all};
 use self::{events::Events, marks::Marks};
 use crate::{
     backend::Identity,
@@ -38,14 +39,12 @@ pub struct Wanted {
     pub room: Box<RawValue>,
     /// The same, for its permissions.
     pub key: RoomKey,
-    /// The position from which on it wants to hear it, or what takes its place.
-    pub since: Option<String>,
+    /// The position from which on it wants to hear it.
+    pub since: Option<Since>,
 }
 
-/// Of what a client shows to go on from, be it a position or an event's `id`, what holds for room `number`. May be empty.
-pub fn since(shown: &str, number: usize) -> &str {
-    marks::mark_of(shown, number)
-}
+/// The most rooms of one stream. Each event has an `id`, which may hold a position for each of them.
+pub const MOST_ROOMS: usize = 128;
 
 /// Has a client served that wants to hear rooms: the body of the answer. Waits until it is authorised.
 ///
@@ -57,7 +56,7 @@ pub async fn open(
     place: Place,
     connections: &Arc<Connections>,
 ) -> Result<impl Stream<Item = Result<Bytes, Infallible>> + use<>, Refused> {
-    let events = Events::new(Marks::new(wanted.iter().map(|wanted| wanted.since.as_deref())));
+    let events = Events::new(Marks::new(wanted.iter().map(|wanted| wanted.since)));
     let (events, link) = connections.register(events, Version::V4, identity, place);
     let rooms: Vec<_> = wanted.iter().map(|wanted| &wanted.key).collect();
     let mut connection = tokio::select! {
@@ -78,7 +77,7 @@ fn request(wanted: &[Wanted]) -> String {
         let comma = if number > 0 { "," } else { "" };
         let _ = write!(text, r#"{comma}{{"requestId":"{number}","room":{room}"#); // a text takes everything
         if let Some(since) = since {
-            let _ = write!(text, r#","since":{}"#, json!(since));
+            let _ = write!(text, r#","since":"{since}""#);
         }
         text.push('}');
     }

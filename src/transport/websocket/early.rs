@@ -22,7 +22,7 @@ use crate::{
     protocol::client,
 };
 
-/// Bytes kept of one client. While so many are kept no more are read, though the end of the stream is still noticed.
+/// Bytes kept of one client, twice as many as a ticket has at most. While so many are kept no more are read, though the end of the stream is still noticed.
 const LIMIT_BYTES: usize = 64 * 1024;
 /// Frames of one client that are handled before other clients have their turn.
 const FRAMES_AT_ONCE: usize = 64;
@@ -38,6 +38,15 @@ pub(super) enum Message {
     Binary,
 }
 
+/// How long to read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Until {
+    /// There is a message, or the beginning of one that is longer than what is kept, and so than any ticket.
+    First,
+    /// The connection is over.
+    Over,
+}
+
 /// A client that is not served yet.
 pub(super) struct Early<'a> {
     socket: &'a Socket,
@@ -46,21 +55,12 @@ pub(super) struct Early<'a> {
     messages: VecDeque<Message>,
     /// What they take.
     bytes: usize,
-    limit_bytes: usize,
     rate: Rate,
 }
 
 impl<'a> Early<'a> {
     pub(super) fn new(socket: &'a Socket, reader: &'a mut Reader, link: &'a Link) -> Self {
-        Self {
-            socket,
-            reader,
-            link,
-            messages: VecDeque::new(),
-            bytes: 0,
-            limit_bytes: LIMIT_BYTES,
-            rate: Rate::new(Instant::now()),
-        }
+        Self { socket, reader, link, messages: VecDeque::new(), bytes: 0, rate: Rate::new(Instant::now()) }
     }
 
     /// Returns the messages so far, in order.
@@ -70,9 +70,7 @@ impl<'a> Early<'a> {
 
     /// Waits for a ticket, which is the first message if there is one, though not for long. `Break` if the connection is over.
     pub(super) async fn ticket(&mut self) -> ControlFlow<Goodbye, Option<String>> {
-        self.limit_bytes = usize::MAX; // the reader bounds the one message that is read
         self.first_message().await?;
-        self.limit_bytes = LIMIT_BYTES;
         let ticket = match self.messages.front() {
             Some(Message::Text(text)) => client::ticket(text).map(str::to_owned),
             _ => None,
@@ -94,7 +92,7 @@ impl<'a> Early<'a> {
                             return ControlFlow::Break(None);
                         }
                     }
-                    outcome = self.read(1) => return outcome,
+                    outcome = self.read(Until::First) => return outcome,
                 }
             }
         };
@@ -117,7 +115,7 @@ impl<'a> Early<'a> {
                         return ControlFlow::Break(None);
                     }
                 }
-                outcome = self.read(usize::MAX) => {
+                outcome = self.read(Until::Over) => {
                     if let ControlFlow::Break(goodbye) = outcome {
                         link.connections().metrics.connections_refused.inc("gone");
                         return ControlFlow::Break(goodbye);
@@ -132,14 +130,14 @@ impl<'a> Early<'a> {
         }
     }
 
-    /// Reads until there are `wanted` messages. `Break` if the connection is over. Nothing is lost when this is dropped.
-    async fn read(&mut self, wanted: usize) -> ControlFlow<Goodbye> {
+    /// Reads until then. `Break` if the connection is over. Nothing is lost when this is dropped.
+    async fn read(&mut self, until: Until) -> ControlFlow<Goodbye> {
         let outbox = self.link.outbox();
         loop {
-            while self.handle_frames(wanted)? {
+            while self.handle_frames(until)? {
                 yield_now().await;
             }
-            if self.messages.len() >= wanted {
+            if until == Until::First && (!self.messages.is_empty() || !self.has_room()) {
                 return ControlFlow::Continue(());
             }
             let mut interest = if self.has_room() { Interest::READABLE } else { Socket::END };
@@ -161,12 +159,11 @@ impl<'a> Early<'a> {
         }
     }
 
-    /// Handles complete frames until there are `wanted` messages, though not too many at once. Returns whether there may be
-    /// more.
-    fn handle_frames(&mut self, wanted: usize) -> ControlFlow<Goodbye, bool> {
+    /// Handles complete frames until then, though not too many at once. Returns whether there may be more.
+    fn handle_frames(&mut self, until: Until) -> ControlFlow<Goodbye, bool> {
         let outbox = self.link.outbox();
         for _ in 0..FRAMES_AT_ONCE {
-            if !self.has_room() || self.messages.len() >= wanted {
+            if !self.has_room() || (until == Until::First && !self.messages.is_empty()) {
                 return ControlFlow::Continue(false);
             }
             let mut count = self.reader.take_fragments() as usize;
@@ -210,7 +207,7 @@ impl<'a> Early<'a> {
     }
 
     fn has_room(&self) -> bool {
-        self.bytes + self.reader.held() < self.limit_bytes
+        self.bytes + self.reader.held() < LIMIT_BYTES
     }
 
     fn gone(&self) -> ControlFlow<Goodbye> {

@@ -25,6 +25,8 @@ pub struct Events {
     pub id: String,
     /// Comments on the way.
     pub comments: usize,
+    /// Bytes of the events so far.
+    pub bytes: usize,
 }
 
 /// One event.
@@ -61,7 +63,7 @@ impl Events {
         };
         let head = String::from_utf8(raw.drain(..end).collect()).unwrap();
         assert!(head.starts_with("HTTP/1.1 200 "), "{head}{}", String::from_utf8_lossy(&raw));
-        Self { head, stream, raw, text: Vec::new(), is_over: false, id: String::new(), comments: 0 }
+        Self { head, stream, raw, text: Vec::new(), is_over: false, id: String::new(), comments: 0, bytes: 0 }
     }
 
     /// The next event; `None` at the end, which has to be a proper one.
@@ -125,6 +127,7 @@ impl Events {
                 break;
             }
             self.text.extend_from_slice(&self.raw[line + 2..whole - 2]);
+            self.bytes += length;
             self.raw.drain(..whole);
             self.is_over = length == 0;
         }
