@@ -137,7 +137,7 @@ impl Dispatch {
                     self.prepare(body, *offset, *is_recalled)
                 }
                 Delivery::Control { body, offset, is_recalled } => {
-                    self.control(body, *offset, *is_recalled);
+                    self.control(body, *offset, *is_recalled).await;
                     None
                 }
                 Delivery::Instance { body, offset } => {
@@ -241,9 +241,9 @@ impl Dispatch {
     }
 
     /// Has the connections do what a control message wants, before what follows it is published.
-    fn control(&self, body: &Bytes, offset: Option<u64>, is_recalled: bool) {
+    async fn control(&self, body: &Bytes, offset: Option<u64>, is_recalled: bool) {
         match Control::parse(body, self.connections.room_rules()) {
-            Ok(control) => self.connections.control(&control, offset, is_recalled),
+            Ok(control) => self.connections.control(&control, offset, is_recalled).await,
             Err(error) => {
                 self.metrics.controls.inc(error.word());
                 let reason = chain(&error);

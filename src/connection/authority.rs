@@ -10,7 +10,7 @@ use std::{
 
 use serde::Serialize;
 use serde_json::{json, value::RawValue};
-use tokio::time::sleep;
+use tokio::{task::yield_now, time::sleep};
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 use uuid::Uuid;
@@ -18,6 +18,7 @@ use uuid::Uuid;
 use super::{
     Connections,
     clients::Client,
+    recheck::LOOKED_AT_ONCE,
     session::{Applied, Session},
 };
 use crate::{
@@ -91,8 +92,8 @@ pub enum Order {
 impl Connections {
     /// Does what the application wants to those it is about, between what was published before and after it. What is
     /// `is_recalled` is read again, from before this instance was there perhaps: whom it names by a user may have come since, and
-    /// is only checked again.
-    pub fn control(&self, control: &Control, offset: Option<u64>, is_recalled: bool) {
+    /// is only checked again. Others have their turn in between where the clients have many subscriptions.
+    pub async fn control(&self, control: &Control, offset: Option<u64>, is_recalled: bool) {
         let Control { action, target } = control;
         let changed = match (&target.user, target.connection) {
             (_, Some(connection)) => Some(Whom::Connection(connection)),
@@ -110,9 +111,17 @@ impl Connections {
         let clients = self.targets(target);
         let connections = clients.len();
         self.look_after_others(target, &clients, vouched);
+        let mut looked_at = 0;
         for client in clients {
-            if let Some(session) = client.session().as_mut().filter(|_| changed.is_some()) {
-                session.lose_ticket();
+            if looked_at >= LOOKED_AT_ONCE {
+                looked_at = 0;
+                yield_now().await;
+            }
+            if let Some(session) = client.session().as_mut() {
+                looked_at += session.subscriptions();
+                if changed.is_some() {
+                    session.lose_ticket();
+                }
             }
             match action {
                 // By its id nobody else can be meant, whenever that was.
@@ -367,6 +376,7 @@ mod tests {
         thread::{self, JoinHandle},
     };
 
+    use futures::FutureExt;
     use http::HeaderMap;
     use parking_lot::Mutex;
 
@@ -425,7 +435,7 @@ mod tests {
         let (other, (started, threads)) = (connections.clone(), channel());
         *outbox.wire().0.lock() = Some(Box::new(move || {
             let (before, connections) = (other.backend.changes.now(), other.clone());
-            let control = move || connections.control(&reauthorize(user), Some(1), false);
+            let control = move || connections.control(&reauthorize(user), Some(1), false).now_or_never().unwrap();
             started.send(thread::spawn(control)).unwrap();
             while other.backend.changes.now() == before {
                 thread::yield_now();

@@ -43,7 +43,7 @@ const PARTS: u8 = 128;
 const FIRST_WAIT: Duration = Duration::from_secs(1);
 const LONGEST_WAIT: Duration = Duration::from_secs(30);
 /// Subscriptions that are looked at before others have their turn, though all of a client's are looked at together.
-const LOOKED_AT_ONCE: usize = 256;
+pub(super) const LOOKED_AT_ONCE: usize = 256;
 /// When a client may come back that could not be checked for too long, in seconds.
 const RETURN_SECONDS: std::ops::Range<f64> = 1.0..30.0;
 

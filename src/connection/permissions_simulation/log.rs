@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use futures::FutureExt;
 use rand::{Rng, seq::IndexedRandom};
 use serde_json::{Value, json};
 use uuid::Uuid;
@@ -122,7 +123,8 @@ impl World {
             self.log.note_control(user.as_deref(), connection);
         }
         let target = Target { user: user.clone(), connection, room: room.as_ref().map(key) };
-        self.connections.control(&Control { action, target }, Some(self.offset), is_recalled);
+        let control = Control { action, target };
+        self.connections.control(&control, Some(self.offset), is_recalled).now_or_never().unwrap();
         self.connections.hub.pass(self.offset);
         self.note_position();
         if connection.is_none() && room.is_none() && (is_recalled || action == Action::Reauthorize) {
