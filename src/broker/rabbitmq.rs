@@ -100,6 +100,14 @@ pub enum Error {
         /// What the broker did with it.
         what: &'static str,
     },
+    /// The broker takes nothing from any publisher.
+    #[error(
+        "RabbitMQ at {host} takes no messages, short of memory or disk: the connection is `blocked` until its alarm ends"
+    )]
+    Blocked {
+        /// Host and port.
+        host: String,
+    },
     /// The broker did not answer.
     #[error("RabbitMQ at {host} did not answer within {CONNECT_DEADLINE:?}")]
     TimedOut {

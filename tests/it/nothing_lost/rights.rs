@@ -16,10 +16,15 @@ fn add_user(node: &Node, user: &str, rights: [&str; 3]) {
 
 /// What `check` says to this broker, and whether all is well.
 async fn check(url: &str) -> (bool, String) {
+    check_with(&[("AMQP_URL", url)]).await
+}
+
+/// What `check` says with these settings, and whether all is well.
+pub(super) async fn check_with(vars: &[(&str, &str)]) -> (bool, String) {
     let backend = StubBackend::allowing(json!([])).await;
     let mut command = process::program();
-    let vars = [("LISTEN", "127.0.0.1:0"), ("INTERNAL_LISTEN", "127.0.0.1:0"), ("AMQP_URL", url)];
-    command.arg("check").envs(vars).env("API_URL", backend.url());
+    command.arg("check").envs([("LISTEN", "127.0.0.1:0"), ("INTERNAL_LISTEN", "127.0.0.1:0")]);
+    command.envs(vars.iter().copied()).env("API_URL", backend.url());
     let output = tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap();
     (output.status.success(), String::from_utf8(output.stdout).unwrap())
 }
@@ -38,7 +43,7 @@ async fn a_missing_right_or_a_limit_is_named_by_the_server_and_by_check() {
     for (user, what) in [
         ("reader", "bind the log"),
         ("publisher", "bind the log"),
-        ("deaf", "bind the log"),
+        ("deaf", "consume from the log"),
         ("stranger", "declare"),
         ("one", "connect twice"),
         ("narrow", "channel"),
