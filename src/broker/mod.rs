@@ -12,7 +12,7 @@ use bytes::Bytes;
 use tokio::{sync::watch, time::Instant};
 use tokio_util::sync::CancellationToken;
 
-pub use embedded::LogFailed;
+pub use embedded::{LogFailed, check_log};
 pub use rabbitmq::{Check, Step, probe};
 
 use crate::{config, metrics::Metrics, protocol::Epoch};

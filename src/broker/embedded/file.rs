@@ -46,6 +46,21 @@ pub struct LogFailed {
     source: Failure,
 }
 
+impl LogFailed {
+    /// Returns whether another process has it open.
+    pub fn is_in_use(&self) -> bool {
+        matches!(self.source, Failure::Redb(redb::Error::DatabaseAlreadyOpen))
+    }
+}
+
+/// Opens the file as a server does, and leaves it as it was: one that is not there is made and deleted again.
+///
+/// # Errors
+/// When a server could not use it.
+pub fn check(path: &Path) -> Result<(), LogFailed> {
+    try_out(path).map_err(|source| LogFailed { path: path.to_owned(), source })
+}
+
 /// Why.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Failure {
@@ -61,6 +76,26 @@ pub(super) enum Failure {
     Truncated,
     #[error("writing it failed")]
     Panic(#[source] JoinError),
+}
+
+fn try_out(path: &Path) -> Result<(), Failure> {
+    let is_there = path.try_exists()?;
+    if is_there && path.metadata()?.len() > 0 {
+        let database = redb::Builder::new().create_file(open_file(path)?.0).map_err(redb::Error::from)?;
+        return Ok(probe(&database, 1)?);
+    }
+    // Beside it, so that a server that starts at this moment finds nothing.
+    let beside = beside(path, ".check");
+    let outcome = open_file(if is_there { path } else { &beside }).map_err(Failure::from).and_then(|(file, _)| {
+        if is_there {
+            return Ok(());
+        }
+        let database = redb::Builder::new().create_file(file).map_err(redb::Error::from)?;
+        probe(&database, 1)?;
+        Ok(sync_folder(path)?)
+    });
+    let _ = std::fs::remove_file(beside);
+    outcome
 }
 
 /// What is known of a file when it can be opened no more.

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use futures::StreamExt;
 use lapin::{
-    Channel, Confirmation, Connection,
+    Channel, Confirmation, Connection, ErrorKind,
     options::{
         BasicConsumeOptions, BasicPublishOptions, BasicQosOptions, ConfirmSelectOptions, ExchangeDeleteOptions,
         QueueDeclareOptions, QueueDeleteOptions,
@@ -31,6 +31,8 @@ use crate::config::{self, AmqpLog};
 const STEP_DEADLINE: Duration = Duration::from_secs(10);
 /// How long a marker may take to come back.
 const MARKER_DEADLINE: Duration = Duration::from_secs(5);
+/// Attempts to be told why the log cannot be bound.
+const BIND_ATTEMPTS: usize = 5;
 /// How often is looked whether RabbitMQ blocks the publisher.
 const BLOCKED_LOOK: Duration = Duration::from_millis(20);
 
@@ -233,8 +235,7 @@ impl Trial<'_> {
             None => false, // the log is not there yet
         };
         if is_read {
-            let channel = self.step(&CHANNEL, self.publishing.create_channel()).await?;
-            self.step(&BIND, topology.bind(&channel)).await?;
+            self.bind(topology).await?;
             return Ok(Passed::On);
         }
         // A key to which nothing is bound: whatever takes this one takes all.
@@ -249,10 +250,27 @@ impl Trial<'_> {
     async fn scratch_log_gets_a_marker(&self, scratch: &Topology, log: &mut Reading) -> Result<(), Error> {
         let channel = self.step(&CHANNEL, self.publishing.create_channel()).await?;
         self.step(&DECLARE, scratch.declare_exchange(&channel, false)).await?;
-        self.step(&BIND, scratch.bind(&channel)).await?;
+        self.bind(scratch).await?;
         let marker = new_marker();
         let is_taken = self.publish(scratch, MARKER_KEY, &marker).await?;
         self.expect(is_taken, log, &marker).await
+    }
+
+    /// Binds the log. Several requests go out together: where RabbitMQ refuses one, another one may find the channel closing before
+    /// RabbitMQ's words are told.
+    async fn bind(&self, topology: &Topology) -> Result<(), Error> {
+        let mut attempts = 0;
+        loop {
+            let channel = self.step(&CHANNEL, self.publishing.create_channel()).await?;
+            match self.step(&BIND, topology.bind(&channel)).await {
+                Err(Error::Step { source, .. })
+                    if attempts < BIND_ATTEMPTS && matches!(source.kind(), ErrorKind::InvalidChannelState(..)) =>
+                {
+                    attempts += 1;
+                }
+                outcome => return outcome,
+            }
+        }
     }
 
     /// Without a log: a queue that is gone with the connection gets a marker.
