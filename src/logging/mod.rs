@@ -77,12 +77,7 @@ pub fn start(config: &Log) -> io::Result<Logging> {
         LINES_DROPPED.fetch_add(lines, Relaxed);
     })?;
     // The filter has been checked together with the rest of the configuration.
-    let mut filter: Targets = config.filter.parse().unwrap_or_default();
-    // The AMQP library logs passwords at its lower levels, and returned triggers at its higher ones. Its errors are logged
-    // where they are handled.
-    for library in AMQP_LIBRARY {
-        filter = filter.with_target(library, LevelFilter::OFF);
-    }
+    let filter = without_amqp_library(&config.filter.parse().unwrap_or_default());
     let queue = writer.clone();
     // The layer reports its own errors with `eprintln!`, which blocks.
     let lines = fmt::layer().with_writer(move || queue.clone()).log_internal_errors(false);
@@ -95,6 +90,17 @@ pub fn start(config: &Log) -> io::Result<Logging> {
     let _ = tracing_subscriber::registry().with(lines.with_filter(filter)).try_init();
     panics::log();
     Ok(Logging { writer })
+}
+
+/// Returns `filter` with nothing of the AMQP library, whatever it says: the library logs passwords at its lower levels, and
+/// returned triggers at its higher ones. Its errors are logged where they are handled. A directive that names a part of it would
+/// count for more than one that names all of it.
+fn without_amqp_library(filter: &Targets) -> Targets {
+    let of_others = filter.iter().filter(|(target, _)| !AMQP_LIBRARY.iter().any(|library| target.starts_with(library)));
+    Targets::new()
+        .with_default(filter.default_level().unwrap_or(LevelFilter::OFF))
+        .with_targets(of_others.map(|(target, level)| (target.to_owned(), level)))
+        .with_targets(AMQP_LIBRARY.map(|library| (library, LevelFilter::OFF)))
 }
 
 /// Reports the lines that the limits have suppressed, soon after each limit's period is over, until `stop`.
@@ -121,4 +127,26 @@ pub(crate) fn chain(error: &dyn Error) -> String {
         source = error.source();
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use tracing::Level;
+
+    use super::*;
+
+    #[test]
+    fn no_filter_lets_the_amqp_library_log() {
+        for filter in
+            ["trace", "info,lapin::returned_messages=warn", "lapin=trace,amq_protocol::frame=trace,hyper=debug"]
+        {
+            let filter = without_amqp_library(&filter.parse().unwrap());
+            for target in ["lapin", "lapin::returned_messages", "amq_protocol_tcp", "amq_protocol::frame::parsing"] {
+                assert!(!filter.would_enable(target, &Level::ERROR), "{filter}: {target}");
+            }
+        }
+        let filter = without_amqp_library(&"info,high_templar::broker=debug".parse().unwrap());
+        assert!(filter.would_enable("high_templar::broker::rabbitmq", &Level::DEBUG));
+        assert!(filter.would_enable("hyper", &Level::INFO) && !filter.would_enable("hyper", &Level::DEBUG));
+    }
 }
