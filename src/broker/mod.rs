@@ -277,4 +277,12 @@ impl Consumer {
             ConsumerBackend::Rabbitmq(consumer) => consumer.state(),
         }
     }
+
+    /// Whether this instance follows a log, once that is known.
+    pub fn log(&self) -> watch::Receiver<Option<bool>> {
+        match &self.0 {
+            ConsumerBackend::Embedded(_) => watch::Sender::new(Some(true)).subscribe(), // in a file or in memory
+            ConsumerBackend::Rabbitmq(consumer) => consumer.log(),
+        }
+    }
 }

@@ -71,3 +71,29 @@ async fn a_missing_right_or_a_limit_is_named_by_the_server_and_by_check() {
         server.stop().await;
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_rabbitmq_refuses_from_the_start_says_why() {
+    let node = Node::start().await;
+    let wrong_vhost = node.url.replace("%2f", "none");
+    for (url, words) in [
+        (url_of(&node, "guest"), "refused"),
+        (wrong_vhost, "vhost none not found"),
+        ("amqp://guest:guest@127.0.0.1:1/%2f".to_owned(), "refused"),
+    ] {
+        let server = TestServer::starting(&[("AMQP_URL", &url)]).await;
+        eventually("the reason is told", async || {
+            let broker = server.get("/status").await.json()["broker"].clone();
+            assert!(broker["log"].is_null(), "{broker}");
+            broker["detail"].as_str().unwrap_or_default().contains(words)
+        })
+        .await;
+        server.stop().await;
+    }
+    for (log, has_log) in [("auto", true), ("off", false)] {
+        let server = TestServer::with(&[("AMQP_URL", &node.url), ("AMQP_LOG", log)]).await;
+        let broker = server.get("/status").await.json()["broker"].clone();
+        assert_eq!((&broker["log"], &broker["detail"]), (&json!(has_log), &json!(null)), "{broker}");
+        server.stop().await;
+    }
+}
