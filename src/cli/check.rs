@@ -102,7 +102,7 @@ async fn backend(config: &Config) -> Result<String, String> {
             backend::Error::Page { .. } => {
                 Ok("reached; a client without cookies is answered with an HTML page, which refuses it".to_owned())
             }
-            error => Err(chain(error)),
+            error => Err(format!("{} (GET {})", chain(error), backend.bootstrap_url())),
         },
     }
 }

@@ -117,13 +117,17 @@ pub(crate) async fn report_suppressed(stop: CancellationToken) {
 }
 
 /// Returns an error's message followed by those of its sources. Log lines take an error as this text: the JSON format leaves out
-/// the sources of an error that is a field itself.
+/// the sources of an error that is a field itself. A source whose message ends the text already is left out: some libraries repeat
+/// their sources.
 pub(crate) fn chain(error: &dyn Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(error) = source {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
+        let message = error.to_string();
+        if !text.ends_with(&message) {
+            text.push_str(": ");
+            text.push_str(&message);
+        }
         source = error.source();
     }
     text
@@ -134,6 +138,22 @@ mod tests {
     use tracing::Level;
 
     use super::*;
+
+    #[derive(Debug, thiserror::Error)]
+    #[error("{text}")]
+    struct Link {
+        text: &'static str,
+        source: Option<Box<Link>>,
+    }
+
+    #[test]
+    fn a_source_that_is_repeated_is_told_once() {
+        let link = |text, source: Option<Link>| Link { text, source: source.map(Box::new) };
+        let refused = link("ACCESS_REFUSED", Some(link("ACCESS_REFUSED", None)));
+        let told = chain(&link("RabbitMQ failed", Some(link("protocol error: ACCESS_REFUSED", Some(refused)))));
+        assert_eq!(told, "RabbitMQ failed: protocol error: ACCESS_REFUSED");
+        assert_eq!(chain(&link("one", Some(link("two", None)))), "one: two");
+    }
 
     #[test]
     fn no_filter_lets_the_amqp_library_log() {

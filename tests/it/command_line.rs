@@ -107,6 +107,10 @@ async fn check_says_what_it_found_and_fails_when_something_is_wrong() {
     assert!(said.contains("ok       backend: reached; a client without cookies is refused with 403"), "{said}");
     assert!(said.contains("ok       broker: embedded"), "{said}");
 
+    let elsewhere = StubBackend::answering(|_| Answer::Reply(404, String::new())).await;
+    let said = text(&run(&["check"], &[&free[..], &[("API_URL", &elsewhere.url())]].concat()).stdout);
+    assert!(said.contains(&format!("with status 404 Not Found (GET {}bootstrap/)", elsewhere.url())), "{said}");
+
     let nobody = [("API_URL", "http://127.0.0.1:1/"), ("AMQP_URL", "amqp://u:secret@127.0.0.1:1")];
     let bad = run(&["check"], &[&free[..], &nobody].concat());
     let said = text(&bad.stdout);

@@ -77,7 +77,7 @@ async fn a_server_that_rabbitmq_refuses_from_the_start_says_why() {
     let node = Node::start().await;
     let wrong_vhost = node.url.replace("%2f", "none");
     for (url, words) in [
-        (url_of(&node, "guest"), "refused"),
+        (url_of(&node, "guest"), "refused the login; see user and password in AMQP_URL"),
         (wrong_vhost, "vhost none not found"),
         ("amqp://guest:guest@127.0.0.1:1/%2f".to_owned(), "refused"),
     ] {
@@ -85,6 +85,8 @@ async fn a_server_that_rabbitmq_refuses_from_the_start_says_why() {
         eventually("the reason is told", async || {
             let broker = server.get("/status").await.json()["broker"].clone();
             assert!(broker["log"].is_null(), "{broker}");
+            let detail = broker["detail"].as_str().unwrap_or_default().to_owned();
+            assert!(detail.matches("ACCESS_REFUSED").count() <= 1, "RabbitMQ's words come once: {detail}");
             broker["detail"].as_str().unwrap_or_default().contains(words)
         })
         .await;
