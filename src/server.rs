@@ -37,8 +37,14 @@ const SNAPSHOTS: u32 = 3;
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// An address cannot be listened on.
-    #[error(transparent)]
-    Bind(#[from] BindError),
+    #[error("{setting} cannot be used")]
+    Bind {
+        /// The setting that names it.
+        setting: &'static str,
+        /// Why.
+        #[source]
+        source: BindError,
+    },
     /// The address that is listened on cannot be told.
     #[error("no address to listen on")]
     Address(#[source] io::Error),
@@ -88,8 +94,10 @@ impl Server {
     /// When an address cannot be listened on.
     pub async fn bind(config: Config) -> Result<Self, Error> {
         let metrics = Arc::new(Metrics::default());
-        let public = Listener::bind(&config.listen).await?;
-        let internal = Listener::bind(&config.internal.listen).await?;
+        let bind =
+            async |setting, listen| Listener::bind(listen).await.map_err(|source| Error::Bind { setting, source });
+        let public = bind("LISTEN", &config.listen).await?;
+        let internal = bind("INTERNAL_LISTEN", &config.internal.listen).await?;
         let (stop_intake, stop_rest) = (CancellationToken::new(), CancellationToken::new());
         let (publisher, consumer, upkeep) = broker::open(&config.broker, &metrics, stop_rest.clone())?;
         let hub = Arc::new(Hub::new(config.dispatch, config.history.clone(), metrics.clone()));

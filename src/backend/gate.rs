@@ -244,8 +244,9 @@ impl Gate {
             let due = {
                 let breaker = &mut self.state.lock().breaker;
                 let due = breaker.probe_due();
-                if due.is_some_and(|due| due <= Instant::now()) {
-                    breaker.begin_probe();
+                let now = Instant::now();
+                if due.is_some_and(|due| due <= now) {
+                    breaker.begin_probe(now);
                     return Probe { gate: self, verdict: None };
                 }
                 due
@@ -338,7 +339,7 @@ impl State {
     }
 
     fn has_turn_for(&self, caller: Caller) -> bool {
-        self.breaker.may_call() && self.slots.has_one_for(caller)
+        self.breaker.may_call(caller) && self.slots.has_one_for(caller)
     }
 
     /// Takes a slot for a call of `caller`.
@@ -356,7 +357,7 @@ impl State {
 
     /// Gives those who wait the turns there are.
     fn give_turns(&mut self) {
-        while self.breaker.may_call() && !self.slots.is_full() {
+        while self.breaker.may_any_call() && !self.slots.is_full() {
             let Some((caller, sender)) = self.next() else { return };
             let grant = self.begin(caller);
             if sender.send(grant).is_err() {
@@ -372,8 +373,9 @@ impl State {
         if turn.is_multiple_of(TURNS) {
             order.reverse();
         }
-        let Self { lines, slots, .. } = self;
-        let (call, caller) = order.into_iter().find_map(|line| lines[line].pop(|caller| slots.has_one_for(caller)))?;
+        let Self { lines, slots, breaker, .. } = self;
+        let may_go = |caller| slots.has_one_for(caller) && breaker.may_call(caller);
+        let (call, caller) = order.into_iter().find_map(|line| lines[line].pop(may_go))?;
         self.turns = turn;
         Some((caller, self.waiting.remove(&call)?))
     }
@@ -385,7 +387,7 @@ impl State {
             self.call_seconds += weight * ((now - start).as_secs_f64() - self.call_seconds);
         }
         self.slots.give_back(grant.caller);
-        self.breaker.note(grant.is_trial, verdict);
+        self.breaker.note(now, grant.caller, grant.is_trial, verdict);
     }
 
     /// Calls a second, as long as all slots are taken (Little's law).

@@ -168,6 +168,15 @@ impl Backend {
         Identity::of(&self.config.headers, handshake)
     }
 
+    /// Returns where the backend is asked about a client. A password in it is not shown.
+    pub fn bootstrap_url(&self) -> Url {
+        let mut url = self.bootstrap.clone();
+        if url.password().is_some() {
+            let _ = url.set_password(Some("***")); // fails only where there can be none
+        }
+        url
+    }
+
     /// Returns how long the backend may take to answer.
     pub fn timeout(&self) -> Duration {
         self.config.timeout

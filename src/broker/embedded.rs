@@ -19,7 +19,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-pub use file::LogFailed;
+pub use file::{LogFailed, check as check_log};
 
 use self::progress::Progress;
 use super::{Batch, Delivery, Error, Kind, Publishing, State, Upkeep};

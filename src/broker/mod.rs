@@ -12,7 +12,7 @@ use bytes::Bytes;
 use tokio::{sync::watch, time::Instant};
 use tokio_util::sync::CancellationToken;
 
-pub use embedded::LogFailed;
+pub use embedded::{LogFailed, check_log};
 pub use rabbitmq::{Check, Step, probe};
 
 use crate::{config, metrics::Metrics, protocol::Epoch};
@@ -275,6 +275,14 @@ impl Consumer {
         match &self.0 {
             ConsumerBackend::Embedded(consumer) => consumer.state(),
             ConsumerBackend::Rabbitmq(consumer) => consumer.state(),
+        }
+    }
+
+    /// Whether this instance follows a log, once that is known.
+    pub fn log(&self) -> watch::Receiver<Option<bool>> {
+        match &self.0 {
+            ConsumerBackend::Embedded(_) => watch::Sender::new(Some(true)).subscribe(), // in a file or in memory
+            ConsumerBackend::Rabbitmq(consumer) => consumer.log(),
         }
     }
 }

@@ -78,6 +78,15 @@ pub enum Error {
         #[source]
         source: lapin::Error,
     },
+    /// The broker does not know the user, or another password.
+    #[error("RabbitMQ at {host} refused the login; see user and password in AMQP_URL")]
+    Login {
+        /// Host and port.
+        host: String,
+        /// What it said.
+        #[source]
+        source: lapin::Error,
+    },
     /// The broker refused one of the steps that a server has to take.
     #[error("RabbitMQ at {host}: cannot {}, which needs {}", step.what, step.needs)]
     Step {
@@ -99,6 +108,14 @@ pub enum Error {
         host: String,
         /// What the broker did with it.
         what: &'static str,
+    },
+    /// The broker takes nothing from any publisher.
+    #[error(
+        "RabbitMQ at {host} takes no messages, short of memory or disk: the connection is `blocked` until its alarm ends"
+    )]
+    Blocked {
+        /// Host and port.
+        host: String,
     },
     /// The broker did not answer.
     #[error("RabbitMQ at {host} did not answer within {CONNECT_DEADLINE:?}")]
@@ -149,7 +166,14 @@ async fn connect(uri: &AMQPUri, purpose: &str) -> Result<Connection, Error> {
     wanted.query.heartbeat.get_or_insert(HEARTBEAT_SECONDS);
     let name = format!("high-templar {purpose}");
     let properties = ConnectionProperties::default().with_connection_name(name.into());
-    let connection = within_deadline(uri, stream::connect(wanted, properties)).await??;
+    let connecting = within_deadline(uri, stream::connect(wanted, properties)).await?;
+    let connection = connecting.map_err(|error| match error {
+        // At this point RabbitMQ says so of a user or password only.
+        Error::Failed { host, source } if source.to_string().contains("ACCESS_REFUSED") => {
+            Error::Login { host, source }
+        }
+        error => error,
+    })?;
     debug!(host = %host(uri), "connected");
     Ok(connection)
 }

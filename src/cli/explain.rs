@@ -2,7 +2,6 @@
 
 use std::{
     io::{self, Write},
-    net::{Ipv4Addr, Ipv6Addr},
     time::Duration,
 };
 
@@ -12,11 +11,8 @@ use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::value::RawValue;
 use uuid::Uuid;
 
-use crate::{
-    backend::provide_cryptography,
-    config::{Internal, Listen},
-    logging::chain,
-};
+use super::local;
+use crate::{config::Internal, logging::chain};
 
 /// How long the server may take to answer.
 const DEADLINE: Duration = Duration::from_secs(10);
@@ -111,20 +107,7 @@ struct Server<'a> {
 
 impl<'a> Server<'a> {
     fn new(config: &'a Internal) -> Result<Self, String> {
-        provide_cryptography();
-        let (base, http) = match &config.listen {
-            Listen::Tcp(address) => {
-                let mut address = *address;
-                if address.ip().is_unspecified() {
-                    let is_v4 = address.is_ipv4();
-                    address.set_ip(if is_v4 { Ipv4Addr::LOCALHOST.into() } else { Ipv6Addr::LOCALHOST.into() });
-                }
-                (format!("http://{address}/"), Client::builder())
-            }
-            Listen::Unix(path) => ("http://localhost/".to_owned(), Client::builder().unix_socket(path.clone())),
-        };
-        let http = http.no_proxy().tls_certs_only([]).timeout(DEADLINE).build().map_err(|error| chain(&error))?;
-        let base = Url::parse(&base).map_err(|error| chain(&error))?;
+        let (http, base) = local::client(&config.listen, DEADLINE)?;
         Ok(Self { http, base, config })
     }
 

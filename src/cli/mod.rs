@@ -3,6 +3,7 @@
 mod check;
 mod explain;
 mod files;
+mod local;
 mod system;
 
 use std::{

@@ -16,6 +16,7 @@ use super::{
     channelstream::{self, Applied},
     env_file, files,
     legacy::{self, Legacy},
+    log_filter,
     networks::Networks,
     problems::{Error, Problems, numbers},
     values::{choice, count, duration, optional_count, optional_duration, size, size_within},
@@ -302,9 +303,7 @@ fn check(env: &Env, legacy: Legacy, channelstream: Applied, problems: &mut Probl
     let log_format = env.log_format.as_deref().unwrap_or("text");
     let is_json = choice("LOG_FORMAT", log_format, &[("text", false), ("json", true)], problems);
     let filter = env.log.clone().unwrap_or_else(|| "info".to_owned());
-    if filter.parse::<tracing_subscriber::filter::Targets>().is_err() {
-        problems.add("LOG", "must be a level or a list like info,high_templar=debug");
-    }
+    problems.ok("LOG", log_filter::check(&filter));
     let drain = duration("DRAIN", env.drain.as_deref(), 10, 0, problems);
     if origins == Some(Origins::Any) && origins_are_ours {
         notes.push(Note::Weak("ALLOWED_ORIGINS is *: any page may connect with its visitor's cookies".to_owned()));

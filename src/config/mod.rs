@@ -9,6 +9,7 @@ mod env_file;
 mod files;
 mod ini;
 mod legacy;
+mod log_filter;
 mod networks;
 mod problems;
 mod templates;

@@ -41,7 +41,7 @@ impl Uris {
     pub fn parse(list: &str) -> Result<Self, String> {
         let mut uris = list.split(',').map(str::trim).filter(|uri| !uri.is_empty()).map(|uri| {
             uri.parse()
-                .map(Uri)
+                .map(with_default_vhost)
                 .map_err(|_| "must be a list of URLs like amqp://user:password@host:5672/vhost".to_owned())
         });
         let first = uris.next().ok_or("must name at least one broker")??;
@@ -78,6 +78,15 @@ impl Uris {
     }
 }
 
+/// A URL that ends with a bare `/` names the default virtual host, as for pika; by the specification of the URLs it would be one
+/// without a name, which nobody has.
+fn with_default_vhost(mut uri: AMQPUri) -> Uri {
+    if uri.vhost.is_empty() {
+        uri.vhost = "/".to_owned();
+    }
+    Uri(uri)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -91,6 +100,14 @@ mod tests {
         let uris = Uris::legacy("u", "p", "localhost").unwrap();
         assert_eq!((uris.first.host().as_str(), uris.first.amqp().vhost.as_str()), ("localhost:5672", "/"));
         assert!(Uris::legacy("u", "p", "host:port").is_err());
+    }
+
+    #[test]
+    fn a_url_without_a_virtual_host_or_with_an_empty_one_names_the_default_one() {
+        for (end, vhost) in [("", "/"), ("/", "/"), ("/%2f", "/"), ("/?heartbeat=5", "/"), ("/app", "app")] {
+            let uris = Uris::parse(&format!("amqp://u:p@host:5672{end}")).unwrap();
+            assert_eq!(uris.first.amqp().vhost, vhost, "{end}");
+        }
     }
 
     #[test]

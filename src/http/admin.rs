@@ -24,6 +24,7 @@ const OPENAPI: &str = include_str!("openapi.json");
 pub struct Readiness {
     state: watch::Receiver<State>,
     publishing: watch::Receiver<Publishing>,
+    log: watch::Receiver<Option<bool>>,
     is_stopping: Arc<AtomicBool>,
     /// `rabbitmq` or `embedded`.
     broker: &'static str,
@@ -34,7 +35,7 @@ impl Readiness {
     /// Ready as long as `consumer` is current and nobody has called [`stop`](Self::stop).
     pub fn new(consumer: &Consumer, broker: &'static str, metrics: Arc<Metrics>) -> Self {
         let (state, publishing) = (consumer.state(), consumer.publishing());
-        Self { state, publishing, is_stopping: Arc::default(), broker, metrics }
+        Self { state, publishing, log: consumer.log(), is_stopping: Arc::default(), broker, metrics }
     }
 
     /// Not ready from now on.
@@ -55,6 +56,11 @@ impl Readiness {
     /// How far the consumer is.
     pub(super) fn state(&self) -> State {
         *self.state.borrow()
+    }
+
+    /// Whether this instance follows a log, once that is known.
+    pub(super) fn log(&self) -> Option<bool> {
+        *self.log.borrow()
     }
 
     /// Why this instance should not be sent clients.

@@ -120,7 +120,7 @@ fn open_websocket(
 ) -> Result<Response, Box<Response>> {
     let is_https = is_https(headers, from.peer, &connections.config.limits.trusted_proxies);
     let request = websocket::Request { version: from.version, headers, is_https };
-    let refused = |refused: Refused| refused_websocket(connections, headers, refused);
+    let refused = |refused: Refused| refused_websocket(connections, headers, is_https, refused);
     let (response, version) = websocket::accept(&request, origins).map_err(refused)?;
     let upgrade = upgrade.ok_or_else(|| refused(Refused::NotAnUpgrade))?;
     let handshake = Handshake { headers, query, peer: from.peer };
@@ -140,11 +140,16 @@ fn open_websocket(
 }
 
 /// The answer to a handshake that makes no WebSocket.
-fn refused_websocket(connections: &Connections, headers: &HeaderMap, refused: Refused) -> Box<Response> {
+fn refused_websocket(
+    connections: &Connections,
+    headers: &HeaderMap,
+    is_https: bool,
+    refused: Refused,
+) -> Box<Response> {
     connections.metrics.connections_refused.inc(refused.word());
     let response = reply::error(refused.status(), "no-websocket", &refused.to_string());
     let detail = match refused {
-        Refused::Origin => format!("{refused} ({})", refusals::page(headers)),
+        Refused::Origin => format!("{refused} ({})", refusals::page(headers, is_https)),
         Refused::NotAnUpgrade => format!("{refused}; a proxy has to pass on the headers Upgrade and Connection"),
         Refused::Version | Refused::Key => refused.to_string(),
     };

@@ -44,11 +44,12 @@ pub(super) fn unlogged(mut response: Response) -> Response {
     response
 }
 
-/// The page that is refused, and the host that it wants to connect to.
-pub(super) fn page(headers: &HeaderMap) -> String {
+/// The page that is refused, and the host that it wants to connect to, with the scheme where a trusted proxy says that it is https.
+pub(super) fn page(headers: &HeaderMap, is_https: bool) -> String {
     let value = |name| headers.get(name).map_or(Cow::Borrowed(""), |value| String::from_utf8_lossy(value.as_bytes()));
     let (origin, host) = (value(header::ORIGIN), value(header::HOST));
-    format!("Origin {}, Host {}", Short(&origin), Short(&host))
+    let scheme = if is_https { ", reached by https" } else { "" };
+    format!("Origin {}, Host {}{scheme}", Short(&origin), Short(&host))
 }
 
 /// `routes`, with an answer to what they reject, and with all their refusals in the log.
@@ -112,6 +113,7 @@ mod tests {
         let headers =
             [(header::ORIGIN, "https://evil.example"), (header::HOST, "app.example.org"), (header::COOKIE, "s=1")];
         let headers = headers.map(|(name, value)| (name, value.parse().unwrap())).into_iter().collect();
-        assert_eq!(page(&headers), "Origin https://evil.example, Host app.example.org");
+        assert_eq!(page(&headers, false), "Origin https://evil.example, Host app.example.org");
+        assert_eq!(page(&headers, true), "Origin https://evil.example, Host app.example.org, reached by https");
     }
 }

@@ -68,7 +68,7 @@ async fn answer(
     connections.metrics.connections_refused.inc("origin");
     let detail = "the page's Origin may not connect: see ALLOWED_ORIGINS";
     let response = reply::error(StatusCode::FORBIDDEN, "origin-not-allowed", detail);
-    refusals::logged_as(response, "origin", &format!("{detail} ({})", refusals::page(&headers)))
+    refusals::logged_as(response, "origin", &format!("{detail} ({})", refusals::page(&headers, is_https)))
 }
 
 /// `response`, to be read by the page that asked if it may, and kept by nobody.

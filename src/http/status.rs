@@ -51,6 +51,7 @@ fn broker(readiness: &Readiness) -> Value {
     let metrics = readiness.metrics();
     json!({
         "kind": readiness.broker(),
+        "log": readiness.log(),
         "consuming": readiness.state() == State::Current,
         "state": match readiness.state() {
             State::Behind(_) => "behind",

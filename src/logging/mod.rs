@@ -77,12 +77,7 @@ pub fn start(config: &Log) -> io::Result<Logging> {
         LINES_DROPPED.fetch_add(lines, Relaxed);
     })?;
     // The filter has been checked together with the rest of the configuration.
-    let mut filter: Targets = config.filter.parse().unwrap_or_default();
-    // The AMQP library logs passwords at its lower levels, and returned triggers at its higher ones. Its errors are logged
-    // where they are handled.
-    for library in AMQP_LIBRARY {
-        filter = filter.with_target(library, LevelFilter::OFF);
-    }
+    let filter = without_amqp_library(&config.filter.parse().unwrap_or_default());
     let queue = writer.clone();
     // The layer reports its own errors with `eprintln!`, which blocks.
     let lines = fmt::layer().with_writer(move || queue.clone()).log_internal_errors(false);
@@ -95,6 +90,17 @@ pub fn start(config: &Log) -> io::Result<Logging> {
     let _ = tracing_subscriber::registry().with(lines.with_filter(filter)).try_init();
     panics::log();
     Ok(Logging { writer })
+}
+
+/// Returns `filter` with nothing of the AMQP library, whatever it says: the library logs passwords at its lower levels, and
+/// returned triggers at its higher ones. Its errors are logged where they are handled. A directive that names a part of it would
+/// count for more than one that names all of it.
+fn without_amqp_library(filter: &Targets) -> Targets {
+    let of_others = filter.iter().filter(|(target, _)| !AMQP_LIBRARY.iter().any(|library| target.starts_with(library)));
+    Targets::new()
+        .with_default(filter.default_level().unwrap_or(LevelFilter::OFF))
+        .with_targets(of_others.map(|(target, level)| (target.to_owned(), level)))
+        .with_targets(AMQP_LIBRARY.map(|library| (library, LevelFilter::OFF)))
 }
 
 /// Reports the lines that the limits have suppressed, soon after each limit's period is over, until `stop`.
@@ -111,14 +117,56 @@ pub(crate) async fn report_suppressed(stop: CancellationToken) {
 }
 
 /// Returns an error's message followed by those of its sources. Log lines take an error as this text: the JSON format leaves out
-/// the sources of an error that is a field itself.
+/// the sources of an error that is a field itself. A source whose message ends the text already is left out: some libraries repeat
+/// their sources.
 pub(crate) fn chain(error: &dyn Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(error) = source {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
+        let message = error.to_string();
+        if !text.ends_with(&message) {
+            text.push_str(": ");
+            text.push_str(&message);
+        }
         source = error.source();
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use tracing::Level;
+
+    use super::*;
+
+    #[derive(Debug, thiserror::Error)]
+    #[error("{text}")]
+    struct Link {
+        text: &'static str,
+        source: Option<Box<Link>>,
+    }
+
+    #[test]
+    fn a_source_that_is_repeated_is_told_once() {
+        let link = |text, source: Option<Link>| Link { text, source: source.map(Box::new) };
+        let refused = link("ACCESS_REFUSED", Some(link("ACCESS_REFUSED", None)));
+        let told = chain(&link("RabbitMQ failed", Some(link("protocol error: ACCESS_REFUSED", Some(refused)))));
+        assert_eq!(told, "RabbitMQ failed: protocol error: ACCESS_REFUSED");
+        assert_eq!(chain(&link("one", Some(link("two", None)))), "one: two");
+    }
+
+    #[test]
+    fn no_filter_lets_the_amqp_library_log() {
+        for filter in
+            ["trace", "info,lapin::returned_messages=warn", "lapin=trace,amq_protocol::frame=trace,hyper=debug"]
+        {
+            let filter = without_amqp_library(&filter.parse().unwrap());
+            for target in ["lapin", "lapin::returned_messages", "amq_protocol_tcp", "amq_protocol::frame::parsing"] {
+                assert!(!filter.would_enable(target, &Level::ERROR), "{filter}: {target}");
+            }
+        }
+        let filter = without_amqp_library(&"info,high_templar::broker=debug".parse().unwrap());
+        assert!(filter.would_enable("high_templar::broker::rabbitmq", &Level::DEBUG));
+        assert!(filter.would_enable("hyper", &Level::INFO) && !filter.would_enable("hyper", &Level::DEBUG));
+    }
 }

@@ -107,6 +107,10 @@ async fn check_says_what_it_found_and_fails_when_something_is_wrong() {
     assert!(said.contains("ok       backend: reached; a client without cookies is refused with 403"), "{said}");
     assert!(said.contains("ok       broker: embedded"), "{said}");
 
+    let elsewhere = StubBackend::answering(|_| Answer::Reply(404, String::new())).await;
+    let said = text(&run(&["check"], &[&free[..], &[("API_URL", &elsewhere.url())]].concat()).stdout);
+    assert!(said.contains(&format!("with status 404 Not Found (GET {}bootstrap/)", elsewhere.url())), "{said}");
+
     let nobody = [("API_URL", "http://127.0.0.1:1/"), ("AMQP_URL", "amqp://u:secret@127.0.0.1:1")];
     let bad = run(&["check"], &[&free[..], &nobody].concat());
     let said = text(&bad.stdout);
@@ -118,6 +122,62 @@ async fn check_says_what_it_found_and_fails_when_something_is_wrong() {
     let reached =
         run(&["check"], &[&free[..], &[("API_URL", &url), ("AMQP_URL", &crate::support::rabbitmq::shared())]].concat());
     assert!(text(&reached.stdout).contains("exchange hightemplar"), "{}", text(&reached.stdout));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn check_tells_a_running_server_from_another_program_at_its_address() {
+    let backend = StubBackend::allowing(json!([])).await;
+    let url = backend.url();
+    let folder = tempfile::tempdir().unwrap();
+    let log = folder.path().join("log").to_str().unwrap().to_owned();
+    let running = Running::start(&[("API_URL", &url), ("EMBEDDED_LOG", &log)]).await;
+    let (listen, internal) = (running.public.to_string(), running.internal.to_string());
+    let vars = [("API_URL", url.as_str()), ("EMBEDDED_LOG", &log), ("LISTEN", &listen), ("INTERNAL_LISTEN", &internal)];
+    let check = run(&["check"], &vars);
+    let said = text(&check.stdout);
+    assert!(check.status.success(), "{said}");
+    for name in ["LISTEN", "INTERNAL_LISTEN"] {
+        assert!(said.contains(&format!("ok       {name}: 127.0.0.1:")), "{said}");
+    }
+    assert!(
+        said.contains("by a high-templar that is running") && said.contains("by a server that is running"),
+        "{said}"
+    );
+
+    let other = backend.url().trim_start_matches("http://").split('/').next().unwrap().to_owned();
+    let vars = [("API_URL", url.as_str()), ("LISTEN", &other), ("INTERNAL_LISTEN", "127.0.0.1:0")];
+    let check = run(&["check"], &vars);
+    let said = text(&check.stdout);
+    assert!(!check.status.success() && said.contains("by another program; set LISTEN"), "{said}");
+    let serve = run(&[], &vars);
+    let said = text(&serve.stderr);
+    assert!(!serve.status.success() && said.contains("LISTEN cannot be used: cannot listen on"), "{said}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn check_opens_the_embedded_log_as_a_server_does_and_leaves_nothing_behind() {
+    let backend = StubBackend::allowing(json!([])).await;
+    let url = backend.url();
+    let folder = tempfile::tempdir().unwrap();
+    let check = |path: &std::path::Path| {
+        let vars = [("LISTEN", "127.0.0.1:0"), ("INTERNAL_LISTEN", "127.0.0.1:0"), ("API_URL", &url)];
+        let output = run(&["check"], &[&vars[..], &[("EMBEDDED_LOG", path.to_str().unwrap())]].concat());
+        (output.status.success(), text(&output.stdout))
+    };
+    let (is_well, said) = check(&folder.path().join("none/log"));
+    assert!(!is_well && said.contains("cannot be used: No such file"), "{said}");
+    let other = folder.path().join("other");
+    std::fs::write(&other, "this is no log").unwrap();
+    let (is_well, said) = check(&other);
+    assert!(!is_well && said.contains("EMBEDDED_LOG"), "{said}");
+    assert_eq!(std::fs::read_to_string(&other).unwrap(), "this is no log");
+    let empty = folder.path().join("empty");
+    std::fs::write(&empty, "").unwrap();
+    assert!(check(&empty).0);
+    let (is_well, said) = check(&folder.path().join("log"));
+    assert!(is_well && said.contains("can be used"), "{said}");
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 2);
+    assert_eq!(empty.metadata().unwrap().len(), 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]

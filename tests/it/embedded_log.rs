@@ -263,3 +263,27 @@ async fn is_not_recovered(public: &Listen, since: &str) {
     let request = json!({"type": "subscribe", "requestId": "1", "room": {"target": "message"}, "since": since});
     assert_eq!(client.ask(request).await["recovered"], json!(false), "{since}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_is_deleted_while_the_disk_is_full_is_there_again_with_all_that_was_confirmed() {
+    let Some(disk) = SmallDisk::mount(16 << 10) else { return };
+    let path = disk.0.path().join("log");
+    let server = TestServer::with(&[("EMBEDDED_LOG", path.to_str().unwrap())]).await;
+    let mut publisher = Publisher::new(&server.internal);
+    let (mut client, begun) = subscriber(&server.public, None).await;
+    for _ in 0..20 {
+        assert!(publisher.publish().await);
+    }
+    expect(&mut client, &publisher.confirmed).await;
+    disk.fill();
+    fs::remove_file(&path).unwrap();
+    eventually("it is not ready", async || !publisher.is_ready().await).await;
+    assert!(!path.exists() && !disk.0.path().join("log.new").exists());
+    fs::remove_file(disk.filler()).unwrap();
+    eventually("it is ready again", async || publisher.is_ready().await).await;
+    assert!(publisher.publish().await);
+    let last = client.next().await;
+    assert_eq!(last["type"], json!("publish"), "nobody has to fetch again: {last}");
+    let (mut client, _) = subscriber(&server.public, Some(&begun)).await;
+    expect(&mut client, &publisher.confirmed).await;
+}

@@ -152,6 +152,8 @@ async fn ten_failures_in_a_row_give_the_api_a_pause_that_ends_with_a_single_call
     // A request of our own fails, too.
     server.until_metric("api_paused", 1).await;
     assert_eq!(server.metric("api_pauses_total").await, 1);
+    // One call is let through in the pause.
+    assert_eq!(server.dial("trial").await.close_code().await, 1000);
     let (asked, start) = (server.backend.bootstraps(), Instant::now());
     let held = (users.clone(), permits.clone());
     server.backend.answer(move |asked| Answer::Held(held.1.clone(), Box::new(held.0.answer(asked))));

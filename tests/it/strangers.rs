@@ -166,7 +166,7 @@ async fn an_api_that_cannot_be_reached_at_all_is_left_alone() {
         server.dial_v4("a").await.end().await;
     }
     server.until_metric("api_paused", 1).await;
-    let (texts, _) = server.dial_v4("b").await.end().await;
+    let (texts, _) = server.dial_v4("a").await.end().await;
     assert!(texts[0].contains("try-later"), "{texts:?}");
     server.until_metric(r#"bootstraps_total{outcome="Dropped"}"#, 1).await;
 }

@@ -171,8 +171,9 @@ async fn a_backend_that_fails_is_left_alone_and_then_tried_with_a_request_of_our
         client(&gate).await.end(FAILED);
     }
     until(|| gate.metrics.api_paused.get() == 1).await;
+    short(&gate).await.unwrap().end(FAILED);
     assert!(short(&gate).await.is_err());
-    // Each pause is longer than the one before, and lets one client's call through, from the second one on.
+    // Each pause is longer than the one before, and lets one client's call through.
     let mut last = Duration::ZERO;
     for pause in [1, 2, 4] {
         let start = Instant::now();
@@ -336,7 +337,8 @@ async fn who_does_not_want_to_wait_for_the_end_of_a_pause_is_told_when_it_begins
     assert!(futures::poll!(&mut waiting).is_pending() && futures::poll!(&mut patient).is_pending());
     {
         let mut state = gate.state.lock();
-        (0..FAILURES).for_each(|_| state.breaker.note(false, Some(FAILED)));
+        let now = Instant::now();
+        (0..FAILURES).for_each(|_| state.breaker.note(now, STRANGER, false, Some(FAILED)));
     }
     let (keeping, _) = keep(&gate, &verdict);
     assert_eq!(waiting.await.err(), Some(Busy { retry_after: Duration::from_secs(5) }));
@@ -344,5 +346,25 @@ async fn who_does_not_want_to_wait_for_the_end_of_a_pause_is_told_when_it_begins
     assert!(futures::poll!(&mut patient).is_pending());
     assert_eq!(gate.metrics.api_waiting.get(), 1);
     drop(turn);
+    keeping.abort();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stranger_whose_calls_fail_has_an_api_left_alone_that_breaks_without_cookies_for_itself_alone() {
+    let gate = gate(4, 100);
+    let (keeping, _) = keep(&gate, &Arc::new(Mutex::new(FAILED)));
+    for round in 0..100 {
+        while let Ok(turn) = gate.turn(stranger(&gate, Patience::Short)).await {
+            turn.end(FAILED);
+            tokio::task::yield_now().await;
+            if gate.state.lock().breaker.probe_due().is_some_and(|due| due > Instant::now()) {
+                break;
+            }
+        }
+        short(&gate).await.unwrap_or_else(|busy| panic!("round {round}: {busy:?}")).end(Verdict::Fine);
+        assert_eq!(gate.metrics.api_paused.get(), 0, "round {round}");
+        tokio::time::sleep(Duration::from_millis(300 * (round % 8))).await;
+    }
+    assert!(gate.metrics.api_pauses.get() > 0);
     keeping.abort();
 }

@@ -6,6 +6,7 @@
 use std::{
     fs::{File, OpenOptions},
     io,
+    ops::Range,
     os::unix::fs::{MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
     time::{SystemTime, UNIX_EPOCH},
@@ -46,6 +47,21 @@ pub struct LogFailed {
     source: Failure,
 }
 
+impl LogFailed {
+    /// Returns whether another process has it open.
+    pub fn is_in_use(&self) -> bool {
+        matches!(self.source, Failure::Redb(redb::Error::DatabaseAlreadyOpen))
+    }
+}
+
+/// Opens the file as a server does, and leaves it as it was: one that is not there is made and deleted again.
+///
+/// # Errors
+/// When a server could not use it.
+pub fn check(path: &Path) -> Result<(), LogFailed> {
+    try_out(path).map_err(|source| LogFailed { path: path.to_owned(), source })
+}
+
 /// Why.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Failure {
@@ -59,8 +75,31 @@ pub(super) enum Failure {
     /// Something else has cut it off.
     #[error("it was truncated")]
     Truncated,
+    /// It was closed.
+    #[error("it was closed")]
+    Closed,
     #[error("writing it failed")]
     Panic(#[source] JoinError),
+}
+
+fn try_out(path: &Path) -> Result<(), Failure> {
+    let is_there = path.try_exists()?;
+    if is_there && path.metadata()?.len() > 0 {
+        let database = redb::Builder::new().create_file(open_file(path)?.0).map_err(redb::Error::from)?;
+        return Ok(probe(&database, 1)?);
+    }
+    // Beside it, so that a server that starts at this moment finds nothing.
+    let beside = beside(path, ".check");
+    let outcome = open_file(if is_there { path } else { &beside }).map_err(Failure::from).and_then(|(file, _)| {
+        if is_there {
+            return Ok(());
+        }
+        let database = redb::Builder::new().create_file(file).map_err(redb::Error::from)?;
+        probe(&database, 1)?;
+        Ok(sync_folder(path)?)
+    });
+    let _ = std::fs::remove_file(beside);
+    outcome
 }
 
 /// What is known of a file when it can be opened no more.
@@ -82,8 +121,7 @@ pub(super) struct Log {
     inode: (u64, u64),
     /// Its length after the last commit.
     length: u64,
-    /// Of all bodies.
-    bytes: usize,
+    sizes: Sizes,
 }
 
 impl Known {
@@ -108,7 +146,7 @@ impl Log {
         let (file, inode) = open_file(path)?;
         let database = redb::Builder::new().create_file(file).map_err(redb::Error::from)?;
         let known = Known { path: path.to_owned(), history: history.clone(), last: 0, epoch: Epoch::random() };
-        let mut log = Self { database, known, inode, length: 0, bytes: 0 };
+        let mut log = Self { database, known, inode, length: 0, sizes: Sizes::default() };
         let deliveries = log.read()?;
         log.length = path.metadata()?.len();
         sync_folder(path)?;
@@ -175,7 +213,7 @@ impl Log {
                     }
                     Some(_) => continue, // a later version's
                 };
-                self.bytes += weight(kind, body.len());
+                *self.sizes.of(matches!(kind, Kind::Instance | Kind::Channelstream)) += body.len();
                 deliveries.push(Delivery::of(kind, body, Some(offset), true));
             }
             if deliveries.is_empty() {
@@ -218,7 +256,8 @@ impl Log {
     fn try_append(&mut self, entries: &[Entry]) -> Result<(), redb::Error> {
         let now = now_millis();
         let oldest = now.saturating_sub(self.known.history.age.as_millis() as u64);
-        let (mut last, mut bytes) = (self.known.last, self.bytes);
+        let (mut last, mut sizes) = (self.known.last, self.sizes);
+        let limit_bytes = self.known.history.limit_bytes;
         let writing = self.database.begin_write()?;
         {
             let mut triggers = writing.open_table(TRIGGERS)?;
@@ -226,7 +265,7 @@ impl Log {
             let mut about = writing.open_table(ABOUT)?;
             for Entry { kind, body } in entries {
                 last += 1;
-                bytes += weight(*kind, body.len());
+                *sizes.of(matches!(kind, Kind::Instance | Kind::Channelstream)) += body.len();
                 triggers.insert(last, (now, &body[..]))?;
                 match kind {
                     Kind::Trigger => {}
@@ -238,39 +277,63 @@ impl Log {
             // The last one stays: it says where offsets go on.
             while let Some((offset, written, length)) = first(&triggers)?
                 && offset < last
-                && (written < oldest || bytes > self.known.history.limit_bytes)
+                && (written < oldest || sizes.triggers > limit_bytes)
             {
                 let kind = others.remove(offset)?.map_or(0, |kind| kind.value());
                 let removed = triggers.remove(offset)?;
                 match kind {
-                    INSTANCE | CHANNELSTREAM => {}
                     BEGINNING => {
                         let body = removed.map(|value| value.value().1.to_vec()).unwrap_or_default();
                         if let Some(epoch) = epoch(&body) {
                             about.insert(EPOCH, epoch.to_string().as_str())?;
                         }
                     }
-                    _ => bytes -= length,
+                    kind => {
+                        let size = sizes.of(is_instances(kind));
+                        *size = size.saturating_sub(length);
+                    }
                 }
+            }
+            // Among the others, which stay: what follows says all of it again from time to time.
+            while sizes.instances > limit_bytes
+                && let Some(offset) = first_of_instances(&others, sizes.instances_from..last)?
+            {
+                others.remove(offset)?;
+                let length = triggers.remove(offset)?.map_or(0, |value| value.value().1.len());
+                sizes.instances = sizes.instances.saturating_sub(length);
+                sizes.instances_from = offset + 1;
             }
         }
         writing.commit()?;
-        (self.known.last, self.bytes) = (last, bytes);
+        (self.known.last, self.sizes) = (last, sizes);
         Ok(())
+    }
+
+    /// Returns whether nothing stands at its path: what it holds is nowhere else then.
+    pub(super) fn is_deleted(&self) -> bool {
+        matches!(self.known.path.try_exists(), Ok(false))
     }
 
     /// Writes all that there is of a file that was deleted to a new one at its path.
     fn restore(&mut self) -> Result<(), Failure> {
-        let Known { path, .. } = &self.known;
-        let unfinished = beside(path, ".new");
+        let unfinished = beside(&self.known.path, ".new");
         match std::fs::remove_file(&unfinished) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error.into()),
             _ => {}
         }
-        let (file, inode) = open_file(&unfinished)?;
+        let outcome = self.restore_by(&unfinished);
+        if outcome.is_err() {
+            let _ = std::fs::remove_file(&unfinished); // a part of it takes room on a disk that is full
+        }
+        outcome
+    }
+
+    fn restore_by(&mut self, unfinished: &Path) -> Result<(), Failure> {
+        let Known { path, .. } = &self.known;
+        let (file, inode) = open_file(unfinished)?;
         let database = redb::Builder::new().create_file(file).map_err(redb::Error::from)?;
         copy(&self.database, &database)?;
-        std::fs::rename(&unfinished, path)?;
+        std::fs::rename(unfinished, path)?;
         sync_folder(path)?;
         tracing::warn!(path = %path.display(), "EMBEDDED_LOG was deleted: all that was in it is in a new file");
         (self.database, self.inode, self.length) = (database, inode, path.metadata()?.len());
@@ -278,9 +341,20 @@ impl Log {
     }
 }
 
-/// What counts against `HISTORY_LIMIT`: not what instances tell each other, of which there is as much as there are clients.
-fn weight(kind: Kind, length: usize) -> usize {
-    if matches!(kind, Kind::Instance | Kind::Channelstream) { 0 } else { length }
+/// Bytes of the bodies in the file. What instances tell each other is counted apart: clients choose how much that is, and must
+/// not push triggers out.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Sizes {
+    triggers: usize,
+    instances: usize,
+    /// Nothing that instances told each other stands before this offset.
+    instances_from: u64,
+}
+
+impl Sizes {
+    fn of(&mut self, is_instances: bool) -> &mut usize {
+        if is_instances { &mut self.instances } else { &mut self.triggers }
+    }
 }
 
 fn now_millis() -> u64 {
@@ -297,6 +371,21 @@ fn first(triggers: &Table<'_, u64, (u64, &[u8])>) -> Result<Option<(u64, u64, us
         let (written, body) = value.value();
         (offset.value(), written, body.len())
     }))
+}
+
+fn is_instances(kind: u8) -> bool {
+    matches!(kind, INSTANCE | CHANNELSTREAM)
+}
+
+/// The offset of the oldest entry within `range` that instances tell each other.
+fn first_of_instances(others: &Table<'_, u64, u8>, range: Range<u64>) -> Result<Option<u64>, redb::StorageError> {
+    for entry in others.range(range)? {
+        let (offset, kind) = entry?;
+        if is_instances(kind.value()) {
+            return Ok(Some(offset.value()));
+        }
+    }
+    Ok(None)
 }
 
 /// Whether `delivery` stands behind `last`. One that does is new to everybody: whoever published it was told that it failed.

@@ -46,12 +46,8 @@ pub(super) async fn write(
         };
         let known = log.known().clone();
         let entries: Vec<Entry> = batch.iter().map(|unwritten| unwritten.entry.clone()).collect();
-        let writing = spawn_blocking(move || {
-            let outcome = log.append(&entries);
-            (log, outcome)
-        });
-        let failure = match writing.await {
-            Ok((written, Ok(()))) => {
+        let (kept, failure) = match spawn_blocking(move || append(log, &entries)).await {
+            Ok((Some(written), Ok(()))) => {
                 log = written;
                 for Unwritten { entry, written } in batch {
                     // Nobody takes it any more when the server is stopping; it is in the file.
@@ -60,9 +56,8 @@ pub(super) async fn write(
                 }
                 continue;
             }
-            // The file has to be closed before it can be opened again.
-            Ok((_, Err(failure))) => failure,
-            Err(panic) => Failure::Panic(panic),
+            Ok((kept, outcome)) => (kept, outcome.err().unwrap_or(Failure::Closed)),
+            Err(panic) => (None, Failure::Panic(panic)),
         };
         progress.fail(&format!("EMBEDDED_LOG cannot be written: {failure}"));
         error!(
@@ -73,7 +68,7 @@ pub(super) async fn write(
         );
         refuse(batch, &progress);
         let deliveries;
-        (log, deliveries) = reopen(known, bytes.max(PROBE_BYTES), &mut unwritten, &progress).await;
+        (log, deliveries) = reopen(known, kept, bytes.max(PROBE_BYTES), &mut unwritten, &progress).await;
         if matches!(deliveries.first(), Some(Delivery::Restart { .. })) {
             progress.begin();
             warn!("EMBEDDED_LOG does not go on where it was: clients are told that triggers may be missing");
@@ -82,6 +77,18 @@ pub(super) async fn write(
         progress.recover();
         info!("EMBEDDED_LOG can be written again");
     }
+}
+
+/// Writes `entries`. Blocks. A file that fails has to be closed before it can be opened again, and closing it writes to it; one that
+/// was deleted, and could not be written anew, is kept: what it holds is nowhere else.
+fn append(mut log: Log, entries: &[Entry]) -> (Option<Log>, Result<(), Failure>) {
+    let outcome = log.append(entries);
+    let is_kept = match &outcome {
+        Ok(()) => true,
+        Err(Failure::Truncated | Failure::Replaced) => false, // it has been moved out of the way
+        Err(_) => log.is_deleted(),
+    };
+    (is_kept.then_some(log), outcome)
 }
 
 /// What is to be written together, and its bytes.
@@ -103,10 +110,11 @@ fn refuse(batch: Vec<Unwritten>, progress: &Progress) {
     progress.taken(batch.len());
 }
 
-/// Opens the file that is `known` again, as soon as it takes `probe_bytes`; and what there is of it that nobody has been given.
-/// Meanwhile, what is published is refused.
+/// Opens the file that is `known` again, as soon as it takes `probe_bytes`; and what there is of it that nobody has been given. One
+/// that was deleted and is `kept` is written anew. Meanwhile, what is published is refused.
 async fn reopen(
     known: Known,
+    mut kept: Option<Log>,
     probe_bytes: usize,
     unwritten: &mut mpsc::Receiver<Unwritten>,
     progress: &Progress,
@@ -122,9 +130,21 @@ async fn reopen(
             }
         }
         let known = known.clone();
-        let failure = match spawn_blocking(move || Log::reopen(&known, probe_bytes)).await {
+        let deleted = kept.take();
+        let opening = spawn_blocking(move || match deleted {
+            Some(deleted) => match append(deleted, &[]) {
+                (Some(log), Ok(())) => Ok((log, Vec::new())),
+                (kept, outcome) => Err(Box::new((kept, outcome.err().unwrap_or(Failure::Closed)))),
+            },
+            None => Log::reopen(&known, probe_bytes).map_err(|failure| Box::new((None, failure))),
+        });
+        let failure = match opening.await {
             Ok(Ok(reopened)) => return reopened,
-            Ok(Err(failure)) => failure,
+            Ok(Err(failed)) => {
+                let failure;
+                (kept, failure) = *failed;
+                failure
+            }
             Err(panic) => Failure::Panic(panic),
         };
         let text = failure.to_string();

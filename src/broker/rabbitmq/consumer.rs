@@ -39,6 +39,10 @@ const UNAVAILABLE: Duration = Duration::from_secs(60);
 /// The part of what is read back after which there is to be another epoch.
 const EPOCH_AGE: u32 = 4;
 
+/// The consequence of a broker that keeps no log, where `AMQP_LOG` is `auto`.
+const WITHOUT_LOG: &str =
+    "RabbitMQ keeps no log, and the server goes on without one: what is published while RabbitMQ is away is lost";
+
 /// Consumes from RabbitMQ, and reconnects for ever.
 #[derive(Debug)]
 pub(in super::super) struct Consumer {
@@ -134,6 +138,11 @@ impl Consumer {
 
     pub(in super::super) fn publishing(&self) -> watch::Receiver<Publishing> {
         self.shared.publishing.subscribe()
+    }
+
+    /// Whether there is a log, once that is known.
+    pub(in super::super) fn log(&self) -> watch::Receiver<Option<bool>> {
+        self.shared.has_log.subscribe()
     }
 
     pub(in super::super) async fn next(&mut self) -> Result<Batch, Unusable> {
@@ -315,7 +324,7 @@ impl Consumer {
                     }
                     (Log::None(reason) | Log::Unavailable(reason), _) => {
                         if self.log == AmqpLog::Auto {
-                            warn!(reason, "RabbitMQ keeps no log: what is published while it is away is lost");
+                            warn!(reason, "{WITHOUT_LOG}");
                         }
                         opening.queue(&self.topology.marker_key(self.shared.instance)).await
                     }
@@ -353,14 +362,20 @@ impl Consumer {
                 return Err(Unusable(format!("AMQP_LOG is stream, but {error}")));
             }
             Err(error) => {
+                let reason = chain(&error);
                 if matches!(error, Error::NoLog { .. }) {
+                    warn!(reason, "{WITHOUT_LOG}");
                     self.log = AmqpLog::Off;
+                }
+                if self.shared.has_log.borrow().is_none() {
+                    // The publisher does not connect before it is known whether there is a log.
+                    self.shared.publishing.send_replace(Publishing::Away(Some(reason.as_str().into())));
                 }
                 self.has_missed = true;
                 self.tell(State::Away);
                 self.metrics.broker_failures.inc();
                 self.retry.failed(&error);
-                self.complaint.tell("cannot consume from RabbitMQ", &chain(&error));
+                self.complaint.tell("cannot consume from RabbitMQ", &reason);
             }
         }
         Ok(())

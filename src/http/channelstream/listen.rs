@@ -52,7 +52,7 @@ pub(in crate::http) fn open_socket(
 ) -> Result<Response, Box<Response>> {
     let (connections, channelstream) = (&api.connections, &api.channelstream);
     let request = websocket::Request { version: from.version, headers, is_https: false }; // no origin is asked for
-    let refused = |refused: Refused| refused_websocket(connections, headers, refused);
+    let refused = |refused: Refused| refused_websocket(connections, headers, false, refused);
     // Whoever knows the id of a connection may listen for it, from wherever the page is.
     let (mut response, _) = websocket::accept(&request, &Origins::Any).map_err(refused)?;
     response.headers_mut().remove(header::SEC_WEBSOCKET_PROTOCOL);

@@ -1,6 +1,7 @@
 //! What operators, policies, crashes and other clusters do to RabbitMQ: what was confirmed arrives, or the clients are told.
 
 mod blocked;
+mod check;
 mod federation;
 mod lost_tail;
 mod notices;

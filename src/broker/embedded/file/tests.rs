@@ -124,3 +124,32 @@ fn a_file_that_is_in_use_or_something_else_is_named() {
     Log::open(&other, &history).unwrap_err();
     assert_eq!(std::fs::read_to_string(&other).unwrap(), "this is no log");
 }
+
+#[test]
+fn what_instances_tell_each_other_is_bounded_by_bytes_and_pushes_no_trigger_out() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("log");
+    let limit_bytes = 1 << 20;
+    let (mut log, _) = open(&path, limit_bytes);
+    log.append(&triggers(["first"])).unwrap();
+    log.append(&[Entry { kind: Kind::Control, body: Bytes::from_static(b"c") }]).unwrap();
+    let told = |kind| Entry { kind, body: vec![b'x'; 80_000].into() };
+    for number in 0..300 {
+        log.append(&[told(if number % 2 == 0 { Kind::Instance } else { Kind::Channelstream })]).unwrap();
+        assert!(log.sizes.instances <= limit_bytes, "{:?}", log.sizes);
+    }
+    log.append(&triggers(["last"])).unwrap();
+    let sizes = log.sizes;
+    assert_eq!(sizes.triggers, "firstclast".len());
+    drop(log);
+    assert!(path.metadata().unwrap().len() < 4 * limit_bytes as u64, "{}", path.metadata().unwrap().len());
+    let (log, deliveries) = open(&path, limit_bytes);
+    assert_eq!((log.sizes.triggers, log.sizes.instances), (sizes.triggers, sizes.instances));
+    let is = |delivery: &&Delivery, text: &str| matches!(delivery, Delivery::Trigger { body, .. } if body == text);
+    assert!(
+        deliveries.iter().any(|delivery| is(&delivery, "first"))
+            && deliveries.iter().any(|delivery| is(&delivery, "last"))
+    );
+    let told = deliveries.iter().filter(|it| matches!(it, Delivery::Instance { .. } | Delivery::Channelstream { .. }));
+    assert_eq!(told.count(), limit_bytes / 80_000);
+}
