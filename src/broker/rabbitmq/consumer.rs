@@ -77,6 +77,8 @@ pub(in super::super) struct Consumer {
     marked: Instant,
     /// The sequence number of the last one that came: it may come before RabbitMQ's confirmation.
     own_read: u64,
+    /// The last marker of this instance that had been written when a gap was told.
+    told_until: u64,
     /// When something came last.
     heard: Instant,
     /// Looks since then.
@@ -123,6 +125,7 @@ impl Consumer {
             epoch_every: (config.read_back / EPOCH_AGE).mul_f64(rand::rng().random_range(1.0..1.5)),
             marked: Instant::now(),
             own_read: 0,
+            told_until: 0,
             heard: Instant::now(),
             quiet_looks: 0,
             unbound: 0,

@@ -80,6 +80,11 @@ impl Shared {
         *self.has_log.borrow() == Some(true)
     }
 
+    /// The sequence number of the last marker.
+    pub(super) fn last_number(&self) -> u64 {
+        self.numbers.load(Relaxed)
+    }
+
     /// The sequence number of the next marker.
     pub(super) fn next_number(&self) -> u64 {
         self.numbers.fetch_add(1, Relaxed) + 1

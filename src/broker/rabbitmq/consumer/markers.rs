@@ -38,7 +38,8 @@ impl Consumer {
         }
         if told_gap {
             self.tells_gap = false;
-            self.shared.accepted.lock().clear(); // what is missing of those is told, too
+            // What is missing of those that were written so far is told, too, though RabbitMQ's confirmation may still be to come.
+            self.told_until = self.shared.last_number();
             self.is_witness = false;
         }
         if own.is_some() && self.shared.follows_log() && !self.is_current() {
@@ -55,7 +56,11 @@ impl Consumer {
             return;
         }
         self.is_witness = false;
-        let has_lost = self.follower.has_lost(&mut self.shared.accepted.lock(), number);
+        let has_lost = {
+            let mut accepted = self.shared.accepted.lock();
+            accepted.retain(|accepted| *accepted > self.told_until);
+            self.follower.has_lost(&mut accepted, number)
+        };
         // Where no position is known, nothing was given that it could be missing behind.
         if has_lost && self.follower.has_epoch() && !self.tells_gap {
             warn!("a marker that RabbitMQ accepted is missing in the log: triggers may have been missed");
