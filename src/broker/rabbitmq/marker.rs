@@ -12,7 +12,7 @@
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::progress::Progress;
+use super::progress::{Gap, Progress};
 use crate::protocol::Epoch;
 
 /// The binding key of markers.
@@ -68,8 +68,10 @@ pub(super) struct Wanted {
     pub after: Option<Read>,
     /// Whether the marker begins an epoch.
     pub begins_epoch: bool,
-    /// Whether triggers may be missing in the log before it.
+    /// Whether triggers may be missing in the log before it, ...
     pub is_after_gap: bool,
+    /// ... unless that was told since by another marker than this.
+    pub last_gap: Option<Gap>,
     /// A number for what was lost because the exchange passed nothing on.
     pub unbound: Option<u64>,
 }
@@ -77,6 +79,7 @@ pub(super) struct Wanted {
 impl Marker {
     /// The marker with this sequence number that says what is wanted.
     pub(super) fn new(instance: Uuid, number: u64, progress: Progress, wanted: &Wanted) -> Self {
+        let is_after_gap = wanted.is_after_gap && progress.gaps.last() == wanted.last_gap.as_ref();
         Self {
             instance,
             session: wanted.session,
@@ -84,7 +87,7 @@ impl Marker {
             after: wanted.after,
             progress,
             begins_epoch: wanted.begins_epoch,
-            is_after_gap: wanted.is_after_gap,
+            is_after_gap,
             unbound: wanted.unbound,
             has_proofs: false,
         }
@@ -119,6 +122,7 @@ mod tests {
                 after,
                 begins_epoch,
                 is_after_gap: begins_epoch,
+                last_gap: None,
                 unbound: after.map(|_| 5),
             };
             let marker = Marker::new(
@@ -132,5 +136,17 @@ mod tests {
         }
         assert_eq!(Marker::parse(b"{}"), None);
         assert_eq!(Marker::parse(b"\xff"), None);
+    }
+
+    #[test]
+    fn a_gap_that_another_instance_has_told_since_is_not_told_again() {
+        let gap = |offset| Gap { offset, instance: Uuid::from_u128(1), number: offset };
+        let tells = |last_gap, gaps| {
+            let wanted = Wanted { is_after_gap: true, last_gap, ..Wanted::default() };
+            Marker::new(Uuid::from_u128(2), 7, Progress { gaps, ..Progress::default() }, &wanted).is_after_gap
+        };
+        assert!(tells(None, vec![]));
+        assert!(tells(Some(gap(3)), vec![gap(3)]));
+        assert!(!tells(Some(gap(3)), vec![gap(3), gap(9)]));
     }
 }

@@ -191,6 +191,7 @@ impl Consumer {
         self.marked = Instant::now();
         let after = self.follower.own();
         let (session, tells_gap) = (self.sessions, self.tells_gap);
+        let last_gap = self.follower.progress().gaps.last().copied();
         let begins_epoch = after.is_some() && self.is_epoch_due();
         self.shared.wanted.send_modify(|wanted| {
             wanted.request += 1;
@@ -198,6 +199,7 @@ impl Consumer {
             wanted.after = after;
             wanted.begins_epoch = begins_epoch;
             wanted.is_after_gap = begins_epoch && tells_gap;
+            wanted.last_gap = last_gap;
             wanted.unbound = None;
         });
     }

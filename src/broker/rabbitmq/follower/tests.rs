@@ -58,7 +58,9 @@ impl Log {
     fn own(&mut self, begins_epoch: bool, is_after_gap: bool) -> Marker {
         self.number += 1;
         let after = self.follower.own();
-        let wanted = Wanted { request: 1, session: self.session, after, begins_epoch, is_after_gap, unbound: None };
+        let wanted =
+            Wanted { request: 1, session: self.session, after, begins_epoch, is_after_gap, ..Wanted::default() };
+        let wanted = Wanted { last_gap: self.follower.progress().gaps.last().copied(), ..wanted };
         Marker::new(ME, self.number, self.follower.progress(), &wanted)
     }
 
@@ -74,7 +76,7 @@ fn other(number: u64, after: Option<(u64, u64)>, begins_epoch: bool, is_after_ga
         OTHER,
         number,
         Progress::default(),
-        &Wanted { request: 1, session: 1, after, begins_epoch, is_after_gap, unbound: None },
+        &Wanted { request: 1, session: 1, after, begins_epoch, is_after_gap, ..Wanted::default() },
     )
 }
 
