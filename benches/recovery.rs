@@ -1,4 +1,4 @@
-//! What a client that comes back costs, by the number of publications that are kept and not for it.
+//! The cost of resuming a subscription, by the number of kept publications that are for other rooms.
 
 #![allow(missing_docs, clippy::expect_used, clippy::panic, reason = "a benchmark")]
 

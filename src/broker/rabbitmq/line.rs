@@ -69,7 +69,7 @@ impl Sent {
 }
 
 impl Line {
-    /// Whether nothing can be published on it any more.
+    /// Whether its channel has ended, so that every message is refused.
     pub(super) fn is_closed(&self) -> bool {
         self.0.is_closed()
     }
@@ -234,7 +234,7 @@ impl Carrier {
 /// The outcomes of `first` and of all others of `in_flight` that have one, and the ids of those that were returned.
 ///
 /// lapin hands a returned message to the confirm that completes next, before the message's own or after it. So a confirm that
-/// comes with one says nothing of its own message: all returned ones are known only when nothing is on its way any more.
+/// carries one says nothing about its own message: all returned messages are known only when none is in flight.
 async fn settled(first: Outcome, in_flight: &mut InFlight) -> (Vec<Outcome>, HashSet<String>) {
     let (mut outcomes, mut returned, mut next) = (Vec::new(), HashSet::new(), Some(first));
     while let Some(mut outcome) = next {

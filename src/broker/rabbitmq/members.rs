@@ -89,7 +89,7 @@ impl Writer {
         let is_remembered = |after: &Read| self.markers.front().is_some_and(|oldest| oldest.number <= after.number);
         match marker.after {
             Some(after) if self.markers.contains(&after) => (self.is_member, self.refuted) = (true, None),
-            // It reads another log, or this one as it was. A member that goes on reading another one is none.
+            // The writer reads another log, or this one before it lost its end. A writer of another log is no member.
             Some(after) if self.is_member && is_remembered(&after) && self.refuted != Some(after) => {
                 self.is_member = self.refuted.replace(after).is_none();
                 is_end_lost = self.is_member;

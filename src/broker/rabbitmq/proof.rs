@@ -1,8 +1,8 @@
 //! Proofs: entries that show an instance that the log is bound for all routing keys, and not only for that of its markers.
 //!
 //! An operator may take a single binding away. Where another queue or an alternate exchange takes those messages, RabbitMQ
-//! confirms them, and markers go on coming. So from time to time a marker follows a proof under each of the other keys: whoever
-//! reads its own marker without them knows that a binding is missing. To everybody else a proof is a trigger for no room. Pure.
+//! confirms them, and markers still arrive. So every 20 s the publisher sends a proof with each of the other keys before a marker:
+//! an instance that reads its own marker without its proofs knows that a binding is missing. To everybody else a proof is a trigger for no room. Pure.
 
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;

@@ -148,7 +148,9 @@ impl Consumer {
     /// While RabbitMQ takes nothing from any publisher, no marker comes, and the log does not grow: it is read up to now when
     /// its last entries have come.
     async fn read_while_blocked(&mut self) {
-        if *self.shared.publishing.borrow() != Publishing::Blocked || self.heard.elapsed() < QUIET {
+        // Once is enough: the clients' notices may still be on their way, and the instance is current only behind them.
+        let is_done = self.is_read_while_blocked;
+        if is_done || *self.shared.publishing.borrow() != Publishing::Blocked || self.heard.elapsed() < QUIET {
             return;
         }
         let Some(session) = &self.session else { return };

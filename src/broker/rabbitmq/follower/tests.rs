@@ -338,7 +338,7 @@ fn an_end_of_the_log_that_another_instance_had_read_is_told_by_its_next_marker()
     assert_eq!(log.marker(16, &reading(4, (2, 14), 41, None)), Ok(vec![]), "the same loss");
     assert_eq!(log.trigger(17), Ok(vec!["17".to_owned()]));
     assert_eq!(log.marker(18, &reading(5, (2, 14), 40, Some(15))), told(18), "another one");
-    // Whoever reads it back does not take positions of before either.
+    // An instance that reads it back accepts no earlier position either.
     let mut log = Log::new();
     log.begin();
     log.marker(13, &other(1, None, false, false)).unwrap();

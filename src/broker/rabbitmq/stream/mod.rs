@@ -46,7 +46,7 @@ const READ_BYTES: usize = 64 << 10;
 pub(super) async fn connect(uri: AMQPUri, properties: ConnectionProperties) -> lapin::Result<Connection> {
     let tokio = Tokio::current();
     let runtime = Runtime::new(RuntimeParts::new(tokio.clone(), RepairingReactor { tokio: tokio.clone() }));
-    // lapin's task goes on with a handshake that nobody waits for any more, for as long as the broker says nothing.
+    // lapin's task continues a handshake after its caller has given up, as long as the broker sends nothing.
     let given_up = CancellationToken::new();
     let guard = given_up.clone().drop_guard();
     let connecting = async move |uri: AMQPUri, _| dial(&uri, tokio.clone(), given_up.clone()).await;
