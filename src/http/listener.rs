@@ -1,7 +1,6 @@
 //! Accepting connections, and HTTP/1.1 on them.
 
 use std::{
-    convert::Infallible,
     io,
     net::SocketAddr,
     os::unix::fs::FileTypeExt,
@@ -23,10 +22,12 @@ use hyper_util::{
     rt::{TokioIo, TokioTimer},
     service::TowerToHyperService,
 };
+use parking_lot::Mutex;
 use tokio::{
+    io::AsyncWriteExt,
     net::{TcpListener, TcpSocket, UnixListener, UnixStream},
     sync::{OwnedSemaphorePermit, Semaphore},
-    time::sleep,
+    time::{sleep, timeout},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::debug;
@@ -45,6 +46,7 @@ use crate::{
     transport::{
         inbound::{Ahead, Follows, Inbound},
         socket::Socket,
+        takeover::Takeover,
     },
 };
 
@@ -265,6 +267,35 @@ fn is_about_one_peer(error: &io::Error) -> bool {
     matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset)
 }
 
+/// What hyper is told when a transport takes the connection over.
+#[derive(Debug, thiserror::Error)]
+#[error("the connection is no longer HTTP")]
+struct TakenOver;
+
+/// Writes the head of the response, and hands the socket over.
+async fn take_over(takeover: Takeover, mut socket: Socket, head: &[u8], received: Vec<u8>) {
+    match timeout(HEAD_DEADLINE, socket.write_all(head)).await {
+        Ok(Ok(())) => takeover.begin(socket, received),
+        Ok(Err(error)) => debug!(%error, "the client was gone before its response"),
+        Err(_) => debug!("the client did not take its response"),
+    }
+}
+
+/// Returns the head of a response as it is written (RFC 9112 section 4).
+fn response_head<B>(response: &http::Response<B>) -> Vec<u8> {
+    let status = response.status();
+    let mut head =
+        format!("HTTP/1.1 {} {}\r\n", status.as_str(), status.canonical_reason().unwrap_or_default()).into_bytes();
+    for (name, value) in response.headers() {
+        head.extend_from_slice(name.as_str().as_bytes());
+        head.extend_from_slice(b": ");
+        head.extend_from_slice(value.as_bytes());
+        head.extend_from_slice(b"\r\n");
+    }
+    head.extend_from_slice(b"\r\n");
+    head
+}
+
 async fn serve_one(
     socket: Socket,
     peer: Option<SocketAddr>,
@@ -279,18 +310,21 @@ async fn serve_one(
     let routes = TowerToHyperService::new(warp::service(routes));
     let has_asked = Arc::new(AtomicBool::new(false));
     let asked = has_asked.clone();
+    let departure = Arc::new(Mutex::new(None));
+    let departing = departure.clone();
     let service = hyper::service::service_fn(move |mut request: http::Request<Incoming>| {
         asked.store(true, Relaxed);
         let follows = request.body().size_hint().exact().map_or(Follows::Chunks, Follows::Bytes);
         let head = requests.begin(follows);
         let answering = Answering(requests.clone());
         let (routes, taken, metrics) = (routes.clone(), taken.clone(), metrics.clone());
+        let (requests, departing) = (requests.clone(), departing.clone());
         async move {
             let mut response = match request::check(&mut request, head, follows) {
                 Ok(()) => {
                     let version = request.version();
                     request.extensions_mut().insert(Origination { peer, version });
-                    routes.call(request).await?
+                    routes.call(request).await.unwrap_or_else(|never| match never {})
                 }
                 Err(malformed) => {
                     metrics.requests_malformed.inc(malformed.label());
@@ -299,27 +333,36 @@ async fn serve_one(
                     reply::with_headers(refusal, &[(header::CONNECTION, "close")])
                 }
             };
-            if !taken.may_go_on(response.status()) && response.status() != StatusCode::SWITCHING_PROTOCOLS {
+            if let Some(takeover) = Takeover::detach(&mut response) {
+                requests.flushed().await; // hyper would drop the rest of an earlier response
+                *departing.lock() = Some((response_head(&response), takeover));
+                return Err(TakenOver);
+            }
+            if !taken.may_go_on(response.status()) {
                 response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
             }
-            Ok::<_, Infallible>(response.map(|body| Answer::new(body, answering)))
+            Ok(response.map(|body| Answer::new(body, answering)))
         }
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_DEADLINE)
         .max_header_size(terms.head_limit_bytes)
-        .serve_connection(TokioIo::new(inbound), service)
-        .with_upgrades();
-    let mut connection = Box::pin(connection);
+        .serve_connection(TokioIo::new(inbound), service);
+    let mut connection = Box::new(connection);
     let outcome = tokio::select! {
-        outcome = connection.as_mut() => outcome,
+        outcome = &mut connection => outcome,
         () = stop.cancelled() => {
-            connection.as_mut().graceful_shutdown();
-            connection.await
+            Pin::new(&mut *connection).graceful_shutdown();
+            (&mut connection).await
         }
     };
-    if let Err(error) = outcome {
+    let departed = departure.lock().take();
+    if let Some((head, takeover)) = departed {
+        let parts = connection.into_parts();
+        let (socket, held) = parts.io.into_inner().into_parts();
+        take_over(takeover, socket, &head, [parts.read_buf.as_ref(), &held].concat()).await;
+    } else if let Err(error) = outcome {
         if error.is_parse_too_large() {
             terms.metrics.limited.inc("headers");
             limited!(warn["headers"], "request refused unread: its head is too large, see HEADER_LIMIT and URL_LIMIT");

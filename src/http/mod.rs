@@ -21,7 +21,6 @@ mod trigger;
 use std::{net::SocketAddr, sync::Arc};
 
 use http::HeaderMap;
-use hyper::upgrade::OnUpgrade;
 use warp::{Filter, filters::BoxedFilter, reply::Response};
 
 pub use admin::Readiness;
@@ -35,6 +34,7 @@ use crate::{
     protocol::Version,
     transport::{
         origin::is_https,
+        takeover::Takeover,
         websocket::{self, Refused},
     },
 };
@@ -82,17 +82,16 @@ pub fn public(
     let sockets = channelstream.clone();
     let events = sse::route(connections.clone(), origins.clone(), within_limits.clone());
     let request = warp::path::end().and(warp::get()).and(warp::header::headers_cloned()).and(query);
-    let from = warp::ext::get::<Origination>().and(warp::ext::optional::<OnUpgrade>());
-    let route = warp::path("ws").and(request).and(from).map(
-        move |headers: HeaderMap, query: String, from: Origination, upgrade: Option<OnUpgrade>| {
+    let from = warp::ext::get::<Origination>();
+    let route =
+        warp::path("ws").and(request).and(from).map(move |headers: HeaderMap, query: String, from: Origination| {
             let id = url::form_urlencoded::parse(query.as_bytes()).find(|(name, _)| name == "conn_id");
             let opened = match (&sockets, id) {
-                (Some(api), Some((_, id))) => channelstream::open_socket(api, &headers, &id, from, upgrade),
-                _ => open_websocket(&headers, &query, from, upgrade, &connections, &origins),
+                (Some(api), Some((_, id))) => channelstream::open_socket(api, &headers, &id, from),
+                _ => open_websocket(&headers, &query, from, &connections, &origins),
             };
             opened.unwrap_or_else(|refusal| *refusal)
-        },
-    );
+        });
     let route = with_channelstream(channelstream, Side::Public, route.boxed());
     refusals::log(refusals::Side::Public, events.or(within_limits.and(route)).unify())
 }
@@ -114,7 +113,6 @@ fn open_websocket(
     headers: &HeaderMap,
     query: &str,
     from: Origination,
-    upgrade: Option<OnUpgrade>,
     connections: &Arc<Connections>,
     origins: &Origins,
 ) -> Result<Response, Box<Response>> {
@@ -122,7 +120,6 @@ fn open_websocket(
     let request = websocket::Request { version: from.version, headers, is_https };
     let refused = |refused: Refused| refused_websocket(connections, headers, is_https, refused);
     let (response, version) = websocket::accept(&request, origins).map_err(refused)?;
-    let upgrade = upgrade.ok_or_else(|| refused(Refused::NotAnUpgrade))?;
     let handshake = Handshake { headers, query, peer: from.peer };
     let identity = connections.backend.identify(&handshake).map_err(|error| {
         connections.metrics.connections_refused.inc("header");
@@ -135,8 +132,12 @@ fn open_websocket(
     let has_ticket =
         version == Version::V4 && url::form_urlencoded::parse(query.as_bytes()).any(|(name, _)| name == "resume");
     let arrival = websocket::Arrival { version, has_ticket, identity, place: place.with_connection() };
-    connections.tasks.spawn(websocket::serve(upgrade, arrival, connections.clone()));
-    Ok(response.map(|()| warp::reply::Response::default().into_body()))
+    let mut response = response.map(|()| Response::default().into_body());
+    let connections = connections.clone();
+    Takeover::attach(&mut response, move |socket, received| {
+        connections.tasks.spawn(websocket::serve(socket, received, arrival, connections.clone()));
+    });
+    Ok(response)
 }
 
 /// The answer to a handshake that makes no WebSocket.

@@ -9,6 +9,7 @@
 mod framing;
 
 use std::{
+    future::poll_fn,
     io::{self, IoSlice},
     pin::Pin,
     sync::Arc,
@@ -56,6 +57,10 @@ struct State {
     is_busy: bool,
     /// Reads when there is something to hand over.
     reader: Option<Waker>,
+    /// The HTTP server may still hold bytes of an answer that the kernel has not taken.
+    is_unflushed: bool,
+    /// Waits until it does not.
+    flushed: Option<Waker>,
 }
 
 impl Inbound {
@@ -87,6 +92,31 @@ impl Requests {
         state.is_busy = false;
         if let Some(reader) = state.reader.take() {
             reader.wake();
+        }
+    }
+
+    /// Waits until the kernel has taken the whole of the answers so far.
+    pub async fn flushed(&self) {
+        poll_fn(|context| {
+            let mut state = self.0.lock();
+            if !state.is_unflushed {
+                return Poll::Ready(());
+            }
+            state.flushed = Some(context.waker().clone());
+            Poll::Pending
+        })
+        .await;
+    }
+
+    fn note_write(&self) {
+        self.0.lock().is_unflushed = true;
+    }
+
+    fn note_flush(&self) {
+        let mut state = self.0.lock();
+        state.is_unflushed = false;
+        if let Some(waiting) = state.flushed.take() {
+            waiting.wake();
         }
     }
 }
@@ -149,10 +179,13 @@ fn watch(socket: &mut Socket, held: &mut Vec<u8>, ahead: Ahead, context: &mut Co
 
 impl AsyncWrite for Inbound {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        self.requests.note_write();
         Pin::new(&mut self.get_mut().socket).poll_write(cx, buf)
     }
 
+    // hyper flushes once the stream has taken all of its buffer.
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.requests.note_flush();
         Pin::new(&mut self.get_mut().socket).poll_flush(cx)
     }
 
@@ -165,10 +198,31 @@ impl AsyncWrite for Inbound {
         cx: &mut Context<'_>,
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        self.requests.note_write();
         Pin::new(&mut self.get_mut().socket).poll_write_vectored(cx, slices)
     }
 
     fn is_write_vectored(&self) -> bool {
         true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::FutureExt;
+    use tokio::{io::AsyncWriteExt, net::UnixStream};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_response_is_flushed_when_the_http_server_has_nothing_left_of_it() {
+        let (socket, _peer) = UnixStream::pair().unwrap();
+        let (mut inbound, requests) = Inbound::new(Socket::Unix(socket), Ahead::Waits);
+        requests.flushed().await;
+        while inbound.write(&[0; 4096]).now_or_never().is_some() {}
+        assert!(requests.flushed().now_or_never().is_none());
+        let waiting = tokio::spawn(async move { requests.flushed().await });
+        inbound.flush().await.unwrap();
+        waiting.await.unwrap();
     }
 }

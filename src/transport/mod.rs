@@ -6,4 +6,5 @@ pub mod long_polling;
 pub mod origin;
 pub mod socket;
 pub mod sse;
+pub mod takeover;
 pub mod websocket;

@@ -1,7 +1,6 @@
 //! `GET /listen?conn_id=…`, a long poll, and `GET /ws?conn_id=…`, a socket: what comes for a connection.
 
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
-use hyper::upgrade::OnUpgrade;
 use serde_json::json;
 use uuid::Uuid;
 use warp::reply::Response;
@@ -16,6 +15,7 @@ use crate::{
     config::Origins,
     transport::{
         long_polling,
+        takeover::Takeover,
         websocket::{self, Refused},
     },
 };
@@ -48,7 +48,6 @@ pub(in crate::http) fn open_socket(
     headers: &HeaderMap,
     connection: &str,
     from: Origination,
-    upgrade: Option<OnUpgrade>,
 ) -> Result<Response, Box<Response>> {
     let (connections, channelstream) = (&api.connections, &api.channelstream);
     let request = websocket::Request { version: from.version, headers, is_https: false }; // no origin is asked for
@@ -56,7 +55,6 @@ pub(in crate::http) fn open_socket(
     // Whoever knows the id of a connection may listen for it, from wherever the page is.
     let (mut response, _) = websocket::accept(&request, &Origins::Any).map_err(refused)?;
     response.headers_mut().remove(header::SEC_WEBSOCKET_PROTOCOL);
-    let upgrade = upgrade.ok_or_else(|| refused(Refused::NotAnUpgrade))?;
     let Ok(connection) = Uuid::try_parse(connection) else {
         connections.metrics.connections_refused.inc("connection-id");
         let detail = "conn_id must be the UUID of a connection";
@@ -68,9 +66,14 @@ pub(in crate::http) fn open_socket(
     })?;
     let since = channelstream.sequence(); // before the client knows that it is heard
     let place = place.with_connection();
-    let serving = websocket::listen(upgrade, connection, since, place, channelstream.clone(), connections.clone());
-    connections.tasks.spawn(serving);
-    Ok(response.map(|()| Response::default().into_body()))
+    let mut response = response.map(|()| Response::default().into_body());
+    let (connections, channelstream) = (connections.clone(), channelstream.clone());
+    Takeover::attach(&mut response, move |socket, received| {
+        let arrival = websocket::Listener { connection, since, place };
+        let tasks = connections.tasks.clone();
+        tasks.spawn(websocket::listen(socket, received, arrival, channelstream, connections));
+    });
+    Ok(response)
 }
 
 /// `frames`, wrapped in a call of the function `callback` if that can be the name of one.

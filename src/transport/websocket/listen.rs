@@ -3,7 +3,6 @@
 
 use std::{borrow::Cow, net::IpAddr, ops::ControlFlow, pin::pin, sync::Arc, time::Duration};
 
-use hyper::upgrade::OnUpgrade;
 use tokio::{
     io::Interest,
     time::{Instant, MissedTickBehavior, interval_at, timeout},
@@ -11,11 +10,10 @@ use tokio::{
 use uuid::Uuid;
 
 use super::{
-    WebSocket,
+    Socket, WebSocket,
     early::Early,
     finish::{Goodbye, WRITE_DEADLINE, finish, receive},
     frame::{Event, Reader, Violation},
-    upgraded,
 };
 use crate::{
     backend::Identity,
@@ -32,18 +30,28 @@ const GONE_DEADLINE: Duration = Duration::from_secs(1);
 /// Messages of one client that are handled before others have their turn.
 const MESSAGES_AT_ONCE: usize = 64;
 
-/// Serves a socket that listens for `connection`, from the moment its handshake has been answered until it is gone. `since` is the
-/// last frame that there was before.
+/// A socket that listens for a connection of Channelstream's.
+#[derive(Debug)]
+pub struct Listener {
+    /// The connection.
+    pub connection: Uuid,
+    /// The last frame that there was before the handshake was answered.
+    pub since: u64,
+    /// Its place among all connections.
+    pub place: Place,
+}
+
+/// Serves a socket that listens, from the moment its handshake has been answered until it is gone. `received` is what the client
+/// has sent behind the handshake.
 pub async fn listen(
-    upgrade: OnUpgrade,
-    connection: Uuid,
-    since: u64,
-    place: Place,
+    socket: Socket,
+    received: Vec<u8>,
+    listener: Listener,
     channelstream: Arc<Channelstream>,
     connections: Arc<Connections>,
 ) {
+    let Listener { connection, since, place } = listener;
     let address = place.address();
-    let Some((socket, received)) = upgraded(upgrade).await else { return };
     let reader = Reader::new(connections.config.message_limit_bytes, &received);
     let socket = WebSocket { socket, dialect: Dialect::Channelstream };
     let (socket, link) = connections.register(socket, Version::V3, Identity::nobody(), place);

@@ -2,7 +2,6 @@
 
 use std::{borrow::Cow, ops::ControlFlow, sync::Arc, time::Duration};
 
-use hyper::upgrade::OnUpgrade;
 use tokio::{
     io::Interest,
     time::{Instant, sleep_until},
@@ -13,7 +12,6 @@ use super::{
     early::{self, Early},
     finish::{Goodbye, WRITE_DEADLINE, finish, receive},
     frame::{Event, Reader, Violation},
-    upgraded,
 };
 use crate::{
     backend::Identity,
@@ -40,9 +38,9 @@ pub struct Arrival {
     pub place: Place,
 }
 
-/// Serves one client from the moment its handshake has been answered until it is gone.
-pub async fn serve(upgrade: OnUpgrade, arrival: Arrival, connections: Arc<Connections>) {
-    let Some((socket, received)) = upgraded(upgrade).await else { return };
+/// Serves one client from the moment its handshake has been answered until it is gone. `received` is what the client has sent
+/// behind the handshake.
+pub async fn serve(socket: Socket, received: Vec<u8>, arrival: Arrival, connections: Arc<Connections>) {
     let reader = Reader::new(connections.config.message_limit_bytes, &received);
     let Arrival { version, has_ticket, identity, place } = arrival;
     let socket = WebSocket { socket, dialect: version.into() };
