@@ -41,6 +41,11 @@ impl Client {
         self.place.address()
     }
 
+    /// The connection outlives its HTTP request.
+    pub(super) fn keep_connection(&self) {
+        self.place.keep_connection();
+    }
+
     /// Its subscriptions and permissions.
     pub(super) fn session(&self) -> MutexGuard<'_, Option<Session>> {
         self.session.lock()

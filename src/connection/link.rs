@@ -112,6 +112,11 @@ impl Link {
         &self.connections
     }
 
+    /// Counts the connection from here on, which outlives its HTTP request.
+    pub fn keep_connection(&self) {
+        self.client.keep_connection();
+    }
+
     /// Asks the backend who this is, or a ticket if it has one, and welcomes the client if it may join all of `rooms`. Waits up
     /// to `HANDSHAKE_TIMEOUT`.
     ///

@@ -56,7 +56,7 @@ use crate::{
     backend::{Backend, Hooks, Identity, Urgency, Whom},
     broker::State,
     config,
-    hub::{Frame, Hub, Outbox, Wire},
+    hub::{Frame, Hub, Mark, Outbox, Wire},
     metrics::Metrics,
     protocol::{CloseCode, Version, server::v4},
     room::Rules,
@@ -284,7 +284,8 @@ impl Connections {
             self.gaps.send_modify(|gaps| *gaps += 1);
         }
         clients.retain(|client| client.outbox.has_joined());
-        let frame = Frame::Text(v4::resync(self.hub.position()).into());
+        let position = self.hub.position();
+        let frame = Frame::marked(v4::resync(position), Mark::All(position));
         for client in &clients {
             let _ = client.outbox.push_in_order(frame.clone()); // over the limit it closes itself, and the client comes back
             client.outbox.flush();

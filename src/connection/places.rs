@@ -5,7 +5,10 @@
 use std::{
     collections::{HashMap, hash_map::Entry},
     net::{IpAddr, Ipv6Addr, SocketAddr},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
 };
 
 use http::HeaderMap;
@@ -92,7 +95,7 @@ pub struct Place {
     /// Whether no proxy stands between.
     is_direct: bool,
     /// Whether its connection is no longer counted as accepted otherwise.
-    has_connection: bool,
+    has_connection: AtomicBool,
 }
 
 impl Accepted {
@@ -109,11 +112,11 @@ impl Place {
         self.address
     }
 
-    /// Returns the place with a connection that outlives its HTTP request, and is counted by this place from here on.
-    pub fn with_connection(mut self) -> Self {
-        self.has_connection = true;
-        self.places.taken.lock().accept(self.direct_address());
-        self
+    /// The client's connection outlives its HTTP request, and is counted by this place from here on.
+    pub fn keep_connection(&self) {
+        if !self.has_connection.swap(true, Relaxed) {
+            self.places.taken.lock().accept(self.direct_address());
+        }
     }
 
     /// The address that its connection is counted under.
@@ -190,7 +193,7 @@ impl Places {
         }
         taken.clients += 1;
         let is_direct = is_direct && self.per_address.is_some();
-        Ok(Place { places: self.clone(), address, is_direct, has_connection: false })
+        Ok(Place { places: self.clone(), address, is_direct, has_connection: AtomicBool::new(false) })
     }
 
     /// Where a client is, as far as that is known: the peer, or what a proxy says that is to be believed; and whether it is the
@@ -227,7 +230,7 @@ impl Drop for Place {
         let mut taken = self.places.taken.lock();
         taken.clients -= 1;
         taken.leave(self.address.filter(|_| self.places.per_address.is_some()), |from| from.clients -= 1);
-        if self.has_connection {
+        if *self.has_connection.get_mut() {
             taken.release(self.direct_address());
         }
     }
@@ -272,7 +275,9 @@ mod tests {
             (0..2 + REFUSED_FROM_ADDRESS).map(|port| accept(&format!("10.0.0.1:{port}")).unwrap()).collect();
         assert_eq!(accept("10.0.0.1:99").err(), Some(TooMany::FromAddress));
         // A socket keeps its connection counted when HTTP is over; other clients do not outlive that.
-        let socket = take(&places, "10.0.0.1:1", None).unwrap().with_connection();
+        let socket = take(&places, "10.0.0.1:1", None).unwrap();
+        socket.keep_connection();
+        socket.keep_connection();
         let stream = take(&places, "10.0.0.1:2", None).unwrap();
         drop(accepted.pop());
         assert_eq!(accept("10.0.0.1:99").err(), Some(TooMany::FromAddress));

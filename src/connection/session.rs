@@ -22,7 +22,7 @@ use super::{
 };
 use crate::{
     backend::{Admission, Moment},
-    hub::{Frame, Full, Hub, Outbox, Seat},
+    hub::{Frame, Full, Hub, Mark, Outbox, Seat},
     logging::limited,
     protocol::{
         RequestId, Version,
@@ -293,11 +293,14 @@ impl Session {
         connections: &Connections,
         detail: impl FnOnce() -> String,
     ) -> Result<(), Full> {
-        let text = match self.version {
-            Version::V3 => v3::refused(refusal),
-            Version::V4 => v4::refused(request_id, refusal, &detail()),
+        let frame = match (self.version, request_id) {
+            (Version::V3, _) => Frame::Text(v3::refused(refusal).into()),
+            (Version::V4, Some(id)) if refusal != Refusal::RequestIdInUse => {
+                Frame::marked(v4::refused(Some(id), refusal, &detail()), Mark::Ended(id.clone()))
+            }
+            (Version::V4, id) => Frame::Text(v4::refused(id, refusal, &detail()).into()),
         };
-        self.refuse_in_turn(Frame::Text(text.into()), connections)
+        self.refuse_in_turn(frame, connections)
     }
 
     fn reply(&self, frame: Frame) -> Result<(), Full> {

@@ -219,7 +219,8 @@ impl World {
             self.offset = 0;
         }
         self.begin_epoch();
-        let resync = Frame::Text(v4::resync(self.hub().position()).into());
+        let position = self.hub().position();
+        let resync = Frame::marked(v4::resync(position), Mark::All(position));
         for connected in self.peers.iter().filter_map(|peer| peer.connected.as_ref()) {
             let _ = connected.outbox.push(resync.clone());
         }

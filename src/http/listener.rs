@@ -335,7 +335,8 @@ async fn serve_one(
             };
             if let Some(takeover) = Takeover::detach(&mut response) {
                 requests.flushed().await; // hyper would drop the rest of an earlier response
-                *departing.lock() = Some((response_head(&response), takeover));
+                let head = [&response_head(&response), takeover.opening()].concat();
+                *departing.lock() = Some((head, takeover));
                 return Err(TakenOver);
             }
             if !taken.may_go_on(response.status()) {

@@ -20,6 +20,7 @@ mod trigger;
 
 use std::{net::SocketAddr, sync::Arc};
 
+use bytes::Bytes;
 use http::HeaderMap;
 use warp::{Filter, filters::BoxedFilter, reply::Response};
 
@@ -131,10 +132,11 @@ fn open_websocket(
     })?;
     let has_ticket =
         version == Version::V4 && url::form_urlencoded::parse(query.as_bytes()).any(|(name, _)| name == "resume");
-    let arrival = websocket::Arrival { version, has_ticket, identity, place: place.with_connection() };
+    place.keep_connection();
+    let arrival = websocket::Arrival { version, has_ticket, identity, place };
     let mut response = response.map(|()| Response::default().into_body());
     let connections = connections.clone();
-    Takeover::attach(&mut response, move |socket, received| {
+    Takeover::attach(&mut response, Bytes::new(), move |socket, received| {
         connections.tasks.spawn(websocket::serve(socket, received, arrival, connections.clone()));
     });
     Ok(response)

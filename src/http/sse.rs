@@ -1,8 +1,14 @@
 //! `GET /sse/?room={…}&room={…}`: publications as server-sent events, for where no WebSocket gets through.
 
-use std::{borrow::Cow, iter, sync::Arc, time::Duration};
+use std::{
+    borrow::Cow,
+    iter,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
-use http::{HeaderMap, HeaderValue, StatusCode, header};
+use headers::HeaderMapExt;
+use http::{HeaderMap, HeaderValue, StatusCode, Version, header};
 use serde_json::{json, value::RawValue};
 use warp::{Filter, Rejection, filters::BoxedFilter, reply::Response};
 
@@ -15,11 +21,14 @@ use crate::{
     transport::{
         origin::{is_https, may_ask, may_connect},
         sse::{self, Since, Wanted},
+        takeover::Takeover,
     },
 };
 
-/// What a native `EventSource` shows when it comes back.
+/// Header in which an `EventSource` shows the last `id` when it reconnects.
 const LAST_EVENT_ID: &str = "last-event-id";
+/// Query parameter in which event-source-polyfill does, which has to do without own headers on other origins.
+const LAST_EVENT_ID_PARAMETER: &str = "lastEventId";
 
 /// What is answered to who is not served.
 type Refusal = Box<Response>;
@@ -102,13 +111,22 @@ async fn open(
         count("limit");
         Box::new(reply::too_many(limit))
     })?;
-    let events = sse::open(&wanted, identity, place, connections).await.map_err(|refused| {
+    let is_chunked = from.version >= Version::HTTP_11;
+    let begin = sse::open(&wanted, is_chunked, identity, place, connections).await.map_err(|refused| {
         // What the API says of clients is logged where it is asked.
         Box::new(refusals::unlogged(*refused_stream(&refused)))
     })?;
-    let mut response = typed(warp::reply::stream(events), "text/event-stream");
+    let mut response = typed(warp::reply::reply(), "text/event-stream");
+    let headers = response.headers_mut();
     // A proxy that keeps the events until it has enough of them would keep them for ever.
-    response.headers_mut().insert("x-accel-buffering", HeaderValue::from_static("no"));
+    headers.insert("x-accel-buffering", HeaderValue::from_static("no"));
+    headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+    headers.typed_insert(headers::Date::from(SystemTime::now()));
+    headers.remove(header::CONTENT_LENGTH);
+    if is_chunked {
+        headers.insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+    }
+    Takeover::attach(&mut response, sse::opening(is_chunked), begin);
     Ok(response)
 }
 
@@ -127,10 +145,11 @@ fn wanted(headers: &HeaderMap, query: &str, connections: &Connections) -> Result
         connections.metrics.limited.inc("subscriptions");
         return Err(too_many_rooms(limits.subscriptions));
     }
-    // The query of a browser that reconnects is still that of the first time.
+    // The `since` of a browser that reconnects is still that of the first time.
     let last = headers.get(LAST_EVENT_ID).and_then(|last| last.to_str().ok());
+    let last = last.map(Cow::Borrowed).or_else(|| all(LAST_EVENT_ID_PARAMETER).last());
     let since = match last {
-        Some(last) => since(iter::once(last.into()), count),
+        Some(last) => since(iter::once(last), count),
         None => since(all("since"), count),
     };
     let since = since.map_err(|detail| refusal(StatusCode::BAD_REQUEST, "malformed-since", detail))?;

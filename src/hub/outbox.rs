@@ -23,103 +23,20 @@ use uuid::Uuid;
 use super::{Pace, Publication};
 use crate::{
     metrics::Metrics,
-    protocol::{CloseCode, Dialect, RequestId},
+    protocol::{CloseCode, RequestId},
 };
 
 mod encode;
+mod frame;
 mod hold;
 
 pub use encode::Encoder;
+pub use frame::{Content, Frame, Mark};
 
 use self::hold::Hold;
 
 /// An empty queue keeps no more places than this.
 const KEPT_PLACES: usize = 4;
-
-/// One thing to tell a client.
-#[derive(Debug, Clone)]
-pub enum Frame {
-    /// A whole text message that never changes.
-    Fixed(&'static str),
-    /// A whole text message.
-    Text(Bytes),
-    /// A publication, under the label the client gave the subscription it came by.
-    Publication(Arc<Publication>, RequestId),
-    /// A ping of the transport's own, where it has one.
-    Ping,
-    /// The answer to the peer's ping, with what that held.
-    Pong(Bytes),
-    /// The end; nothing follows.
-    Close(CloseCode, Cow<'static, str>),
-}
-
-/// What a [`Frame`] says, wherever it lies.
-#[derive(Debug, Clone, Copy)]
-pub enum Content<'a> {
-    /// A whole text message.
-    Text(&'a [u8]),
-    /// A publication, under the label of the subscription it goes to.
-    Publication(&'a Publication, &'a RequestId),
-    /// A ping of the transport's own.
-    Ping,
-    /// The answer to the peer's ping.
-    Pong(&'a [u8]),
-    /// The end.
-    Close(CloseCode, &'a str),
-}
-
-impl Frame {
-    /// What it says.
-    pub fn content(&self) -> Content<'_> {
-        match self {
-            Self::Fixed(text) => Content::Text(text.as_bytes()),
-            Self::Text(text) => Content::Text(text),
-            Self::Publication(publication, request_id) => Content::Publication(publication, request_id),
-            Self::Ping => Content::Ping,
-            Self::Pong(payload) => Content::Pong(payload),
-            Self::Close(code, reason) => Content::Close(*code, reason),
-        }
-    }
-
-    /// Returns the bytes of a text of its own.
-    pub fn text_bytes(&self) -> usize {
-        match self {
-            Self::Text(text) => text.len(),
-            _ => 0,
-        }
-    }
-
-    fn is_publication(&self) -> bool {
-        matches!(self, Self::Publication(..))
-    }
-}
-
-impl<'a> Content<'a> {
-    /// Bytes of payload for a client that is sent `dialect`, whatever the wire puts around it.
-    pub fn payload_len(&self, dialect: impl Into<Dialect>) -> usize {
-        match self {
-            Self::Text(text) => text.len(),
-            Self::Publication(publication, id) => publication.frame_len(dialect.into(), id),
-            Self::Ping => 0,
-            Self::Pong(payload) => payload.len(),
-            Self::Close(CloseCode::NoStatus, _) => 0,
-            Self::Close(_, reason) => size_of::<u16>() + reason.len(),
-        }
-    }
-
-    /// Appends that payload to `out`.
-    pub fn put_payload(self, dialect: impl Into<Dialect>, out: &mut Encoder<'a, '_>) {
-        match self {
-            Self::Text(text) | Self::Pong(text) => out.put(text),
-            Self::Publication(publication, request_id) => publication.put_frame(dialect.into(), request_id, out),
-            Self::Ping | Self::Close(CloseCode::NoStatus, _) => {}
-            Self::Close(code, reason) => {
-                out.put_copy(&code.number().to_be_bytes());
-                out.put(reason.as_bytes());
-            }
-        }
-    }
-}
 
 /// The way from an outbox to its client.
 pub trait Wire: Send + Sync {
@@ -131,6 +48,13 @@ pub trait Wire: Send + Sync {
 
     /// Writes `content` in the transport's form. The same content must always give the same bytes.
     fn encode<'a>(&self, content: Content<'a>, out: &mut Encoder<'a, '_>);
+
+    /// Returns the bytes of a frame that depend on the frames before it, or cost too much to be made twice; `None` where
+    /// [`encode`](Self::encode) makes them. Called once for each frame, in the order in which they are written.
+    fn seal(&self, content: Content<'_>) -> Option<Bytes> {
+        let _ = content;
+        None
+    }
 
     /// Writes what it can without waiting.
     ///
@@ -262,15 +186,19 @@ impl Outbox {
         }
         if pace == Pace::AtOnce && queue.is_idle() {
             let content = Content::Publication(publication, request_id);
-            match encode::write_one(&self.wire, content) {
-                Ok((written, length)) if written == length => return Ok(Published::Written),
-                Ok((written, length)) => {
-                    // The rest finds the wire blocked, most likely, and calls for the connection's task.
-                    (queue.written, queue.bytes) = (written, length);
-                    queue.frames.push_back(frame());
+            if let Some(bytes) = self.wire.seal(content) {
+                self.enqueue(&mut queue, Frame::Sealed { bytes, is_publication: true })?;
+            } else {
+                match encode::write_one(&self.wire, content) {
+                    Ok((written, length)) if written == length => return Ok(Published::Written),
+                    Ok((written, length)) => {
+                        // The rest finds the wire blocked, most likely, and calls for the connection's task.
+                        (queue.written, queue.bytes) = (written, length);
+                        queue.frames.push_back(frame());
+                    }
+                    // Blocked or broken: tried again as any other frame, which tells the two apart.
+                    Err(_) => self.enqueue(&mut queue, frame())?,
                 }
-                // Blocked or broken: tried again as any other frame, which tells the two apart.
-                Err(_) => self.admit(&mut queue, frame())?,
             }
             let sent = self.write(&mut queue);
             self.metrics.publications_sent.inc_by(sent);
@@ -355,6 +283,19 @@ impl Outbox {
         if queue.end.is_some() {
             return Err(Full);
         }
+        self.enqueue(queue, self.sealed(frame))
+    }
+
+    /// Returns `frame` as it is queued.
+    fn sealed(&self, frame: Frame) -> Frame {
+        match self.wire.seal(frame.content()) {
+            Some(bytes) => Frame::Sealed { bytes, is_publication: frame.is_publication() },
+            None => frame,
+        }
+    }
+
+    /// As [`admit`](Self::admit), for a frame that has been sealed, of an outbox that is not closing.
+    fn enqueue(&self, queue: &mut Queue, frame: Frame) -> Result<(), Full> {
         let weight = self.wire.encoded_len(frame.content());
         let is_pong = matches!(frame, Frame::Pong(_));
         if is_pong && let Some(waiting) = queue.waiting_pong() {
@@ -395,7 +336,7 @@ impl Outbox {
     fn end(&self, queue: &mut Queue, code: CloseCode, reason: Cow<'static, str>) {
         if queue.end.is_none() {
             self.drop_hold(queue);
-            let frame = Frame::Close(code, reason);
+            let frame = self.sealed(Frame::Close(code, reason));
             queue.bytes += self.wire.encoded_len(frame.content());
             queue.frames.push_back(frame);
             queue.end = Some(End::Closing(code));

@@ -13,8 +13,6 @@ use crate::{
     room::RoomKey,
 };
 
-use super::outbox::Encoder;
-
 /// What all receivers of one accepted trigger share.
 #[derive(Debug, Default)]
 pub struct Publication {
@@ -30,6 +28,7 @@ pub struct Publication {
     pub(super) number: u64,
     /// Where it stands in the log, once that is known.
     pub(super) position: Option<Position>,
+    has_line_breaks: bool,
     /// What stands behind its data in version 4, made when it is first needed.
     end: OnceLock<Box<str>>,
 }
@@ -38,7 +37,8 @@ impl Publication {
     /// One of `data` to `rooms`, not recorded yet.
     pub fn new(rooms: Vec<RoomKey>, data: Bytes, mut exclude: Vec<Uuid>) -> Self {
         exclude.sort_unstable();
-        Self { rooms, data, exclude, ..Self::default() }
+        let has_line_breaks = memchr::memchr2(b'\n', b'\r', &data).is_some();
+        Self { rooms, data, exclude, has_line_breaks, ..Self::default() }
     }
 
     /// The same for these connections only, if there is a list.
@@ -47,6 +47,13 @@ impl Publication {
             connections.sort_unstable();
             connections.into()
         });
+        self
+    }
+
+    /// The same at a position, as if it had been recorded there.
+    #[cfg(test)]
+    pub(crate) fn at(mut self, position: Option<Position>) -> Self {
+        self.position = position;
         self
     }
 
@@ -62,44 +69,32 @@ impl Publication {
             && self.only.as_ref().is_none_or(|only| only.binary_search(&connection).is_ok())
     }
 
-    /// Bytes of the frame for a subscription of `request_id`.
-    pub(super) fn frame_len(&self, dialect: Dialect, request_id: &RequestId) -> usize {
-        let fixed = match dialect {
-            Dialect::Session(Version::V3) => {
-                v3::PUBLICATION_START.len() + v3::PUBLICATION_ID.len() + v3::PUBLICATION_END.len()
-            }
+    /// Returns the pieces of the frame for the subscription `request_id`.
+    pub fn frame<'a>(&'a self, dialect: Dialect, request_id: &'a RequestId) -> [&'a [u8]; 5] {
+        let (id, data) = (request_id.as_json().as_bytes(), self.data.as_ref());
+        match dialect {
+            Dialect::Session(Version::V3) => [
+                v3::PUBLICATION_START.as_bytes(),
+                data,
+                v3::PUBLICATION_ID.as_bytes(),
+                id,
+                v3::PUBLICATION_END.as_bytes(),
+            ],
             Dialect::Session(Version::V4) => {
-                v4::PUBLICATION_START.len() + v4::PUBLICATION_DATA.len() + self.end().len()
+                [v4::PUBLICATION_START.as_bytes(), id, v4::PUBLICATION_DATA.as_bytes(), data, self.end().as_bytes()]
             }
-            Dialect::Channelstream => return self.data.len() + 2,
-        };
-        fixed + self.data.len() + request_id.as_json().len()
+            Dialect::Channelstream => [b"[", data, b"]", b"", b""],
+        }
     }
 
-    /// Appends that frame to `out`.
-    pub(super) fn put_frame<'a>(&'a self, dialect: Dialect, request_id: &'a RequestId, out: &mut Encoder<'a, '_>) {
-        let id = request_id.as_json().as_bytes();
-        match dialect {
-            Dialect::Session(Version::V3) => {
-                out.put(v3::PUBLICATION_START.as_bytes());
-                out.put(&self.data);
-                out.put(v3::PUBLICATION_ID.as_bytes());
-                out.put(id);
-                out.put(v3::PUBLICATION_END.as_bytes());
-            }
-            Dialect::Session(Version::V4) => {
-                out.put(v4::PUBLICATION_START.as_bytes());
-                out.put(id);
-                out.put(v4::PUBLICATION_DATA.as_bytes());
-                out.put(&self.data);
-                out.put(self.end().as_bytes());
-            }
-            Dialect::Channelstream => {
-                out.put(b"[");
-                out.put(&self.data);
-                out.put(b"]");
-            }
-        }
+    /// Returns the position as text.
+    pub fn position_text(&self) -> Option<&str> {
+        self.position.and_then(|_| v4::position_in_end(self.end()))
+    }
+
+    /// Returns whether the data has a line break, which JSON allows between its parts.
+    pub fn has_line_breaks(&self) -> bool {
+        self.has_line_breaks
     }
 
     fn end(&self) -> &str {

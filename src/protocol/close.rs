@@ -57,6 +57,11 @@ impl CloseCode {
         }
     }
 
+    /// Returns whether the client is not to reconnect: nothing but another session or another program would change the outcome.
+    pub fn is_final(self) -> bool {
+        matches!(self, Self::NotAuthorized | Self::Disconnected)
+    }
+
     /// The word a closed connection is counted under.
     pub fn word(self) -> &'static str {
         match self {

@@ -50,26 +50,8 @@ pub struct Position {
 }
 
 impl Position {
-    /// The length of [`to_bytes`](Self::to_bytes).
-    pub const BYTES: usize = 16;
     /// The length of the longest text of a position, in bytes.
     pub const LONGEST_TEXT: usize = DIGITS + 1 + u64::MAX.ilog10() as usize + 1;
-
-    /// A form for use within this process.
-    pub fn to_bytes(self) -> [u8; Self::BYTES] {
-        let mut bytes = [0; Self::BYTES];
-        let (epoch, offset) = bytes.split_at_mut(Self::BYTES / 2);
-        epoch.copy_from_slice(&self.epoch.0.to_le_bytes());
-        offset.copy_from_slice(&self.offset.to_le_bytes());
-        bytes
-    }
-
-    /// The position whose [`to_bytes`](Self::to_bytes) these are.
-    pub fn from_bytes(bytes: [u8; Self::BYTES]) -> Self {
-        let both = u128::from_le_bytes(bytes);
-        // The halves, as they were.
-        Self { epoch: Epoch(both as u64), offset: (both >> 64) as u64 }
-    }
 }
 
 /// The text is not one that was ever given out as a position.
@@ -128,7 +110,6 @@ mod tests {
             let position = Position { epoch: Epoch(epoch), offset };
             prop_assert_eq!(position.to_string().parse(), Ok(position));
             prop_assert!(position.to_string().len() <= Position::LONGEST_TEXT);
-            prop_assert_eq!(Position::from_bytes(position.to_bytes()), position);
         }
 
         #[test]

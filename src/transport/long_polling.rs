@@ -150,7 +150,7 @@ impl Wire for Answer {
 /// The frames of a message, without what makes a list of them.
 fn frames(content: Content<'_>) -> Option<&[u8]> {
     match content {
-        Content::Text(list) => list.strip_prefix(b"[")?.strip_suffix(b"]"),
+        Content::Text(list, _) | Content::Sealed(list) => list.strip_prefix(b"[")?.strip_suffix(b"]"),
         Content::Publication(publication, _) => Some(&publication.data),
         Content::Ping | Content::Pong(_) | Content::Close(..) => None,
     }

@@ -6,6 +6,7 @@
 
 use std::{fmt, sync::Arc};
 
+use bytes::Bytes;
 use http::Response;
 use parking_lot::Mutex;
 
@@ -18,12 +19,21 @@ type Begin = Box<dyn FnOnce(Socket, Vec<u8>) + Send>;
 ///
 /// Dropped with the response if that is never written, along with everything that the transport keeps for the client.
 #[derive(Clone)]
-pub struct Takeover(Arc<Mutex<Option<Begin>>>);
+pub struct Takeover {
+    opening: Bytes,
+    begin: Arc<Mutex<Option<Begin>>>, // extensions of a response have to be `Clone`
+}
 
 impl Takeover {
-    /// Has `begin` serve the connection that `response` is written to. It spawns a task and returns.
-    pub fn attach<B>(response: &mut Response<B>, begin: impl FnOnce(Socket, Vec<u8>) + Send + 'static) {
-        response.extensions_mut().insert(Self(Arc::new(Mutex::new(Some(Box::new(begin))))));
+    /// Has `begin` serve the connection that `response` is written to. It spawns a task and returns. `opening` is written behind the
+    /// head.
+    pub fn attach<B>(
+        response: &mut Response<B>,
+        opening: impl Into<Bytes>,
+        begin: impl FnOnce(Socket, Vec<u8>) + Send + 'static,
+    ) {
+        let begin: Begin = Box::new(begin);
+        response.extensions_mut().insert(Self { opening: opening.into(), begin: Arc::new(Mutex::new(Some(begin))) });
     }
 
     /// Takes the takeover out of `response`, if there is one.
@@ -31,9 +41,14 @@ impl Takeover {
         response.extensions_mut().remove()
     }
 
+    /// Returns what is written behind the head of the response.
+    pub fn opening(&self) -> &[u8] {
+        &self.opening
+    }
+
     /// Hands the socket over.
     pub fn begin(self, socket: Socket, received: Vec<u8>) {
-        let begin = self.0.lock().take();
+        let begin = self.begin.lock().take();
         if let Some(begin) = begin {
             begin(socket, received);
         }
@@ -42,6 +57,6 @@ impl Takeover {
 
 impl fmt::Debug for Takeover {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Takeover")
+        f.debug_struct("Takeover").finish_non_exhaustive()
     }
 }

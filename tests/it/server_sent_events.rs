@@ -1,13 +1,21 @@
 //! Publications as server-sent events: as over a socket, by one request.
 
+use high_templar::config::Listen;
 use serde_json::{Value, json};
-use tokio::sync::Semaphore;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    sync::Semaphore,
+    time::timeout,
+};
 
 use crate::support::{
-    TestServer, Users,
+    PATIENCE, TestServer, Users,
     backend::Answer,
     events::{Events, path, refusal},
-    eventually, rabbitmq,
+    eventually,
+    http::{dial, request},
+    rabbitmq,
 };
 
 fn message() -> Value {
@@ -82,8 +90,10 @@ async fn who_comes_back_is_given_what_it_has_missed() {
     }
     let query = path(&[message()], &format!("&since={last}"));
     let old = path(&[message()], "&since=0123456789ab:1");
-    // As a page asks, and as a browser's own EventSource does, whose query is that of the first time.
-    for (path, headers) in [(query.as_str(), vec![]), (&old, vec![("Last-Event-ID", last.as_str())])] {
+    let polyfill = path(&[message()], &format!("&since=0123456789ab:1&lastEventId={last}"));
+    // As a page asks; as a browser's own EventSource does, whose `since` is that of the first time; and as event-source-polyfill.
+    let header = vec![("Last-Event-ID", last.as_str())];
+    for (path, headers) in [(&query, vec![]), (&old, header), (&polyfill, vec![])] {
         let (mut events, _, replies) = opened(Events::open(&server.public, path, &headers).await, 1).await;
         assert_eq!(replies[0]["recovered"], json!(true), "{replies:?}");
         for number in 1..500 {
@@ -279,7 +289,7 @@ async fn permissions_are_taken_away_from_who_listens() {
     server.control(json!({"action": "disconnect", "user": "4"})).await;
     assert_eq!(events.close().await.0, 3501);
     server.until_number("open_connections", 0).await;
-    assert_eq!(server.metric(r#"connections_closed_total{reason="disconnected"}"#).await, 1);
+    server.until_metric(r#"connections_closed_total{reason="disconnected"}"#, 1).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -327,9 +337,9 @@ async fn a_client_that_goes_while_the_api_is_asked_is_forgotten() {
     let permits = held.clone();
     let body = json!({"allowed_rooms": [message()]}).to_string();
     server.backend.answer(move |_| Answer::Held(permits.clone(), Box::new(Answer::Reply(200, body.clone()))));
-    let mut stream = crate::support::http::dial(&server.public).await;
-    let request = crate::support::http::request("GET", &path(&[message()], ""), &[], b"");
-    tokio::io::AsyncWriteExt::write_all(&mut stream, &request).await.unwrap();
+    let mut stream = dial(&server.public).await;
+    let request = request("GET", &path(&[message()], ""), &[], b"");
+    stream.write_all(&request).await.unwrap();
     eventually("the API is asked", async || server.backend.bootstraps() == 1).await;
     drop(stream);
     held.add_permits(2);
@@ -337,6 +347,69 @@ async fn a_client_that_goes_while_the_api_is_asked_is_forgotten() {
     other.send_text("ping").await;
     assert_eq!(other.next().await, json!("pong"));
     server.until_number("open_connections", 1).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_ends_its_side_hears_on_and_one_that_is_gone_is_forgotten_at_once() {
+    let server = TestServer::start().await;
+    let Listen::Tcp(address) = server.public else { panic!("TCP") };
+    let (mut half, mut gone) = (TcpStream::connect(address).await.unwrap(), TcpStream::connect(address).await.unwrap());
+    for stream in [&mut half, &mut gone] {
+        stream.write_all(&request("GET", &path(&[message()], ""), &[], b"")).await.unwrap();
+    }
+    server.until_number("open_connections", 2).await;
+    half.shutdown().await.unwrap();
+    // No ping is due for 25 s.
+    drop(gone);
+    server.until_number("open_connections", 1).await;
+    server.trigger(json!({"rooms": [message()], "data": "heard"})).await;
+    let mut received = Vec::new();
+    while !String::from_utf8_lossy(&received).contains("\"data\":\"heard\"") {
+        assert!(timeout(PATIENCE, half.read_buf(&mut received)).await.unwrap().unwrap() > 0);
+    }
+    drop(half);
+    server.until_number("open_connections", 0).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_client_sends_behind_its_request_is_left_where_it_is() {
+    let server = TestServer::start().await;
+    let Listen::Tcp(address) = server.public else { panic!("TCP") };
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    let request = request("GET", &path(&[message()], ""), &[], b"");
+    stream.write_all(&[&request[..], &request[..], &[b'x'; 4096]].concat()).await.unwrap();
+    server.until_number("open_connections", 1).await;
+    server.trigger(json!({"rooms": [message()], "data": "heard"})).await;
+    let mut received = Vec::new();
+    while !String::from_utf8_lossy(&received).contains("\"data\":\"heard\"") {
+        assert!(timeout(PATIENCE, stream.read_buf(&mut received)).await.unwrap().unwrap() > 0);
+    }
+    assert_eq!(server.backend.bootstraps(), 1);
+    assert_eq!(String::from_utf8_lossy(&received).matches("HTTP/1.1 ").count(), 1);
+    drop(stream);
+    server.until_number("open_connections", 0).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_head_of_a_stream_says_how_its_body_is_sent_and_when_to_reconnect() {
+    let server = TestServer::start().await;
+    for version in ["HTTP/1.1", "HTTP/1.0"] {
+        let mut stream = dial(&server.public).await;
+        let request = format!("GET {} {version}\r\nHost: localhost\r\n\r\n", path(&[message()], ""));
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut received = Vec::new();
+        while !String::from_utf8_lossy(&received).contains("\"type\":\"reply\"") {
+            assert!(timeout(PATIENCE, stream.read_buf(&mut received)).await.unwrap().unwrap() > 0);
+        }
+        let received = String::from_utf8(received).unwrap();
+        let (head, body) = received.split_once("\r\n\r\n").unwrap();
+        let head = head.to_ascii_lowercase();
+        assert!(head.starts_with("http/1.1 200 ok\r\n") && head.contains("\r\ndate: "), "{head}");
+        assert!(head.contains("\r\nconnection: close") && !head.contains("content-length"), "{head}");
+        assert_eq!(head.contains("\r\ntransfer-encoding: chunked"), version == "HTTP/1.1", "{head}");
+        let start = if version == "HTTP/1.1" { "d\r\nretry: 3000\n\n\r\n" } else { "retry: 3000\n\ndata: " };
+        assert!(body.starts_with(start), "{body}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

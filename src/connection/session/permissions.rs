@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     backend::{Admission, Moment},
-    hub::{Frame, Full, WildcardDispatch},
+    hub::{Frame, Full, Mark, WildcardDispatch},
     protocol::{
         RequestId, Version,
         server::{Ended, Refusal, v4},
@@ -162,7 +162,7 @@ impl Session {
             let Some(seats) = self.take_out(&id) else { continue };
             let mut all = Vec::new();
             seats.append_to(&mut all);
-            let told = Frame::Text(v4::unsubscribed(&id, why).into());
+            let told = unsubscribed(&id, why);
             connections.hub.leave(all, || {
                 self.outbox.withhold(&id);
                 outcome = outcome.and(self.outbox.push(told));
@@ -182,7 +182,7 @@ impl Session {
         for id in stopped {
             self.take_out(&id);
             applied = Applied::Changed;
-            outcome = outcome.and(self.outbox.push(Frame::Text(v4::unsubscribed(&id, why).into())));
+            outcome = outcome.and(self.outbox.push(unsubscribed(&id, why)));
         }
         outcome.map(|()| applied)
     }
@@ -202,7 +202,7 @@ impl Behind {
                 _ => continue,
             };
             let answer = v4::refused(Some(&id), Refusal::RoomNotFound, why.word());
-            let (answer, more) = Unanswered::refused(Frame::Text(answer.into()));
+            let (answer, more) = Unanswered::refused(Frame::marked(answer, Mark::Ended(id.clone())));
             *request = answer;
             bytes += more;
             refused.push(id);
@@ -222,6 +222,11 @@ impl Behind {
         });
         stopped
     }
+}
+
+/// Tells the client that its subscription `id` is over.
+fn unsubscribed(id: &RequestId, why: Ended) -> Frame {
+    Frame::marked(v4::unsubscribed(id, why), Mark::Ended(id.clone()))
 }
 
 /// The same room with its numbers compared by value, as permissions are.

@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 use super::{super::Connections, Seats, Session, account::waiting_bytes};
 use crate::{
-    hub::{Budget, Frame, Full, Recovery, Resumption, Step},
+    hub::{Budget, Frame, Full, Mark, Recovery, Resumption, Step},
     logging::limited,
     protocol::{CloseCode, Position, RequestId, server::v4},
     room::RoomKey,
@@ -259,7 +259,8 @@ impl Session {
                 Step::Lost(seat) => {
                     // It was told that it would get everything.
                     connections.metrics.recoveries.inc("lost");
-                    self.reply(Frame::Text(v4::resync(connections.hub.position()).into()))?;
+                    let position = connections.hub.position();
+                    self.reply(Frame::marked(v4::resync(position), Mark::All(position)))?;
                     seat
                 }
             };
@@ -309,7 +310,8 @@ impl Session {
         match resumption {
             Resumption::Possible(recovery) => {
                 connections.metrics.recoveries.inc("recovered");
-                self.reply(Frame::Text(v4::success(&request_id, Some(since), Some(true)).into()))?;
+                let text = v4::success(&request_id, Some(since), Some(true));
+                self.reply(Frame::marked(text, Mark::At(request_id, since)))?;
                 self.behind.get_or_insert_default().reading.push_back(recovery);
                 Ok(None)
             }
@@ -336,7 +338,11 @@ impl Session {
         }
         let mut outcome = Ok(());
         let seat = connections.hub.join_after(key, &self.outbox, &request_id, |position| {
-            outcome = self.outbox.push(Frame::Text(v4::success(&request_id, position, recovered).into()));
+            let text = v4::success(&request_id, position, recovered);
+            outcome = self.outbox.push(match position {
+                Some(position) => Frame::marked(text, Mark::At(request_id.clone(), position)),
+                None => Frame::Text(text.into()),
+            });
         });
         self.subscriptions.insert(request_id, Seats::One(seat));
         outcome

@@ -1,5 +1,6 @@
 //! `GET /listen?conn_id=…`, a long poll, and `GET /ws?conn_id=…`, a socket: what comes for a connection.
 
+use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use serde_json::json;
 use uuid::Uuid;
@@ -65,10 +66,10 @@ pub(in crate::http) fn open_socket(
         Box::new(reply::too_many(limit))
     })?;
     let since = channelstream.sequence(); // before the client knows that it is heard
-    let place = place.with_connection();
+    place.keep_connection();
     let mut response = response.map(|()| Response::default().into_body());
     let (connections, channelstream) = (connections.clone(), channelstream.clone());
-    Takeover::attach(&mut response, move |socket, received| {
+    Takeover::attach(&mut response, Bytes::new(), move |socket, received| {
         let arrival = websocket::Listener { connection, since, place };
         let tasks = connections.tasks.clone();
         tasks.spawn(websocket::listen(socket, received, arrival, channelstream, connections));

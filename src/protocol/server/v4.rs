@@ -147,6 +147,8 @@ pub fn resync(position: Option<Position>) -> String {
 /// A publication up to the receiver's `requestId`; then comes that, [`PUBLICATION_DATA`], the data, and
 /// [`publication_end`].
 pub const PUBLICATION_START: &str = r#"{"type":"publish","requestId":"#;
+/// What stands before a position.
+const POSITION_START: &str = r#","position":""#;
 /// What stands before a publication's data.
 pub const PUBLICATION_DATA: &str = r#","data":"#;
 
@@ -156,6 +158,11 @@ pub fn publication_end(position: Option<Position>) -> String {
     push_position(&mut end, position);
     end.push('}');
     end
+}
+
+/// Returns the position in an `end` that [`publication_end`] has made.
+pub fn position_in_end(end: &str) -> Option<&str> {
+    end.strip_prefix(POSITION_START)?.strip_suffix("\"}")
 }
 
 fn error(request_id: Option<&RequestId>, word: &str, detail: &str) -> String {
@@ -172,7 +179,7 @@ fn reply(request_id: Option<&RequestId>, code: &str) -> String {
 
 fn push_position(frame: &mut String, position: Option<Position>) {
     if let Some(position) = position {
-        let _ = write!(frame, r#","position":"{position}""#);
+        let _ = write!(frame, r#"{POSITION_START}{position}""#);
     }
 }
 

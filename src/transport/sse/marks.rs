@@ -62,6 +62,11 @@ impl Marks {
         Self { marks: since.map(Mark::Asked).collect(), are_level: false }
     }
 
+    /// How many subscriptions there are.
+    pub(super) fn len(&self) -> usize {
+        self.marks.len()
+    }
+
     /// From here on, whoever is given a publication tells that all others have been given what was published before it.
     pub(super) fn level(&mut self) {
         self.are_level = true;

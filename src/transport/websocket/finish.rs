@@ -4,18 +4,18 @@ use std::{borrow::Cow, io, time::Duration};
 
 use tokio::{io::Interest, time::timeout};
 
-use super::{Socket, WebSocket, frame::Reader};
+use super::{Socket, frame::Reader};
 use crate::{hub::Outbox, protocol::CloseCode};
 
 /// How long a client may take nothing of what waits for it.
-pub(super) const WRITE_DEADLINE: Duration = Duration::from_secs(30);
+pub(in crate::transport) const WRITE_DEADLINE: Duration = Duration::from_secs(30);
 /// How long the last frames may take to go out.
 const FLUSH_DEADLINE: Duration = Duration::from_secs(5);
 /// How long the client may take to close its side after that.
 const GOODBYE_DEADLINE: Duration = Duration::from_secs(2);
 
 /// How to answer a client that has ended the conversation; `None` when it has not.
-pub(super) type Goodbye = Option<(CloseCode, Cow<'static, str>)>;
+pub(in crate::transport) type Goodbye = Option<(CloseCode, Cow<'static, str>)>;
 
 /// Reads what has arrived. Whether the client is still there.
 pub(super) fn receive(socket: &Socket, reader: &mut Reader) -> bool {
@@ -26,11 +26,10 @@ pub(super) fn receive(socket: &Socket, reader: &mut Reader) -> bool {
 }
 
 /// Sends what is left, says goodbye, and waits a little for the client to do the same.
-pub(super) async fn finish(socket: &Outbox<WebSocket>, outbox: &Outbox, goodbye: Goodbye) {
+pub(in crate::transport) async fn finish(socket: &Socket, outbox: &Outbox, goodbye: Goodbye) {
     if let Some((code, reason)) = goodbye {
         outbox.close(code, reason);
     }
-    let socket = &socket.wire().socket;
     let flush = async {
         while !outbox.is_empty() {
             if socket.ready(Interest::WRITABLE).await.is_err() {

@@ -310,7 +310,7 @@ pub fn encoded_len(content: Content<'_>, dialect: impl Into<Dialect>) -> usize {
 /// Writes `content` as a server sends it in `dialect`: one frame, unmasked.
 pub fn encode<'a>(content: Content<'a>, dialect: impl Into<Dialect>, out: &mut Encoder<'a, '_>) {
     let opcode = match content {
-        Content::Text(_) | Content::Publication(..) => TEXT,
+        Content::Text(..) | Content::Sealed(_) | Content::Publication(..) => TEXT,
         Content::Ping => PING,
         Content::Pong(_) => PONG,
         Content::Close(..) => CLOSE,

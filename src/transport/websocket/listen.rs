@@ -64,7 +64,7 @@ pub async fn listen(
         ControlFlow::Break(goodbye) => goodbye.clone(),
     };
     drop(listening); // the connection is over, whatever becomes of the last frames
-    Box::pin(finish(&client.socket, client.link.outbox(), goodbye)).await;
+    Box::pin(finish(&client.socket.wire().socket, client.link.outbox(), goodbye)).await;
 }
 
 struct Client {

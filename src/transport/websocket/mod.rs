@@ -3,7 +3,7 @@
 //! Writing is done by whoever has something to say, straight through the connection's outbox.
 
 mod early;
-mod finish;
+pub(super) mod finish;
 pub mod frame;
 mod listen;
 mod run;

@@ -234,7 +234,7 @@ impl Client {
         if let Some(connection) = self.connection.take() {
             connection.leave().await; // out of the books before the answer is sent
         }
-        finish(&self.socket, self.outbox(), goodbye).await;
+        finish(self.socket(), self.outbox(), goodbye).await;
     }
 }
 
