@@ -127,9 +127,18 @@ fn connected(address: SocketAddr, headers: &str) -> TcpStream {
     stream
 }
 
-/// A client that is subscribed to `{"target":"message"}`.
+/// A client that is subscribed to `{"target":"message"}`, in 3.1's protocol.
 fn client(address: SocketAddr) -> TcpStream {
-    let mut stream = connected(address, "");
+    subscribed(address, "")
+}
+
+/// The same in version 4.
+fn client_v4(address: SocketAddr) -> TcpStream {
+    subscribed(address, V4)
+}
+
+fn subscribed(address: SocketAddr, headers: &str) -> TcpStream {
+    let mut stream = connected(address, headers);
     send(&mut stream, r#"{"type":"subscribe","requestId":"1","room":{"target":"message"}}"#);
     until(&mut stream, b"success");
     stream
@@ -166,8 +175,18 @@ fn until(stream: &mut TcpStream, wanted: &[u8]) -> String {
     String::from_utf8_lossy(&received).into_owned()
 }
 
-/// Publishes 16 KiB to all `clients`, and waits until they have it.
-fn broadcast(internal: SocketAddr, clients: &mut [TcpStream]) {
+/// A client that listens to the same room by server-sent events.
+fn event_stream(address: SocketAddr) -> TcpStream {
+    let mut stream = TcpStream::connect(address).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+    let request = "GET /sse/?room=%7B%22target%22:%22message%22%7D HTTP/1.1\r\nHost: localhost\r\n\r\n";
+    stream.write_all(request.as_bytes()).unwrap();
+    until(&mut stream, b"success");
+    stream
+}
+
+/// Publishes 16 KiB to all `clients`, and waits until they have it, of which the frame ends with `end`.
+fn broadcast(internal: SocketAddr, clients: &mut [TcpStream], end: &[u8]) {
     let data = "x".repeat(16 * 1024);
     let body = format!(r#"{{"rooms":[{{"target":"message"}}],"data":"{data}"}}"#);
     let mut publisher = TcpStream::connect(internal).unwrap();
@@ -176,7 +195,7 @@ fn broadcast(internal: SocketAddr, clients: &mut [TcpStream]) {
     publisher.write_all(body.as_bytes()).unwrap();
     until(&mut publisher, b"success");
     for client in clients {
-        until(client, br#","requestId":"1"}"#);
+        until(client, end);
     }
 }
 
@@ -198,34 +217,75 @@ fn settled(region: &Region<'_, System>) -> isize {
     }
 }
 
-#[test]
-fn an_idle_client_takes_little_memory_and_no_more_after_a_large_broadcast() {
+/// Asserts that an idle one of the clients that `connect` makes takes up to `most` bytes, and no more after a large broadcast.
+fn assert_idle(connect: fn(SocketAddr) -> TcpStream, end: &[u8], most: isize) {
     const CLIENTS: usize = 500;
-    /// The budget is 3 KB with what the allocator adds.
-    const EACH: isize = 2390;
-    /// The second broadcast, once, for clients that come back.
+    /// The second broadcast, once, for clients that reconnect.
     const KEPT: isize = 18 * 1024;
     let _alone = ALONE.lock();
     let server = Running::start(r#"[{"target":"message"}]"#, &[]);
     let (public, internal) = (server.public, server.internal);
     // What is made once for all, tables that have room for some more included.
-    let mut clients: Vec<TcpStream> = (0..100).map(|_| client(public)).collect();
+    let mut clients: Vec<TcpStream> = (0..100).map(|_| connect(public)).collect();
     clients.reserve(CLIENTS);
-    broadcast(internal, &mut clients);
+    broadcast(internal, &mut clients, end);
     let region = Region::new(ALLOCATOR);
     let before = settled(&region);
-    clients.extend((0..CLIENTS).map(|_| client(public)));
+    clients.extend((0..CLIENTS).map(|_| connect(public)));
     let idle = settled(&region) - before;
     let each = idle / CLIENTS as isize;
-    assert!(each <= EACH, "{each} bytes for an idle client");
+    eprintln!("{each} bytes for an idle client");
+    assert!(each <= most, "{each} bytes for an idle client");
 
-    broadcast(internal, &mut clients);
+    broadcast(internal, &mut clients, end);
     let after = settled(&region) - before - KEPT;
     assert!(after <= idle + CLIENTS as isize * 16, "{idle} bytes before the broadcast, {after} after it");
 
     drop(clients);
     let gone = settled(&region) - before - KEPT;
     assert!(gone <= 0, "{gone} bytes are left of {CLIENTS} clients that are gone");
+    server.stop();
+}
+
+#[test]
+fn an_idle_client_takes_little_memory_and_no_more_after_a_large_broadcast() {
+    // The budget is 3 KB with what the allocator adds.
+    assert_idle(client, br#","requestId":"1"}"#, 2390);
+}
+
+#[test]
+fn an_idle_client_of_version_4_takes_little_memory_and_no_more_after_a_large_broadcast() {
+    assert_idle(client_v4, b"\"}", 2700);
+}
+
+#[test]
+fn an_idle_event_stream_takes_little_memory_and_no_more_after_a_large_broadcast() {
+    // The budget is 4 KB with what the allocator adds.
+    assert_idle(event_stream, b"\"}\n\n", 2700);
+}
+
+#[test]
+fn an_event_allocates_nothing_for_any_of_the_streams() {
+    const CLIENTS: usize = 400;
+    let _alone = ALONE.lock();
+    let server = Running::start(r#"[{"target":"message"}]"#, &[]);
+    let mut clients: Vec<TcpStream> = (0..CLIENTS).map(|_| event_stream(server.public)).collect();
+    let mut publisher = TcpStream::connect(server.internal).unwrap();
+    let body = r#"{"rooms":[{"target":"message"}],"data":"hello"}"#;
+    let request = format!("POST /trigger/ HTTP/1.1\r\nHost: localhost\r\nContent-Length: {}\r\n\r\n{body}", body.len());
+    let mut publish = || {
+        let mut piece = [0; 1024];
+        publisher.write_all(request.as_bytes()).unwrap();
+        let _ = publisher.read(&mut piece).unwrap();
+        for client in &mut clients {
+            let count = client.read(&mut piece).unwrap();
+            let event = &piece[..count];
+            assert!(event.ends_with(b"\"}\n\n\r\n"), "in one piece: {}", String::from_utf8_lossy(event));
+        }
+    };
+    publish();
+    let stats = counted(publish);
+    assert!(stats.allocations < CLIENTS / 4, "{stats:?}");
     server.stop();
 }
 

@@ -275,7 +275,10 @@ struct TakenOver;
 /// Writes the head of the response, and hands the socket over.
 async fn take_over(takeover: Takeover, mut socket: Socket, head: &[u8], received: Vec<u8>) {
     match timeout(HEAD_DEADLINE, socket.write_all(head)).await {
-        Ok(Ok(())) => takeover.begin(socket, received),
+        Ok(Ok(())) => {
+            socket.release_task();
+            takeover.begin(socket, received);
+        }
         Ok(Err(error)) => debug!(%error, "the client was gone before its response"),
         Err(_) => debug!("the client did not take its response"),
     }

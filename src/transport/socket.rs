@@ -5,7 +5,7 @@ use std::{
     net::Shutdown,
     os::fd::{AsFd, BorrowedFd},
     pin::Pin,
-    task::{Context, Poll},
+    task::{Context, Poll, Waker},
     time::Duration,
 };
 
@@ -33,6 +33,17 @@ impl Socket {
             let _ = stream.set_nodelay(true);
             let _ = SockRef::from(stream).set_tcp_user_timeout(Some(timeout));
         }
+    }
+
+    /// Releases the task that has read and written the stream so far as [`AsyncRead`] and [`AsyncWrite`]. tokio keeps its waker until
+    /// something happens on the stream, and with the waker the whole memory of the task, although the task has ended.
+    pub fn release_task(&self) {
+        let context = &mut Context::from_waker(Waker::noop());
+        // Whether the stream is ready does not matter: if it is, tokio has dropped the waker.
+        let _ = match self {
+            Self::Tcp(stream) => (stream.poll_read_ready(context), stream.poll_write_ready(context)),
+            Self::Unix(stream) => (stream.poll_read_ready(context), stream.poll_write_ready(context)),
+        };
     }
 
     /// The interest in nothing but the end of the stream. It is noticed although there are bytes that nobody reads: the
