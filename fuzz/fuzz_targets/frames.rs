@@ -103,7 +103,7 @@ impl From<Event<'_>> for Seen {
     fn from(event: Event<'_>) -> Self {
         match event {
             Event::Text(text) => Self::Text(text.to_owned()),
-            Event::Binary => Self::Binary,
+            Event::Binary(_) => Self::Binary,
             Event::Ping(payload) => Self::Ping(payload.into()),
             Event::Pong => Self::Pong,
             Event::Close(code, reason) => Self::Close(code.number(), reason.into_owned()),

@@ -176,7 +176,7 @@ impl<'a> Early<'a> {
                     self.bytes += size_of::<Message>() + text.len();
                     self.messages.push_back(Message::Text(text.into()));
                 }
-                Ok(Some(Event::Binary)) => {
+                Ok(Some(Event::Binary(_))) => {
                     self.bytes += size_of::<Message>();
                     self.messages.push_back(Message::Binary);
                 }

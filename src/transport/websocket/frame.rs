@@ -35,7 +35,7 @@ pub enum Event<'a> {
     /// A whole text message, or a binary one that holds text.
     Text(&'a str),
     /// A whole binary message that holds no text.
-    Binary,
+    Binary(&'a [u8]),
     /// To be answered with the same payload.
     Ping(Bytes),
     /// The answer to a ping of ours.
@@ -130,11 +130,19 @@ impl Reader {
         std::mem::take(&mut self.fragments)
     }
 
-    /// Returns the next complete message; `None` when more bytes are needed.
+    /// Returns the next complete message; `None` when more bytes are needed. A binary message that holds UTF-8 counts as text.
     ///
     /// # Errors
     /// When the client breaks the protocol; what it sends after that is of no interest.
     pub fn next_event(&mut self) -> Result<Option<Event<'_>>, Violation> {
+        Ok(self.next_as_sent()?.map(|event| match event {
+            Event::Binary(payload) => std::str::from_utf8(payload).map_or(event, Event::Text),
+            event => event,
+        }))
+    }
+
+    /// As [`next_event`](Self::next_event), but keeps text and binary messages apart, whatever they hold.
+    pub(super) fn next_as_sent(&mut self) -> Result<Option<Event<'_>>, Violation> {
         if std::mem::take(&mut self.is_spent) {
             self.message = None;
         }
@@ -260,11 +268,10 @@ impl Message {
 }
 
 fn event(is_text: bool, payload: &[u8]) -> Result<Event<'_>, Violation> {
-    match std::str::from_utf8(payload) {
-        Ok(text) => Ok(Event::Text(text)),
-        Err(_) if is_text => Err(Violation(CloseCode::InvalidText)),
-        Err(_) => Ok(Event::Binary),
+    if !is_text {
+        return Ok(Event::Binary(payload));
     }
+    std::str::from_utf8(payload).map(Event::Text).map_err(|_| Violation(CloseCode::InvalidText))
 }
 
 /// Reads the payload of a close frame (sections 5.5.1 and 7.4).
@@ -316,7 +323,12 @@ pub fn encode<'a>(content: Content<'a>, dialect: impl Into<Dialect>, out: &mut E
         Content::Close(..) => CLOSE,
     };
     let dialect = dialect.into();
-    let len = content.payload_len(dialect);
+    put_head(opcode, content.payload_len(dialect), out);
+    content.put_payload(dialect, out);
+}
+
+/// Writes the head of a server's frame with `len` bytes of payload.
+pub(super) fn put_head(opcode: u8, len: usize, out: &mut Encoder<'_, '_>) {
     match (u8::try_from(len), u16::try_from(len)) {
         (Ok(len @ 0..=125), _) => out.put_copy(&[FIN | opcode, len]),
         (_, Ok(len)) => {
@@ -328,7 +340,6 @@ pub fn encode<'a>(content: Content<'a>, dialect: impl Into<Dialect>, out: &mut E
             out.put_copy(&(len as u64).to_be_bytes());
         }
     }
-    content.put_payload(dialect, out);
 }
 
 #[cfg(test)]

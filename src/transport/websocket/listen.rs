@@ -128,7 +128,7 @@ impl Client {
                         let _ = outbox.push(Frame::Pong(payload)); // over the limit it has closed itself
                         outbox.flush();
                     }
-                    Ok(Some(Event::Text(_) | Event::Binary)) => {
+                    Ok(Some(Event::Text(_) | Event::Binary(_))) => {
                         connections.metrics.client_messages.inc();
                     }
                     Ok(Some(Event::Pong)) => {}

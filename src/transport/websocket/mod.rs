@@ -2,6 +2,8 @@
 //!
 //! Writing is done by whoever has something to say, straight through the connection's outbox.
 
+#[cfg(test)]
+mod autobahn;
 mod early;
 pub(super) mod finish;
 pub mod frame;

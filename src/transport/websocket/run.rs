@@ -191,7 +191,7 @@ impl Client {
                     }
                     message => message,
                 },
-                Ok(Some(Event::Binary)) => Message::NotJson,
+                Ok(Some(Event::Binary(_))) => Message::NotJson,
                 Ok(Some(event @ (Event::Pong | Event::Ping(_)))) => {
                     if version == Version::V4 {
                         keepalive.heard(Instant::now());

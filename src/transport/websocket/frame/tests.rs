@@ -34,9 +34,18 @@ fn masked(first: u8, payload: &[u8]) -> Vec<u8> {
 
 /// What a reader makes of `bytes` when they come in pieces of `step`: events as text, until it wants more or gives up.
 fn read(bytes: &[u8], step: usize, limit: usize) -> (Vec<String>, Option<CloseCode>) {
-    let mut reader = Reader::new(limit, &[]);
+    read_pieces(&[], bytes.chunks(step.max(1)), limit)
+}
+
+/// The same for bytes that come right behind the handshake (`early`) and in `pieces`.
+fn read_pieces<'a>(
+    early: &[u8],
+    pieces: impl Iterator<Item = &'a [u8]>,
+    limit: usize,
+) -> (Vec<String>, Option<CloseCode>) {
+    let mut reader = Reader::new(limit, early);
     let mut events = Vec::new();
-    for piece in bytes.chunks(step.max(1)) {
+    for piece in std::iter::once(&[][..]).chain(pieces) {
         reader.buffer().extend_from_slice(piece);
         loop {
             match reader.next_event() {
@@ -47,6 +56,55 @@ fn read(bytes: &[u8], step: usize, limit: usize) -> (Vec<String>, Option<CloseCo
         }
     }
     (events, None)
+}
+
+/// A client's frames, and the events that a reader has to return.
+type Conversation = (Vec<u8>, Vec<String>);
+
+fn control_frame() -> impl Strategy<Value = Conversation> {
+    (any::<bool>(), prop::collection::vec(any::<u8>(), 0..=125)).prop_map(|(is_ping, payload)| {
+        let event = if is_ping { Event::Ping(payload.clone().into()) } else { Event::Pong };
+        (masked(FIN | if is_ping { PING } else { PONG }, &payload), vec![format!("{event:?}")])
+    })
+}
+
+/// A message in one or more frames, with control frames between some of them.
+fn message() -> impl Strategy<Value = Conversation> {
+    let payload = prop_oneof![
+        "\\PC{0,80}".prop_map(|text| (TEXT, text.into_bytes())),
+        "\\PC{0,80}".prop_map(|text| (BINARY, text.into_bytes())),
+        prop::collection::vec(any::<u8>(), 0..300).prop_map(|bytes| (BINARY, bytes)),
+    ];
+    let between = prop::collection::vec(control_frame(), 0..2);
+    (payload, prop::collection::vec((0..60_usize, between), 0..5)).prop_map(|((opcode, payload), cuts)| {
+        let (mut bytes, mut events) = (Vec::new(), Vec::new());
+        let (mut first, mut rest) = (opcode, payload.as_slice());
+        for (size, between) in cuts {
+            let (fragment, later) = rest.split_at(size.min(rest.len()));
+            bytes.extend(masked(first, fragment));
+            (first, rest) = (CONTINUATION, later);
+            for (frame, event) in between {
+                bytes.extend(frame);
+                events.extend(event);
+            }
+        }
+        bytes.extend(masked(FIN | first, rest));
+        events.push(format!("{:?}", std::str::from_utf8(&payload).map_or(Event::Binary(&payload), Event::Text)));
+        (bytes, events)
+    })
+}
+
+/// Messages and control frames, some with a close frame at the end.
+fn conversation() -> impl Strategy<Value = Conversation> {
+    let goodbye = (1000..1004_u16, "\\PC{0,30}").prop_map(|(code, reason)| {
+        let event = Event::Close(CloseCode::Echo(code), reason.clone().into());
+        (masked(FIN | CLOSE, &[&code.to_be_bytes(), reason.as_bytes()].concat()), vec![format!("{event:?}")])
+    });
+    let parts = prop::collection::vec(prop_oneof![message(), control_frame()], 0..6);
+    (parts, prop::option::of(goodbye)).prop_map(|(parts, goodbye)| {
+        let (bytes, events): (Vec<_>, Vec<_>) = parts.into_iter().chain(goodbye).unzip();
+        (bytes.concat(), events.concat())
+    })
 }
 
 #[test]
@@ -116,7 +174,7 @@ fn text_that_is_not_utf8_is_noticed_at_its_first_invalid_byte() {
     assert_eq!(read(&cut, 1, 1024), (vec![], invalid));
     // Binary messages may hold anything.
     let binary = [masked(BINARY, b"\xff"), masked(FIN | CONTINUATION, b"\xff")].concat();
-    assert_eq!(read(&binary, 1, 1024), (vec!["Binary".to_owned()], None));
+    assert_eq!(read(&binary, 1, 1024), (vec!["Binary([255, 255])".to_owned()], None));
 }
 
 #[test]
@@ -222,12 +280,18 @@ proptest! {
     }
 
     #[test]
-    fn what_is_sent_masked_arrives_in_whatever_pieces(
-        messages in prop::collection::vec("\\PC{0,200}", 0..6), step in 1..400_usize
+    fn a_conversation_is_read_alike_wherever_it_is_cut(
+        (bytes, expected) in conversation(),
+        early in 0..100_usize,
+        sizes in prop::collection::vec(1..200_usize, 1..8),
     ) {
-        let bytes: Vec<u8> = messages.iter().flat_map(|text| masked(FIN | TEXT, text.as_bytes())).collect();
-        let expected: Vec<_> = messages.iter().map(|text| format!("{:?}", Event::Text(text))).collect();
-        prop_assert_eq!(read(&bytes, step, 4096), (expected, None));
+        let (early, mut rest) = bytes.split_at(early.min(bytes.len()));
+        let pieces = sizes.iter().cycle().map_while(|size| {
+            let piece;
+            (piece, rest) = rest.split_at((*size).min(rest.len()));
+            (!piece.is_empty()).then_some(piece)
+        });
+        prop_assert_eq!(read_pieces(early, pieces, 4096), (expected, None));
     }
 
     #[test]
