@@ -27,6 +27,7 @@ class Front {
     front.attempts = new Map(); // how often each page has asked for its stream
     front.pages = createHttpServer((request, response) => {
       const file = FILES[new URL(request.url, "http://front").pathname];
+      response.setHeader("Connection", "close"); // else a browser would ask for its stream on the same connection
       response.setHeader("Content-Type", file ? "text/javascript" : "text/html").end(file ?? "<!doctype html><title>page</title>");
     });
     front.server = createServer((socket) => {
