@@ -20,6 +20,7 @@ mod early;
 mod embedded_log;
 mod framing;
 mod grants;
+mod header_lines;
 mod holds;
 mod hooks;
 mod hostile;
