@@ -1,12 +1,7 @@
 //! The environment: raw variables in, a checked configuration or every problem at once out.
 
-use std::{
-    collections::{BTreeMap, HashSet},
-    path::PathBuf,
-    time::Duration,
-};
+use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
-use reqwest::Url;
 use serde::Deserialize;
 
 use super::{
@@ -18,6 +13,7 @@ use super::{
     legacy::{self, Legacy},
     log_filter,
     networks::Networks,
+    origins::origins,
     problems::{Error, Problems, numbers},
     values::{choice, count, duration, optional_count, optional_duration, size, size_within},
 };
@@ -448,25 +444,3 @@ fn broker(
 
 /// So that a name for the log can be made of it: names in AMQP have up to 255 bytes.
 const LONGEST_EXCHANGE: usize = 240;
-
-fn origins(list: Option<&str>, problems: &mut Problems) -> Option<Origins> {
-    let Some(list) = list else { return Some(Origins::SameHost) };
-    let origins: HashSet<String> = list
-        .split(',')
-        .map(|origin| origin.trim().trim_end_matches('/').to_ascii_lowercase())
-        .filter(|o| !o.is_empty())
-        .collect();
-    if origins.contains("*") {
-        return Some(Origins::Any);
-    }
-    let is_origin = |origin: &String| {
-        origin == "null"
-            || Url::parse(origin)
-                .is_ok_and(|url| url.has_host() && matches!(url.path(), "" | "/") && url.query().is_none())
-    };
-    if origins.is_empty() || !origins.iter().all(is_origin) {
-        problems.add("ALLOWED_ORIGINS", "must be * or a list like https://app.example.org,https://other.example.org");
-        return None;
-    }
-    Some(Origins::Listed(origins))
-}

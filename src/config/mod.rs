@@ -11,6 +11,7 @@ mod ini;
 mod legacy;
 mod log_filter;
 mod networks;
+mod origins;
 mod problems;
 mod templates;
 mod units;

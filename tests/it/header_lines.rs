@@ -1,10 +1,10 @@
 //! Headers that a proxy has added to, or split over several lines.
 
-use high_templar::config::Listen;
+use high_templar::config::{Listen, from_vars};
 use serde_json::json;
 
 use crate::support::{
-    Client, StubBackend, TestServer,
+    Client, StubBackend, TestServer, eventually,
     http::{exchange, send},
 };
 
@@ -116,4 +116,40 @@ async fn lists_of_a_handshake_may_be_split_over_lines() {
     let bytes = [handshake.as_bytes(), &[0x88, 0x80, 0, 0, 0, 0]].concat();
     let reply = exchange(&server.public, &bytes).await;
     assert_eq!((reply.status, reply.header("sec-websocket-protocol")), (101, Some("high-templar.v4")), "{reply:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_subprotocol_in_another_spelling_is_another_one() {
+    let server = TestServer::start().await;
+    let offered = "Sec-WebSocket-Protocol: HIGH-TEMPLAR.V4\r\n";
+    let handshake = format!(
+        "GET /ws/ HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+         Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n{offered}\r\n"
+    );
+    let bytes = [handshake.as_bytes(), &[0x88, 0x80, 0, 0, 0, 0]].concat();
+    let reply = exchange(&server.public, &bytes).await;
+    assert_eq!((reply.status, reply.header("sec-websocket-protocol")), (101, None), "{reply:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_allowed_origin_is_compared_as_browsers_write_it() {
+    let listed = "file://, https://x.example:443, https://bücher.example, capacitor://localhost";
+    let server = TestServer::with(&[("ALLOWED_ORIGINS", listed)]).await;
+    for origin in ["file://", "https://x.example", "https://xn--bcher-kva.example", "capacitor://localhost"] {
+        Client::connect(&server.public, "/ws/", &[("Origin", origin)]).await;
+        let room = "/sse/?room=%7B%22target%22%3A%22other%22%7D";
+        let events = send(&server.public, "GET", room, &[("Origin", origin)], b"").await;
+        assert_eq!(events.header("access-control-allow-origin"), Some(origin));
+    }
+    for origin in ["null", "file:///", "http://x.example", "https://x.example.evil"] {
+        assert!(Client::try_connect(&server.public, "/ws/", &[("Origin", origin)]).await.is_err(), "{origin}");
+    }
+    eventually("all are counted", async || server.metric(r#"connections_refused_total{reason="origin"}"#).await == 4)
+        .await;
+    let vars = [("API_URL", "http://api/"), ("ALLOWED_ORIGINS", "https://*.example.org")];
+    let wrong = from_vars(vars.map(|(name, value)| (name.to_owned(), value.to_owned())).into_iter()).unwrap_err();
+    assert!(
+        wrong.to_string().contains("https://*.example.org, which contains a wildcard: list each origin"),
+        "{wrong}"
+    );
 }
