@@ -47,3 +47,4 @@ mod strangers;
 mod support;
 mod tickets;
 mod transcripts;
+mod unread;
