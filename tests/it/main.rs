@@ -30,6 +30,7 @@ mod internal;
 mod ledger;
 mod limits;
 mod logging;
+mod methods;
 mod nothing_lost;
 mod orphans;
 mod outage;
