@@ -116,6 +116,8 @@ env! {
     history: "HISTORY",
     /// How much is kept for them. At least 64 KiB.
     history_limit: "HISTORY_LIMIT",
+    /// The largest trigger, posted or published. At least 1 KiB.
+    trigger_limit: "TRIGGER_LIMIT",
     /// How long the ids of triggers are remembered. At least 1 s.
     trigger_id_ttl: "TRIGGER_ID_TTL",
     /// `both`, `subscriptions` or `exact`.
@@ -271,7 +273,7 @@ fn check(env: &Env, legacy: Legacy, channelstream: Applied, problems: &mut Probl
     let listen = listen("LISTEN", env.listen.as_deref().unwrap_or("127.0.0.1:8000"), problems);
     let resume_age = resume.as_ref().map_or(Duration::ZERO, |resume| resume.ttl);
     let connection = connection(env, resume, problems);
-    let internal = internal(env, connection.message_limit_bytes, problems);
+    let internal = internal(env, problems);
     let url = backend::url(env, problems);
     let hooks = hooks(env, url.as_ref(), connection.ping_interval, problems);
     let backend = backend(env, url, &legacy.headers, connection.limits.room, problems);
@@ -279,6 +281,7 @@ fn check(env: &Env, legacy: Legacy, channelstream: Applied, problems: &mut Probl
         age: duration("HISTORY", env.history.as_deref(), 300, 1, problems),
         limit_bytes: size("HISTORY_LIMIT", env.history_limit.as_deref(), 64 << 20, 64 << 10, problems),
     };
+    let trigger_limit_bytes = size("TRIGGER_LIMIT", env.trigger_limit.as_deref(), 16 << 20, 1024, problems);
     let trigger_id_ttl = duration("TRIGGER_ID_TTL", env.trigger_id_ttl.as_deref(), 300, 1, problems);
     let read_back = history.age.max(trigger_id_ttl).max(resume_age);
     let broker = broker(env, legacy.broker, &history, read_back, problems);
@@ -311,6 +314,7 @@ fn check(env: &Env, legacy: Legacy, channelstream: Applied, problems: &mut Probl
         hooks: hooks?,
         broker: broker?,
         history,
+        trigger_limit_bytes,
         trigger_id_ttl,
         dispatch: dispatch?,
         connection,
@@ -330,13 +334,13 @@ fn listen(variable: &str, text: &str, problems: &mut Problems) -> Option<Listen>
     problems.ok(variable, address).map(Listen::Tcp)
 }
 
-fn internal(env: &Env, body_limit_bytes: usize, problems: &mut Problems) -> Option<Internal> {
+fn internal(env: &Env, problems: &mut Problems) -> Option<Internal> {
     let listen = listen("INTERNAL_LISTEN", env.internal_listen.as_deref().unwrap_or("127.0.0.1:8002"), problems)?;
     let token = env.internal_token.as_deref().map(Secret::new);
     if !listen.is_local() && token.is_none() {
         problems.add_missing("INTERNAL_TOKEN", "is not set, but INTERNAL_LISTEN can be reached from other machines");
     }
-    Some(Internal { listen, token, body_limit_bytes, connections: None })
+    Some(Internal { listen, token, connections: None })
 }
 
 /// A room with more keys is of no use, and costs every comparison.

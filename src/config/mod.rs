@@ -45,6 +45,8 @@ pub struct Config {
     pub broker: Broker,
     /// What is kept for clients that come back.
     pub history: History,
+    /// The largest trigger, whichever way it comes.
+    pub trigger_limit_bytes: usize,
     /// How long the ids of triggers are remembered.
     pub trigger_id_ttl: Duration,
     /// How wildcards are delivered.
@@ -98,8 +100,6 @@ pub struct Internal {
     pub listen: Listen,
     /// What callers have to show; always there when others than this machine can connect.
     pub token: Option<Secret>,
-    /// The largest body of a trigger.
-    pub body_limit_bytes: usize,
     /// Connections in all, if that is limited.
     pub connections: Option<usize>,
 }

@@ -169,6 +169,7 @@ fn refused_websocket(
 /// The routes of the internal listener: high-templar's own, and all others are Channelstream's, if that is spoken.
 pub fn internal(
     config: &Internal,
+    trigger_limit_bytes: usize,
     publisher: Publisher,
     connections: Arc<Connections>,
     readiness: Readiness,
@@ -176,7 +177,7 @@ pub fn internal(
 ) -> BoxedFilter<(Response,)> {
     let health = admin::health(readiness.clone());
     let rules = connections.room_rules();
-    let private = trigger::route(publisher.clone(), config.body_limit_bytes, rules, readiness.metrics().clone())
+    let private = trigger::route(publisher.clone(), trigger_limit_bytes, rules, readiness.metrics().clone())
         .or(control::route(publisher, rules))
         .unify()
         .or(admin::routes(readiness.metrics().clone()))

@@ -27,6 +27,7 @@ mod hostile;
 mod hostile_publishers;
 mod inspect;
 mod internal;
+mod large_triggers;
 mod ledger;
 mod limits;
 mod logging;
