@@ -311,6 +311,7 @@ fn check(env: &Env, legacy: Legacy, channelstream: Applied, problems: &mut Probl
         listen: listen?,
         internal: internal?,
         backend: backend?,
+        has_api: !channelstream.is_alone,
         hooks: hooks?,
         broker: broker?,
         history,

@@ -39,6 +39,8 @@ pub struct Config {
     pub internal: Internal,
     /// The HTTP API behind us.
     pub backend: Backend,
+    /// Whether there is one: Channelstream's clients need none.
+    pub has_api: bool,
     /// What the backend is told about connections.
     pub hooks: Hooks,
     /// The way of triggers.

@@ -107,7 +107,13 @@ fn with_channelstream(
     own: BoxedFilter<(Response,)>,
 ) -> BoxedFilter<(Response,)> {
     match channelstream {
-        Some(api) => channelstream::routes(api, side).or(own).unify().boxed(),
+        Some(api) => {
+            let routes = channelstream::routes(api, side).or(own).unify();
+            match side {
+                Side::Public => routes.or(channelstream::elsewhere()).unify().boxed(),
+                Side::Internal => routes.boxed(),
+            }
+        }
         None => own,
     }
 }
