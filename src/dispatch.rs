@@ -30,6 +30,8 @@ use crate::{
     room::RoomKey,
 };
 
+/// The word for triggers beyond `TRIGGER_LIMIT`, as publishers over HTTP are told.
+const TOO_LARGE: &str = "too-large";
 /// Look-ups for the rooms of a trigger before anything else has its turn: well under a millisecond.
 const LOOKED_UP_AT_ONCE: u64 = 1024;
 /// Subscriptions that are written to, one after the other, before anything else has its turn: about a millisecond.
@@ -44,6 +46,15 @@ const BACKLOG: u64 = 1 << 20;
 /// What the consumer had next.
 type Ready = Result<Batch, Unusable>;
 
+/// What a trigger may be.
+#[derive(Debug, Clone, Copy)]
+pub struct Triggers {
+    /// How long its id counts.
+    pub id_ttl: Duration,
+    /// The largest one.
+    pub limit_bytes: usize,
+}
+
 /// Takes batches from the broker and fans them out.
 #[derive(Debug)]
 pub struct Dispatch {
@@ -53,6 +64,7 @@ pub struct Dispatch {
     channelstream: Option<Arc<Channelstream>>,
     metrics: Arc<Metrics>,
     repeats: Repeats,
+    trigger_limit_bytes: usize,
     writers: Writers,
     workers: usize,
     /// Of audiences that were small enough to be published to in passing.
@@ -66,13 +78,12 @@ pub struct Dispatch {
 }
 
 impl Dispatch {
-    /// A dispatch to `connections`, by their hub, and to who listens to other instances. Ids of triggers count for
-    /// `trigger_id_ttl`.
+    /// Returns a dispatch of `triggers` to `connections`, by their hub, and to who listens to other instances.
     pub fn new(
         connections: Arc<Connections>,
         instances: Option<Arc<Instances>>,
         channelstream: Option<Arc<Channelstream>>,
-        trigger_id_ttl: Duration,
+        triggers: Triggers,
     ) -> Self {
         let workers = std::thread::available_parallelism().map_or(1, NonZero::get);
         let (small, large) = Default::default();
@@ -82,7 +93,8 @@ impl Dispatch {
             connections,
             instances,
             channelstream,
-            repeats: Repeats::new(trigger_id_ttl),
+            repeats: Repeats::new(triggers.id_ttl),
+            trigger_limit_bytes: triggers.limit_bytes,
             writers: Writers::new(workers),
             workers,
             small,
@@ -255,6 +267,15 @@ impl Dispatch {
 
     /// What the trigger in `body` publishes; `None` when it is for nobody, or no trigger.
     fn prepare(&mut self, body: &Bytes, offset: Option<u64>, is_recalled: bool) -> Option<Arc<Publication>> {
+        if body.len() > self.trigger_limit_bytes {
+            if !is_recalled {
+                self.metrics.triggers_dropped.inc(TOO_LARGE);
+                let reason = format!("it has more than {} bytes: see TRIGGER_LIMIT", self.trigger_limit_bytes);
+                limited!(warn[TOO_LARGE], "trigger dropped", reason, bytes = body.len(), offset);
+            }
+            self.pass(offset);
+            return None;
+        }
         let trigger = match Trigger::parse(body, self.connections.room_rules()) {
             Ok(trigger) => trigger,
             Err(error) => {

@@ -58,6 +58,8 @@ metrics! {
     connections_refused: ByWord,
     /// Requests refused before they were routed, by reason.
     requests_malformed: ByWord,
+    /// Requests of clients whose proxy told an address that could not be read.
+    addresses_unreadable: Counter,
     /// Data frames received from clients.
     client_messages: Counter,
     /// Times that clients were told that triggers may have been missed.

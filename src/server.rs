@@ -17,7 +17,7 @@ use crate::{
     channelstream::Channelstream,
     config::{self, Broker, Config, Listen},
     connection::Connections,
-    dispatch::Dispatch,
+    dispatch::{Dispatch, Triggers},
     http::{
         self, Readiness,
         listener::{BindError, Listener, Room, Terms},
@@ -119,8 +119,8 @@ impl Server {
             let (hub, metrics) = (connections.hub.clone(), connections.metrics.clone());
             Channelstream::new(hub, metrics, consumer.state(), snapshots_every, stop_intake.clone())
         });
-        let dispatch =
-            Dispatch::new(connections.clone(), instances.clone(), channelstream.clone(), config.trigger_id_ttl);
+        let triggers = Triggers { id_ttl: config.trigger_id_ttl, limit_bytes: config.trigger_limit_bytes };
+        let dispatch = Dispatch::new(connections.clone(), instances.clone(), channelstream.clone(), triggers);
         Ok(Self {
             public,
             internal,
@@ -170,13 +170,14 @@ impl Server {
         let internal_terms = Terms { room: Room::internal(self.config.internal.connections), ..terms.clone() };
         let channelstream = self.channelstream.clone().zip(self.config.channelstream);
         let channelstream = channelstream.map(|(channelstream, config)| {
-            let (connections, limit_bytes) = (self.connections.clone(), self.config.internal.body_limit_bytes);
+            let (connections, limit_bytes) = (self.connections.clone(), self.config.trigger_limit_bytes);
             let stop = self.stop_intake.clone();
             Arc::new(http::channelstream::Api::new(channelstream, config, connections, limit_bytes, stop))
         });
         let public = http::public(self.connections.clone(), self.config.origins, channelstream.clone());
         let internal = http::internal(
             &self.config.internal,
+            self.config.trigger_limit_bytes,
             publisher.clone(),
             self.connections.clone(),
             self.readiness.clone(),

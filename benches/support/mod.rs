@@ -17,7 +17,7 @@ use high_templar::{
     broker::{self, Kind, State},
     config,
     connection::Connections,
-    dispatch::Dispatch,
+    dispatch::{Dispatch, Triggers},
     hub::{Content, Encoder, Hub, Outbox, Publication, Seat, WildcardDispatch, Wire},
     metrics::Metrics,
     protocol::{RequestId, Version},
@@ -112,7 +112,12 @@ impl World {
         let stop = CancellationToken::new();
         let embedded = config::Broker::Embedded(config::Embedded::default());
         let (publisher, consumer, _) = broker::open(&embedded, &self.metrics, stop.clone()).expect("a broker");
-        let dispatch = Dispatch::new(self.connections(), None, None, Duration::from_secs(60));
+        let dispatch = Dispatch::new(
+            self.connections(),
+            None,
+            None,
+            Triggers { id_ttl: Duration::from_secs(60), limit_bytes: 16 << 20 },
+        );
         let publish = async {
             for body in bodies {
                 publisher.publish(Kind::Trigger, body.clone()).await.expect("a place in the queue");

@@ -4,7 +4,13 @@ use std::{borrow::Cow, fmt, net::SocketAddr, sync::Arc};
 
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 
-use crate::config::{Part, Source, Template};
+use crate::{
+    config::{Part, Source, Template},
+    protocol::{
+        address::{X_REAL_IP, real_ip},
+        header_lines::{joined, last},
+    },
+};
 
 /// What a client's handshake says about it.
 #[derive(Debug)]
@@ -103,15 +109,25 @@ fn fill(template: &Template, handshake: &Handshake<'_>) -> Option<Vec<u8>> {
 impl Handshake<'_> {
     fn find(&self, source: &Source) -> Option<Cow<'_, [u8]>> {
         match source {
-            Source::Header(name) => {
-                self.headers.get(name).map(HeaderValue::as_bytes).filter(|value| !value.is_empty()).map(Cow::Borrowed)
-            }
-            Source::Cookie(name) => cookie(self.headers.get(header::COOKIE)?.as_bytes(), name.as_bytes()),
+            Source::Header(name) if *name == X_REAL_IP => self.real_ip(),
+            Source::Header(name) => joined(self.headers, name),
+            Source::Cookie(name) => match joined(self.headers, &header::COOKIE)? {
+                Cow::Borrowed(cookies) => cookie(cookies, name.as_bytes()),
+                Cow::Owned(cookies) => cookie(&cookies, name.as_bytes()).map(|value| Cow::Owned(value.into_owned())),
+            },
             Source::Param(name) => param(self.query, name).map(|value| Cow::Owned(value.into_bytes())),
             Source::Peer => Some(match self.peer {
-                Some(peer) => Cow::Owned(peer.ip().to_string().into_bytes()),
+                Some(peer) => Cow::Owned(peer.ip().to_canonical().to_string().into_bytes()),
                 None => Cow::Borrowed(b"<local>"),
             }),
+        }
+    }
+
+    /// The same address that the limits count by, and, as in 3.1, whoever tells it; if it cannot be read, the line as it is.
+    fn real_ip(&self) -> Option<Cow<'_, [u8]>> {
+        match real_ip(self.headers) {
+            Ok(address) => address.map(|address| Cow::Owned(address.to_string().into_bytes())),
+            Err(_) => last(self.headers, X_REAL_IP).map(|line| Cow::Borrowed(line.as_bytes())),
         }
     }
 }
@@ -205,9 +221,45 @@ mod tests {
             ("cookie", "a=1;  csrftoken = \"t\\054x\" ;csrftoken=2"),
             ("user-agent", "browser"),
             ("x-csrftoken", "t,x"),
-            ("x-real-ip", "10.0.0.1"),
+            ("x-real-ip", "10.0.0.2"),
         ];
         assert_eq!(send(client, "x=1&token=a+%62&token=c").unwrap(), pairs(&expected));
+    }
+
+    #[test]
+    fn lines_of_a_header_are_passed_on_as_one_value() {
+        let client: &[(&str, &[u8])] = &[
+            ("Cookie", b"theme=dark"),
+            ("User-Agent", b"a"),
+            ("X-Real-IP", b"9.9.9.9"),
+            ("Cookie", b"sessionid=s; b=2"),
+            ("Cookie", b"csrftoken=t"),
+            ("User-Agent", b"b"),
+            ("X-Real-IP", b"1.1.1.1, [::ffff:203.0.113.7]:40123"),
+        ];
+        let expected = [
+            ("cookie", "theme=dark; sessionid=s; b=2; csrftoken=t"),
+            ("user-agent", "a, b"),
+            ("x-csrftoken", "t"),
+            ("x-real-ip", "203.0.113.7"),
+            ("x-two", "1/2"),
+        ];
+        assert_eq!(send(client, "a=1").unwrap(), pairs(&expected));
+    }
+
+    #[test]
+    fn an_address_that_cannot_be_read_is_passed_on_as_it_is() {
+        let client: &[(&str, &[u8])] = &[("X-Real-IP", b"1.1.1.1"), ("X-Real-IP", b"unknown")];
+        assert_eq!(send(client, "").unwrap(), pairs(&[("x-real-ip", "unknown")]));
+    }
+
+    #[test]
+    fn a_peer_is_named_by_its_address_without_mapping() {
+        let wanted = [("x-peer".parse().unwrap(), Template::parse("{peer}").unwrap())];
+        let handshake =
+            Handshake { headers: &HeaderMap::new(), query: "", peer: "[::ffff:203.0.113.7]:80".parse().ok() };
+        let identity = Identity::of(&wanted, &handshake).unwrap();
+        assert_eq!(identity.headers()["x-peer"], "203.0.113.7");
     }
 
     #[test]
@@ -232,7 +284,8 @@ mod tests {
         let mut map = HeaderMap::new();
         map.insert(header::COOKIE, HeaderValue::from_bytes(odd).unwrap());
         let wanted = [(header::COOKIE, Template::parse("{header:cookie}").unwrap())];
-        let identity = Identity::of(&wanted, &Handshake { headers: &map, query: "", peer: None }).unwrap();
+        let handshake = Handshake { headers: &map, query: "", peer: None };
+        let identity = Identity::of(&wanted, &handshake).unwrap();
         assert_eq!(identity.headers()[header::COOKIE].as_bytes(), odd);
         assert_eq!(format!("{identity:?}"), "***");
     }

@@ -29,8 +29,8 @@ const ASK_INTERVAL: Duration = Duration::from_millis(50);
 /// Lines of its log that are kept, to be shown if it fails.
 const LINES: usize = 10;
 /// Settings that a measurement may want to vary; the others are the run's own business.
-const INHERITED: [&str; 6] =
-    ["OUTBOX_LIMIT", "MESSAGE_LIMIT", "PING_INTERVAL", "IDLE_TIMEOUT", "WILDCARD_DISPATCH", "DRAIN"];
+const INHERITED: [&str; 7] =
+    ["OUTBOX_LIMIT", "MESSAGE_LIMIT", "TRIGGER_LIMIT", "PING_INTERVAL", "IDLE_TIMEOUT", "WILDCARD_DISPATCH", "DRAIN"];
 
 /// Why there is no server.
 #[derive(Debug, thiserror::Error)]
@@ -75,8 +75,8 @@ impl Own {
         if let Some(rabbitmq) = rabbitmq {
             command.env("AMQP_URL", &rabbitmq.url).env("AMQP_EXCHANGE", &rabbitmq.exchange);
         }
-        if std::env::var_os("MESSAGE_LIMIT").is_none() {
-            command.env("MESSAGE_LIMIT", (plan.size_bytes + (1 << 20)).to_string());
+        if std::env::var_os("TRIGGER_LIMIT").is_none() {
+            command.env("TRIGGER_LIMIT", (plan.size_bytes + (1 << 20)).to_string());
         }
         // A Ctrl-C at the terminal is ours alone to answer.
         let mut child =

@@ -87,6 +87,9 @@ impl Address {
 }
 
 async fn backend(config: &Config) -> Result<String, String> {
+    if !config.has_api {
+        return Ok("none, as only Channelstream's clients are served".to_owned());
+    }
     let (changes, metrics) = (Changes::new(Duration::ZERO), Arc::new(Metrics::default()));
     let backend = Backend::new(config.backend.clone(), changes, metrics).map_err(|error| chain(&error))?;
     let nobody = backend.identify(&Handshake { headers: &HeaderMap::new(), query: "", peer: None });

@@ -12,7 +12,6 @@ use super::{
     values::{count, duration, optional_duration, size},
 };
 use crate::room;
-
 /// More calls at once than that are of no use to anybody.
 const MOST_AT_ONCE: usize = 10_000;
 

@@ -18,6 +18,8 @@ use super::{
 pub(super) struct Applied {
     /// `None` if Channelstream is not spoken, or something is wrong.
     pub(super) config: Option<Channelstream>,
+    /// There is no API beside it.
+    pub(super) is_alone: bool,
     pub(super) notes: Vec<Note>,
 }
 
@@ -29,15 +31,18 @@ pub(super) fn apply(env: &mut Env, problems: &mut Problems) -> Applied {
     let mut notes = Vec::new();
     let public = env.channelstream_public.as_deref().unwrap_or("false");
     let is_public = choice("CHANNELSTREAM_PUBLIC", public, &[("true", true), ("false", false)], problems);
-    let Some(settings) = Settings::of(env, &mut notes, problems) else { return Applied { config: None, notes } };
+    let Some(settings) = Settings::of(env, &mut notes, problems) else {
+        return Applied { notes, ..Applied::default() };
+    };
     listen(env, &settings, &mut notes, problems);
     log(env, &settings, &mut notes, problems);
-    if env.api_url.is_none() {
+    let is_alone = env.api_url.is_none();
+    if is_alone {
         env.api_url = Some(NO_API.to_owned());
         notes.push(Note::Taken("API_URL is not set: only Channelstream's clients are served".to_owned()));
     }
     let config = settings.check(is_public.unwrap_or_default(), &mut notes, problems);
-    Applied { config, notes }
+    Applied { config, is_alone, notes }
 }
 
 /// The values that are set, by their keys in the INI file.
@@ -227,6 +232,13 @@ fn listen(env: &mut Env, settings: &Settings, notes: &mut Vec<Note>, problems: &
         .filter_map(|(key, value)| value.map(|_| settings.name(key)))
         .collect();
     let names = names.join(" and ");
+    if host.is_none() && settings.is_file && env.listen.is_none() {
+        let name = settings.name("host");
+        notes.push(Note::Weak(format!(
+            "{name} is not set: only this machine can connect, where Channelstream listens on all addresses; set it to 0.0.0.0, \
+             or LISTEN"
+        )));
+    }
     if names.is_empty() {
         return;
     }

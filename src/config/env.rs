@@ -1,12 +1,7 @@
 //! The environment: raw variables in, a checked configuration or every problem at once out.
 
-use std::{
-    collections::{BTreeMap, HashSet},
-    path::PathBuf,
-    time::Duration,
-};
+use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
-use reqwest::Url;
 use serde::Deserialize;
 
 use super::{
@@ -18,6 +13,7 @@ use super::{
     legacy::{self, Legacy},
     log_filter,
     networks::Networks,
+    origins::origins,
     problems::{Error, Problems, numbers},
     values::{choice, count, duration, optional_count, optional_duration, size, size_within},
 };
@@ -120,6 +116,8 @@ env! {
     history: "HISTORY",
     /// How much is kept for them. At least 64 KiB.
     history_limit: "HISTORY_LIMIT",
+    /// The largest trigger, posted or published. At least 1 KiB.
+    trigger_limit: "TRIGGER_LIMIT",
     /// How long the ids of triggers are remembered. At least 1 s.
     trigger_id_ttl: "TRIGGER_ID_TTL",
     /// `both`, `subscriptions` or `exact`.
@@ -275,7 +273,7 @@ fn check(env: &Env, legacy: Legacy, channelstream: Applied, problems: &mut Probl
     let listen = listen("LISTEN", env.listen.as_deref().unwrap_or("127.0.0.1:8000"), problems);
     let resume_age = resume.as_ref().map_or(Duration::ZERO, |resume| resume.ttl);
     let connection = connection(env, resume, problems);
-    let internal = internal(env, connection.message_limit_bytes, problems);
+    let internal = internal(env, problems);
     let url = backend::url(env, problems);
     let hooks = hooks(env, url.as_ref(), connection.ping_interval, problems);
     let backend = backend(env, url, &legacy.headers, connection.limits.room, problems);
@@ -283,6 +281,7 @@ fn check(env: &Env, legacy: Legacy, channelstream: Applied, problems: &mut Probl
         age: duration("HISTORY", env.history.as_deref(), 300, 1, problems),
         limit_bytes: size("HISTORY_LIMIT", env.history_limit.as_deref(), 64 << 20, 64 << 10, problems),
     };
+    let trigger_limit_bytes = size("TRIGGER_LIMIT", env.trigger_limit.as_deref(), 16 << 20, 1024, problems);
     let trigger_id_ttl = duration("TRIGGER_ID_TTL", env.trigger_id_ttl.as_deref(), 300, 1, problems);
     let read_back = history.age.max(trigger_id_ttl).max(resume_age);
     let broker = broker(env, legacy.broker, &history, read_back, problems);
@@ -312,9 +311,11 @@ fn check(env: &Env, legacy: Legacy, channelstream: Applied, problems: &mut Probl
         listen: listen?,
         internal: internal?,
         backend: backend?,
+        has_api: !channelstream.is_alone,
         hooks: hooks?,
         broker: broker?,
         history,
+        trigger_limit_bytes,
         trigger_id_ttl,
         dispatch: dispatch?,
         connection,
@@ -334,13 +335,13 @@ fn listen(variable: &str, text: &str, problems: &mut Problems) -> Option<Listen>
     problems.ok(variable, address).map(Listen::Tcp)
 }
 
-fn internal(env: &Env, body_limit_bytes: usize, problems: &mut Problems) -> Option<Internal> {
+fn internal(env: &Env, problems: &mut Problems) -> Option<Internal> {
     let listen = listen("INTERNAL_LISTEN", env.internal_listen.as_deref().unwrap_or("127.0.0.1:8002"), problems)?;
     let token = env.internal_token.as_deref().map(Secret::new);
     if !listen.is_local() && token.is_none() {
         problems.add_missing("INTERNAL_TOKEN", "is not set, but INTERNAL_LISTEN can be reached from other machines");
     }
-    Some(Internal { listen, token, body_limit_bytes, connections: None })
+    Some(Internal { listen, token, connections: None })
 }
 
 /// A room with more keys is of no use, and costs every comparison.
@@ -448,25 +449,3 @@ fn broker(
 
 /// So that a name for the log can be made of it: names in AMQP have up to 255 bytes.
 const LONGEST_EXCHANGE: usize = 240;
-
-fn origins(list: Option<&str>, problems: &mut Problems) -> Option<Origins> {
-    let Some(list) = list else { return Some(Origins::SameHost) };
-    let origins: HashSet<String> = list
-        .split(',')
-        .map(|origin| origin.trim().trim_end_matches('/').to_ascii_lowercase())
-        .filter(|o| !o.is_empty())
-        .collect();
-    if origins.contains("*") {
-        return Some(Origins::Any);
-    }
-    let is_origin = |origin: &String| {
-        origin == "null"
-            || Url::parse(origin)
-                .is_ok_and(|url| url.has_host() && matches!(url.path(), "" | "/") && url.query().is_none())
-    };
-    if origins.is_empty() || !origins.iter().all(is_origin) {
-        problems.add("ALLOWED_ORIGINS", "must be * or a list like https://app.example.org,https://other.example.org");
-        return None;
-    }
-    Some(Origins::Listed(origins))
-}

@@ -11,6 +11,7 @@ mod ini;
 mod legacy;
 mod log_filter;
 mod networks;
+mod origins;
 mod problems;
 mod templates;
 mod units;
@@ -38,12 +39,16 @@ pub struct Config {
     pub internal: Internal,
     /// The HTTP API behind us.
     pub backend: Backend,
+    /// Whether there is one: Channelstream's clients need none.
+    pub has_api: bool,
     /// What the backend is told about connections.
     pub hooks: Hooks,
     /// The way of triggers.
     pub broker: Broker,
     /// What is kept for clients that come back.
     pub history: History,
+    /// The largest trigger, whichever way it comes.
+    pub trigger_limit_bytes: usize,
     /// How long the ids of triggers are remembered.
     pub trigger_id_ttl: Duration,
     /// How wildcards are delivered.
@@ -97,8 +102,6 @@ pub struct Internal {
     pub listen: Listen,
     /// What callers have to show; always there when others than this machine can connect.
     pub token: Option<Secret>,
-    /// The largest body of a trigger.
-    pub body_limit_bytes: usize,
     /// Connections in all, if that is limited.
     pub connections: Option<usize>,
 }

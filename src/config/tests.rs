@@ -51,6 +51,7 @@ const WRONG: &[(&str, &str)] = &[
     ("PING_INTERVAL", "0"),
     ("OUTBOX_LIMIT", "1"),
     ("MESSAGE_LIMIT", "1"),
+    ("TRIGGER_LIMIT", "1"),
     ("ALLOWED_ORIGINS", "example.org"),
     ("DRAIN", "bad"),
     ("LOG", "high_templar=loud"),

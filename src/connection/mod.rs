@@ -124,10 +124,10 @@ impl Connections {
             hub,
             backend,
             hooks,
+            places: Arc::new(Places::new(&config.limits, metrics.clone())),
             metrics,
             tasks: TaskTracker::new(),
             clients: Clients::default(),
-            places: Arc::new(Places::new(&config.limits)),
             rechecks: Rechecks::default(),
             tickets: config
                 .resume

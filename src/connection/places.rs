@@ -14,7 +14,7 @@ use std::{
 use http::HeaderMap;
 use parking_lot::Mutex;
 
-use crate::config;
+use crate::{config, logging::limited, metrics::Metrics, protocol::address::real_ip};
 
 /// The bits of an IPv6 address that its network is known by; a household or a server has all that follow.
 const NETWORK_BITS: u32 = 64;
@@ -61,6 +61,7 @@ pub(super) struct Places {
     in_all: Option<usize>,
     per_address: Option<usize>,
     proxies: config::Networks,
+    metrics: Arc<Metrics>,
     taken: Mutex<Taken>,
 }
 
@@ -151,11 +152,12 @@ impl Taken {
 }
 
 impl Places {
-    pub(super) fn new(limits: &config::Limits) -> Self {
+    pub(super) fn new(limits: &config::Limits, metrics: Arc<Metrics>) -> Self {
         Self {
             in_all: limits.connections,
             per_address: limits.per_address,
             proxies: limits.trusted_proxies.clone(),
+            metrics,
             taken: Mutex::default(),
         }
     }
@@ -202,7 +204,13 @@ impl Places {
         match peer {
             Some(peer) if !self.proxies.contain(peer.ip()) => (Some(network(peer.ip())), true),
             _ => {
-                let told = headers.get("x-real-ip").and_then(|told| told.to_str().ok()?.trim().parse().ok());
+                let told = real_ip(headers).unwrap_or_else(|error| {
+                    self.metrics.addresses_unreadable.inc();
+                    // Without the value, which may come from the client.
+                    let peer = peer.map(|peer| peer.ip());
+                    limited!(warn, "X-Real-IP cannot be read: this client has no address for limits", %error, ?peer);
+                    None
+                });
                 (told.map(network), false)
             }
         }
@@ -243,7 +251,7 @@ mod tests {
     fn places(vars: &[(&str, &str)]) -> Arc<Places> {
         let api = [("API_URL", "http://api/")];
         let vars = api.iter().chain(vars).map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
-        Arc::new(Places::new(&config::from_vars(vars).unwrap().connection.limits))
+        Arc::new(Places::new(&config::from_vars(vars).unwrap().connection.limits, Arc::default()))
     }
 
     fn take(places: &Arc<Places>, peer: &str, real: Option<&str>) -> Result<Place, TooMany> {
@@ -308,7 +316,14 @@ mod tests {
         assert_eq!(address("10.0.0.9:1", Some("1.2.3.4")).as_deref(), Some("1.2.3.4"));
         assert_eq!(address("10.0.1.9:1", Some("1.2.3.4")).as_deref(), Some("10.0.1.9"));
         assert_eq!(address("10.0.0.9:1", None), None, "all clients of a proxy are not one");
+        assert_eq!(address("10.0.0.9:1", Some("203.0.113.7:40123")).as_deref(), Some("203.0.113.7"));
+        assert_eq!(address("10.0.0.9:1", Some("[2001:db8::1]:40123")).as_deref(), Some("2001:db8::"));
+        assert_eq!(address("10.0.0.9:1", Some("1.1.1.1, 203.0.113.7")).as_deref(), Some("203.0.113.7"));
+        assert_eq!(places.metrics.addresses_unreadable.get(), 0);
         assert_eq!(address("10.0.0.9:1", Some("x")), None);
+        assert_eq!(places.metrics.addresses_unreadable.get(), 1);
+        assert_eq!(address("10.0.1.9:1", Some("x")).as_deref(), Some("10.0.1.9"), "not looked at");
+        assert_eq!(places.metrics.addresses_unreadable.get(), 1);
         assert_eq!(address("unix", Some("1.2.3.4")).as_deref(), Some("1.2.3.4"));
         assert_eq!(address("[2001:db8:1:2:3::4]:1", None).as_deref(), Some("2001:db8:1:2::"));
         assert_eq!(address("[::ffff:9.9.9.9]:1", None).as_deref(), Some("9.9.9.9"));

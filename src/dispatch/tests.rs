@@ -59,7 +59,8 @@ async fn a_trigger_to_rooms_with_many_combinations_of_wildcards_lets_others_have
     let stop = CancellationToken::new();
     let broker = config::Broker::Embedded(config::Embedded::default());
     let (publisher, consumer, _) = broker::open(&broker, &metrics, stop.clone()).unwrap();
-    let dispatch = Dispatch::new(connections, None, None, Duration::from_secs(60));
+    let dispatch =
+        Dispatch::new(connections, None, None, Triggers { id_ttl: Duration::from_secs(60), limit_bytes: 16 << 20 });
     let turns = Arc::new(AtomicU64::new(0));
     let others = tokio::spawn({
         let turns = turns.clone();

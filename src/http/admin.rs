@@ -10,7 +10,7 @@ use serde_json::json;
 use tokio::sync::watch;
 use warp::{Filter, Rejection, Reply, reply::Response};
 
-use super::{accept::preference, reply};
+use super::{accept::preference, methods::get, reply};
 use crate::{
     broker::{Consumer, Publishing, State},
     metrics::{Metrics, TextFormat},
@@ -84,9 +84,8 @@ impl Readiness {
 
 /// `/healthz` and `/readyz`, which need no token: they tell nothing but yes or no.
 pub(super) fn health(readiness: Readiness) -> impl Filter<Extract = (Response,), Error = Rejection> + Clone {
-    let looks = || warp::get().or(warp::head()).unify();
-    let alive = warp::path!("healthz").and(looks()).map(|| reply::json(StatusCode::OK, &json!({"alive": true})));
-    let ready = warp::path!("readyz").and(looks()).map(move || match readiness.obstacle() {
+    let alive = warp::path!("healthz").and(get()).map(|| reply::json(StatusCode::OK, &json!({"alive": true})));
+    let ready = warp::path!("readyz").and(get()).map(move || match readiness.obstacle() {
         None => reply::json(StatusCode::OK, &json!({"ready": true})),
         Some(obstacle) => reply::json(StatusCode::SERVICE_UNAVAILABLE, &json!({"ready": false, "message": obstacle})),
     });
@@ -95,7 +94,7 @@ pub(super) fn health(readiness: Readiness) -> impl Filter<Extract = (Response,),
 
 /// `/metrics` and `/openapi.json`.
 pub(super) fn routes(numbers: Arc<Metrics>) -> impl Filter<Extract = (Response,), Error = Rejection> + Clone {
-    let metrics = warp::path!("metrics").and(warp::get()).and(warp::header::headers_cloned());
+    let metrics = warp::path!("metrics").and(get()).and(warp::header::headers_cloned());
     let metrics = metrics.map(move |headers: HeaderMap| {
         let format = text_format(&headers);
         let Ok(text) = numbers.text_in(format) else {
@@ -104,7 +103,7 @@ pub(super) fn routes(numbers: Arc<Metrics>) -> impl Filter<Extract = (Response,)
         };
         reply::with_headers(typed(text, format.content_type()), &[(header::VARY, "Accept")])
     });
-    let openapi = warp::path!("openapi.json").and(warp::get()).map(|| typed(OPENAPI, "application/json"));
+    let openapi = warp::path!("openapi.json").and(get()).map(|| typed(OPENAPI, "application/json"));
     metrics.or(openapi).unify()
 }
 

@@ -7,7 +7,7 @@ use serde_json::{json, value::RawValue};
 use uuid::Uuid;
 use warp::{Filter, Rejection, reply::Response};
 
-use super::reply;
+use super::{methods::get, reply};
 use crate::{
     connection::{Connections, Order, Whose},
     room::{RoomKey, Rules},
@@ -26,15 +26,15 @@ pub(super) fn routes(connections: Arc<Connections>) -> impl Filter<Extract = (Re
     let query = || warp::query::<Query>();
     let (of_connections, of_rooms) = (connections.clone(), connections.clone());
     let listed = warp::path!("connections")
-        .and(warp::get())
+        .and(get())
         .and(query())
         .map(move |query: Query| list(&of_connections, &query).unwrap_or_else(|wrong| *wrong));
     let rooms = warp::path!("rooms")
-        .and(warp::get())
+        .and(get())
         .and(query())
         .map(move |query: Query| rooms(&of_rooms, &query).unwrap_or_else(|wrong| *wrong));
     let explained = warp::path!("explain")
-        .and(warp::get())
+        .and(get())
         .and(query())
         .map(move |query: Query| explain(&connections, &query).unwrap_or_else(|wrong| *wrong));
     listed.or(rooms).unify().or(explained).unify()

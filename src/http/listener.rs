@@ -307,7 +307,7 @@ async fn serve_one(
     terms: Terms,
     stop: CancellationToken,
 ) {
-    let (inbound, requests) = Inbound::new(socket, taken.ahead());
+    let (inbound, requests) = Inbound::new(socket, taken.ahead(), reply::unread);
     let taken = Arc::new(taken);
     let metrics = terms.metrics.clone();
     let routes = TowerToHyperService::new(warp::service(routes));
@@ -369,8 +369,12 @@ async fn serve_one(
     } else if let Err(error) = outcome {
         if error.is_parse_too_large() {
             terms.metrics.limited.inc("headers");
-            limited!(warn["headers"], "request refused unread: its head is too large, see HEADER_LIMIT and URL_LIMIT");
+            limited!(
+                warn["headers"],
+                "request refused unread: its head is too large, see HEADER_LIMIT and URL_LIMIT, or has more than 100 lines"
+            );
         } else if error.is_parse() {
+            terms.metrics.requests_malformed.inc("parse");
             limited!(warn["parse"], "request refused unread: it is not HTTP/1.1", %error);
         } else if error.is_timeout() && !has_asked.load(Relaxed) {
             terms.metrics.limited.inc("handshake");

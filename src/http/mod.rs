@@ -9,6 +9,7 @@ pub mod channelstream;
 mod control;
 mod inspect;
 pub mod listener;
+mod methods;
 mod page;
 mod position;
 mod refusals;
@@ -81,6 +82,7 @@ pub fn public(
     let query = warp::query::raw().or(warp::any().map(String::new)).unify();
     let within_limits = reply::limits(&connections.config.limits, connections.metrics.clone());
     let sockets = channelstream.clone();
+    let checks = methods::public(connections.clone(), origins.clone());
     let events = sse::route(connections.clone(), origins.clone(), within_limits.clone());
     let request = warp::path::end().and(warp::get()).and(warp::header::headers_cloned()).and(query);
     let from = warp::ext::get::<Origination>();
@@ -93,8 +95,9 @@ pub fn public(
             };
             opened.unwrap_or_else(|refusal| *refusal)
         });
-    let route = with_channelstream(channelstream, Side::Public, route.boxed());
-    refusals::log(refusals::Side::Public, events.or(within_limits.and(route)).unify())
+    let route = with_channelstream(channelstream, Side::Public, route.boxed()).or(methods::public_root()).unify();
+    let routes = checks.or(events).unify().or(within_limits.and(route)).unify();
+    refusals::log(refusals::Side::Public, routes)
 }
 
 /// `own`, and what is Channelstream's.
@@ -104,7 +107,13 @@ fn with_channelstream(
     own: BoxedFilter<(Response,)>,
 ) -> BoxedFilter<(Response,)> {
     match channelstream {
-        Some(api) => channelstream::routes(api, side).or(own).unify().boxed(),
+        Some(api) => {
+            let routes = channelstream::routes(api, side).or(own).unify();
+            match side {
+                Side::Public => routes.or(channelstream::elsewhere()).unify().boxed(),
+                Side::Internal => routes.boxed(),
+            }
+        }
         None => own,
     }
 }
@@ -166,6 +175,7 @@ fn refused_websocket(
 /// The routes of the internal listener: high-templar's own, and all others are Channelstream's, if that is spoken.
 pub fn internal(
     config: &Internal,
+    trigger_limit_bytes: usize,
     publisher: Publisher,
     connections: Arc<Connections>,
     readiness: Readiness,
@@ -173,7 +183,7 @@ pub fn internal(
 ) -> BoxedFilter<(Response,)> {
     let health = admin::health(readiness.clone());
     let rules = connections.room_rules();
-    let private = trigger::route(publisher.clone(), config.body_limit_bytes, rules, readiness.metrics().clone())
+    let private = trigger::route(publisher.clone(), trigger_limit_bytes, rules, readiness.metrics().clone())
         .or(control::route(publisher, rules))
         .unify()
         .or(admin::routes(readiness.metrics().clone()))
@@ -190,7 +200,7 @@ pub fn internal(
         None => reply::guard(None).and(page::routes()).boxed(),
     };
     let guarded = reply::guard(config.token.clone()).and(private);
-    let own = health.or(page).unify().or(guarded).unify().boxed();
+    let own = methods::internal().or(health).unify().or(page).unify().or(guarded).unify().boxed();
     let routes = with_channelstream(channelstream, Side::Internal, own);
     refusals::log(refusals::Side::Internal, routes)
 }

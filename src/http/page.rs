@@ -4,7 +4,7 @@
 use http::{HeaderName, StatusCode, header};
 use warp::{Filter, Rejection, reply::Response};
 
-use super::{admin::typed, reply};
+use super::{admin::typed, methods::get, reply};
 
 /// Where its files are.
 pub(super) const FOLDER: &str = "page/";
@@ -42,9 +42,8 @@ const POLICY: [(HeaderName, &str); 5] = [
 ];
 
 pub(super) fn routes() -> impl Filter<Extract = (Response,), Error = Rejection> + Clone {
-    let looks = || warp::get().or(warp::head()).unify();
-    let page = warp::path::end().and(looks()).map(|| served(PAGE, "text/html; charset=utf-8"));
-    let files = warp::path!("page" / String).and(looks()).map(|name: String| {
+    let page = warp::path::end().and(get()).map(|| served(PAGE, "text/html; charset=utf-8"));
+    let files = warp::path!("page" / String).and(get()).map(|name: String| {
         match FILES.iter().find(|(known, ..)| *known == name) {
             Some((_, content_type, content)) => served(content, content_type),
             None => reply::error(StatusCode::NOT_FOUND, "not-found", "the page has no such file"),

@@ -6,11 +6,11 @@ use http::StatusCode;
 use serde_json::json;
 use warp::{Filter, Rejection, reply::Response};
 
-use super::reply;
+use super::{methods::get, reply};
 use crate::hub::Hub;
 
 pub(super) fn route(hub: Arc<Hub>) -> impl Filter<Extract = (Response,), Error = Rejection> + Clone {
-    warp::path!("position").and(warp::get()).map(move || {
+    warp::path!("position").and(get()).map(move || {
         let position = hub.position().map(|position| position.to_string());
         reply::json(StatusCode::OK, &json!({"position": position}))
     })

@@ -4,11 +4,11 @@
 
 use std::{borrow::Cow, fmt};
 
-use http::{HeaderMap, Method, header};
+use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use smol_str::SmolStr;
 use warp::{Filter, Rejection, filters::BoxedFilter, path::FullPath, reply::Response};
 
-use super::{Origination, reply};
+use super::{Origination, methods, reply};
 use crate::logging::limited;
 
 /// Characters of a request's own words that are logged.
@@ -52,7 +52,7 @@ pub(super) fn page(headers: &HeaderMap, is_https: bool) -> String {
     format!("Origin {}, Host {}{scheme}", Short(&origin), Short(&host))
 }
 
-/// `routes`, with an answer to what they reject, and with all their refusals in the log.
+/// `routes`, with an answer to what they reject, with `Allow` where that was the method, and with all their refusals in the log.
 pub(super) fn log(
     side: Side,
     routes: impl Filter<Extract = (Response,), Error = Rejection> + Clone + Send + Sync + 'static,
@@ -61,6 +61,10 @@ pub(super) fn log(
     let write = move |method: Method, path: FullPath, from: Option<Origination>, mut response: Response| {
         if let Some(refusal) = response.extensions_mut().remove::<Refusal>() {
             write(side, &method, path.as_str(), from, response.status().as_u16(), &refusal);
+        }
+        if response.status() == StatusCode::METHOD_NOT_ALLOWED {
+            let methods = HeaderValue::from_static(methods::allowed(side, path.as_str()).unwrap_or_default());
+            response.headers_mut().insert(header::ALLOW, methods);
         }
         response
     };

@@ -28,6 +28,27 @@ pub(super) fn error(status: StatusCode, message: &str, detail: &str) -> Response
     refusals::logged_as(response, message, detail)
 }
 
+/// Header lines of a request that hyper reads.
+const MOST_HEADER_LINES: usize = 100;
+
+/// The body of an answer with this status to a request whose head cannot be read.
+pub(super) fn unread(status: u16) -> String {
+    let (message, detail) = match status {
+        431 => {
+            let detail =
+                format!("a request may have up to {MOST_HEADER_LINES} header lines, and HEADER_LIMIT bytes of them");
+            ("headers-too-large", detail)
+        }
+        414 => ("url-too-long", "the path and query are longer than URL_LIMIT can be".to_owned()),
+        _ => {
+            let detail = "the head is not HTTP/1.1; in a URL, spaces, quotation marks and control characters have to be \
+                          percent-encoded";
+            ("malformed-request", detail.to_owned())
+        }
+    };
+    json!({"code": "error", "message": message, "detail": detail}).to_string()
+}
+
 /// `body` as JSON.
 pub(super) fn json(status: StatusCode, body: &impl Serialize) -> Response {
     warp::reply::with_status(warp::reply::json(body), status).into_response()

@@ -6,7 +6,10 @@ use http::{
     uri::{Authority, Uri},
 };
 
-use crate::transport::inbound::{Follows, Head};
+use crate::{
+    protocol::header_lines,
+    transport::inbound::{Follows, Head},
+};
 
 /// Why a request is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -26,6 +29,9 @@ pub(super) enum Malformed {
     /// A URL of another host than `Host` names.
     #[error("the request's target and its Host name different hosts")]
     OtherHost,
+    /// Several lines of a header that holds one value.
+    #[error("the request has more than one line of {0}")]
+    Repeated(&'static str),
     /// `Content-Length` beside `Transfer-Encoding`.
     #[error("the request has both a Content-Length and a Transfer-Encoding")]
     Length,
@@ -46,6 +52,7 @@ impl Malformed {
             Self::NoHost => "no-host",
             Self::Host => "host",
             Self::OtherHost => "other-host",
+            Self::Repeated(_) => "repeated",
             Self::Length => "length",
             Self::Encoding => "encoding",
             Self::HandshakeBody => "handshake-body",
@@ -64,6 +71,9 @@ pub(super) fn check<B>(request: &mut Request<B>, head: Option<Head>, follows: Fo
     let Some(head) = head.filter(|head| !head.has_bare_line_feed) else { return Err(Malformed::LineEnd) };
     body(request.headers(), head, follows)?;
     let host = host(request.headers())?;
+    if let Some(name) = header_lines::repeated(request.headers()) {
+        return Err(Malformed::Repeated(name));
+    }
     let target = request.uri();
     if request.method() == Method::CONNECT || !target.path().starts_with('/') {
         return Err(Malformed::Target);

@@ -6,7 +6,7 @@ use http::StatusCode;
 use serde_json::{Value, json};
 use warp::{Filter, Rejection, reply::Response};
 
-use super::{admin::Readiness, reply};
+use super::{admin::Readiness, methods::get, reply};
 use crate::{
     broker::{Publishing, State},
     connection::Connections,
@@ -20,7 +20,7 @@ pub(super) fn route(
     speaks_channelstream: bool,
 ) -> impl Filter<Extract = (Response,), Error = Rejection> + Clone {
     let outbox_limit_bytes = connections.config.outbox_limit_bytes;
-    warp::path!("status").and(warp::get()).map(move || {
+    warp::path!("status").and(get()).map(move || {
         let metrics = readiness.metrics();
         let channelstream = speaks_channelstream.then(|| channelstream(metrics));
         reply::json(

@@ -134,7 +134,7 @@ impl Answer {
                 return refusals::logged_as(response, error.kind(), &chain(error));
             }
             Self::TooLarge => {
-                (StatusCode::PAYLOAD_TOO_LARGE, format!("a trigger may have up to {limit_bytes} bytes (MESSAGE_LIMIT)"))
+                (StatusCode::PAYLOAD_TOO_LARGE, format!("a trigger may have up to {limit_bytes} bytes (TRIGGER_LIMIT)"))
             }
             Self::TooMany => (
                 StatusCode::PAYLOAD_TOO_LARGE,

@@ -2,11 +2,13 @@
 //!
 //! No I/O, no state. What a client may be told is listed here and nowhere else.
 
+pub mod address;
 pub mod channelstream;
 pub mod client;
 mod close;
 pub mod control;
 mod fields;
+pub mod header_lines;
 mod position;
 mod request_id;
 pub mod server;

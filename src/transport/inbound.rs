@@ -7,6 +7,7 @@
 //! What is framed here is only where a request ends, as hyper has read its head: this is no second opinion on that.
 
 mod framing;
+mod unread;
 
 use std::{
     future::poll_fn,
@@ -20,8 +21,9 @@ use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 pub use framing::{Follows, Head};
+pub use unread::Explain;
 
-use self::framing::Framing;
+use self::{framing::Framing, unread::Replacement};
 use super::socket::Socket;
 
 /// Bytes behind a request that are held while it is answered.
@@ -42,6 +44,9 @@ pub struct Inbound {
     socket: Socket,
     requests: Requests,
     ahead: Ahead,
+    explain: Explain,
+    /// Written instead of hyper's own answer.
+    replacement: Option<Replacement>,
 }
 
 /// The requests on a stream, as the one who answers them sees them.
@@ -64,10 +69,11 @@ struct State {
 }
 
 impl Inbound {
-    /// Returns `socket` as a stream of requests, and the handle to them.
-    pub fn new(socket: Socket, ahead: Ahead) -> (Self, Requests) {
+    /// Returns `socket` as a stream of requests, and the handle to them. `explain` makes the bodies of answers to heads that cannot
+    /// be read.
+    pub fn new(socket: Socket, ahead: Ahead, explain: Explain) -> (Self, Requests) {
         let requests = Requests::default();
-        (Self { socket, requests: requests.clone(), ahead }, requests)
+        (Self { socket, requests: requests.clone(), ahead, explain, replacement: None }, requests)
     }
 
     /// Returns the socket, and what was received and not handed over.
@@ -108,8 +114,11 @@ impl Requests {
         .await;
     }
 
-    fn note_write(&self) {
-        self.0.lock().is_unflushed = true;
+    /// Notes that something is written. Returns whether that answers a head which hyper has not taken for one.
+    fn note_write(&self) -> bool {
+        let mut state = self.0.lock();
+        state.is_unflushed = true;
+        !state.is_busy && state.framing.is_unanswered()
     }
 
     fn note_flush(&self) {
@@ -141,7 +150,7 @@ impl State {
 
 impl AsyncRead for Inbound {
     fn poll_read(self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let Self { socket, requests, ahead } = self.get_mut();
+        let Self { socket, requests, ahead, .. } = self.get_mut();
         let mut state = requests.0.lock();
         if state.is_waiting() {
             state.reader = Some(context.waker().clone());
@@ -179,8 +188,14 @@ fn watch(socket: &mut Socket, held: &mut Vec<u8>, ahead: Ahead, context: &mut Co
 
 impl AsyncWrite for Inbound {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        self.requests.note_write();
-        Pin::new(&mut self.get_mut().socket).poll_write(cx, buf)
+        let this = self.get_mut();
+        if this.requests.note_write() && this.replacement.is_none() {
+            this.replacement = Replacement::of(buf, this.explain);
+        }
+        match &mut this.replacement {
+            Some(replacement) => replacement.poll_write(&mut this.socket, cx).map_ok(|()| buf.len()),
+            None => Pin::new(&mut this.socket).poll_write(cx, buf),
+        }
     }
 
     // hyper flushes once the stream has taken all of its buffer.
@@ -198,6 +213,9 @@ impl AsyncWrite for Inbound {
         cx: &mut Context<'_>,
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        if let [slice] = slices {
+            return self.poll_write(cx, slice);
+        }
         self.requests.note_write();
         Pin::new(&mut self.get_mut().socket).poll_write_vectored(cx, slices)
     }
@@ -217,7 +235,7 @@ mod tests {
     #[tokio::test]
     async fn a_response_is_flushed_when_the_http_server_has_nothing_left_of_it() {
         let (socket, _peer) = UnixStream::pair().unwrap();
-        let (mut inbound, requests) = Inbound::new(Socket::Unix(socket), Ahead::Waits);
+        let (mut inbound, requests) = Inbound::new(Socket::Unix(socket), Ahead::Waits, |_| String::new());
         requests.flushed().await;
         while inbound.write(&[0; 4096]).now_or_never().is_some() {}
         assert!(requests.flushed().now_or_never().is_none());

@@ -4,16 +4,19 @@ use std::net::SocketAddr;
 
 use http::{HeaderMap, header};
 
-use crate::config::{Networks, Origins};
+use crate::{
+    config::{Networks, Origins},
+    protocol::header_lines::entries,
+};
 
 /// Whether a request came by https: a proxy of `proxies`, or one at a unix socket, says so and nothing contradicts it. A
 /// client may have added a header, so one of several that says so is not enough.
 pub fn is_https(headers: &HeaderMap, peer: Option<SocketAddr>, proxies: &Networks) -> bool {
     let names = ["x-forwarded-proto", "x-scheme", "x-url-scheme"];
-    let mut said = names.iter().flat_map(|name| headers.get_all(*name)).peekable();
+    let mut said = names.iter().flat_map(|name| entries(headers, name)).peekable();
     peer.is_none_or(|peer| proxies.contain(peer.ip()))
         && said.peek().is_some()
-        && said.all(|scheme| scheme.as_bytes().trim_ascii().eq_ignore_ascii_case(b"https"))
+        && said.all(|scheme| scheme.eq_ignore_ascii_case(b"https"))
 }
 
 /// Whether a request's `Origin` (RFC 6454 section 7) is one that may connect. A handshake without one does not come from a page.

@@ -165,7 +165,7 @@ async fn random_http_is_answered_or_closed_and_disturbs_nobody() {
             let _ = tokio::time::timeout(std::time::Duration::from_secs(15), exchange(listener, bytes)).await;
         }
     }
-    let reply = server.post("/trigger/", &format!(r#"{{"rooms":[],"data":"{}"}}"#, "x".repeat(1 << 20))).await;
+    let reply = server.post("/trigger/", &format!(r#"{{"rooms":[],"data":"{}"}}"#, "x".repeat(16 << 20))).await;
     assert_eq!((reply.status, reply.json()["message"].as_str()), (413, Some("too-large")));
     server.connect().await;
 }

@@ -107,7 +107,7 @@ async fn every_refused_request_has_a_line_with_its_reason_and_many_have_few() {
         ("API_URL", url.as_str()),
         ("LOG_FORMAT", "json"),
         ("INTERNAL_TOKEN", token),
-        ("MESSAGE_LIMIT", "1KiB"),
+        ("TRIGGER_LIMIT", "1KiB"),
         ("URL_LIMIT", "300"),
         ("MAX_CONNECTIONS", "1"),
     ];
@@ -148,7 +148,7 @@ async fn every_refused_request_has_a_line_with_its_reason_and_many_have_few() {
         ("request refused", "NaN", 400, "NaN at byte 33: JSON has no such number", 5),
         ("request refused", "gzip", 400, "gzip: send the body uncompressed", 5),
         ("request refused", "not-authorized", 401, "INTERNAL_TOKEN", 5),
-        ("request refused", "too-large", 413, "MESSAGE_LIMIT", 1),
+        ("request refused", "too-large", 413, "TRIGGER_LIMIT", 1),
         ("request refused", "not JSON", 400, "a control message must be", 1),
         ("request refused", "not-found", 404, "nothing at this path", 1),
         ("request refused", "method-not-allowed", 405, "another method", 1),

@@ -26,7 +26,7 @@ async fn clients_are_told_that_the_server_goes_away() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_that_does_not_go_is_cut_at_the_deadline_and_reported() {
-    let server = TestServer::with(&[("DRAIN", "1s"), ("OUTBOX_LIMIT", "64MiB"), ("MESSAGE_LIMIT", "16MiB")]).await;
+    let server = TestServer::with(&[("DRAIN", "1s"), ("OUTBOX_LIMIT", "64MiB"), ("TRIGGER_LIMIT", "16MiB")]).await;
     let _stuck = server.subscriber(&[("1", json!({"target": "message"}))]).await;
     for _ in 0..3 {
         let data = "x".repeat(8_000_000);

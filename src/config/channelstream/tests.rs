@@ -69,10 +69,21 @@ fn with_a_secret_alone_the_rest_is_safe() {
 }
 
 #[test]
+fn a_file_without_a_host_is_told_that_only_this_machine_can_connect() {
+    let notes = |section: &str, vars: &[(&str, &str)]| {
+        let config = from_file(&format!("secret = {SECRET}\n{section}"), vars).unwrap();
+        weak(&config).iter().filter(|note| note.contains("only this machine can connect")).count()
+    };
+    assert_eq!((notes("", &[]), notes("port = 8000", &[])), (1, 1));
+    assert_eq!((notes("host = 0.0.0.0", &[]), notes("", &[("LISTEN", "0.0.0.0:8000")])), (0, 0));
+    assert_eq!(weak(&from_env(&[])), [] as [&str; 0]);
+}
+
+#[test]
 fn no_api_is_needed_where_channelstream_is_spoken() {
     let vars = [("CHANNELSTREAM_SECRET".to_owned(), SECRET.to_owned())];
     let config = crate::config::from_vars(vars.into_iter()).unwrap();
-    assert_eq!(config.backend.url.host_str(), Some("api.invalid"));
+    assert_eq!((config.backend.url.host_str(), config.has_api), (Some("api.invalid"), false));
     assert!(
         config.notes.contains(&Note::Taken("API_URL is not set: only Channelstream's clients are served".to_owned()))
     );
@@ -91,6 +102,7 @@ fn variables_say_the_same_as_the_file() {
         ("enforce_https", "ON"),
         ("http_scheme", "https"),
         ("signature_checker", "channelstream.utils.DefaultSigner"),
+        ("host", "127.0.0.1"),
         ("debug", "true"),
     ];
     let names: Vec<_> = settings.iter().map(|(key, _)| variable(key)).collect();
@@ -159,7 +171,7 @@ fn values_of_the_file_may_go_on_and_have_percent_signs() {
 
 #[test]
 fn secrets_that_may_be_guessed_are_told() {
-    let file = from_file("admin_secret = admin_secret", &[]).unwrap();
+    let file = from_file("host = 127.0.0.1\nadmin_secret = admin_secret", &[]).unwrap();
     assert_eq!(
         weak(&file),
         [
@@ -179,7 +191,7 @@ fn secrets_that_may_be_guessed_are_told() {
 fn an_empty_value_in_the_file_is_as_none() {
     let empty = "admin_secret =\ncookie_secret =\nallow_cors =\nallow_posting_from =\nhost =\nlog_level =\n";
     let config = from_file(&format!("secret = {SECRET}\n{empty}"), &[]).unwrap();
-    assert_eq!(config.notes.len(), 1);
+    assert_eq!((taken(&config).len(), weak(&config).len()), (1, 1), "the file, and that it has no host");
     let channelstream = config.channelstream.unwrap();
     assert_eq!(channelstream.admin_secret, None);
     assert_eq!(channelstream.allow_posting_from, addresses(&["127.0.0.1"]));

@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use http::{HeaderMap, HeaderValue, Method, header};
 
 use super::super::Origination;
-use crate::{config::Networks, transport::origin::is_https};
+use crate::{config::Networks, protocol::header_lines::last, transport::origin::is_https};
 
 /// A request without its body.
 ///
@@ -77,7 +77,7 @@ pub(super) struct Links {
 
 impl Links {
     fn new(headers: &HeaderMap, is_https: bool, forced: Option<&'static str>) -> Self {
-        let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
+        let text = |name: &str| last(headers, name).and_then(|value| value.to_str().ok());
         let told = |name: &str| ["http", "https"].into_iter().find(|scheme| text(name) == Some(*scheme));
         let scheme = forced.or_else(|| told("x-url-scheme")).or_else(|| told("x-scheme"));
         let host = text("host").filter(|host| is_made_of(host, b".-_:[]"));
@@ -112,7 +112,9 @@ mod tests {
                 .map(|(k, v)| (k.into(), v.into()))
                 .into_iter(),
         );
-        let headers = headers.iter().map(|(k, v)| (k.parse().unwrap(), v.parse().unwrap())).collect();
+        let lines = headers.iter().map(|(k, v)| (k.parse::<http::HeaderName>().unwrap(), v.parse().unwrap()));
+        let mut headers = HeaderMap::new();
+        lines.for_each(|(name, value)| _ = headers.append(name, value));
         let from = Origination { peer: peer.map(|peer| peer.parse().unwrap()), version: http::Version::HTTP_11 };
         let proxies = config.unwrap().connection.limits.trusted_proxies;
         Asked::new(Method::GET, path, "a=1&a=%26&b=x+y".to_owned(), headers, from, &proxies, None)
@@ -130,6 +132,8 @@ mod tests {
             (&[("x-script-name", "/\"><b>")], "/admin"),
             (&[("x-script-name", "pre")], "/admin"),
             (&[("host", "a b")], "/admin"),
+            (&[("host", "a.b"), ("x-script-name", "/forged"), ("x-script-name", "/pre")], "http://a.b/pre/admin"),
+            (&[("host", "a.b"), ("x-scheme", "http"), ("x-scheme", "https")], "https://a.b/admin"),
         ] {
             assert_eq!(asked("/x", headers, None).links.to("/admin"), link, "{headers:?}");
         }
@@ -158,6 +162,7 @@ mod tests {
         let added = &[("x-forwarded-proto", "http"), ("x-scheme", "https")];
         assert!(!asked("/", added, Some("10.1.2.3:4")).is_https);
         assert!(!asked("/", &[("x-forwarded-proto", "https, http")], Some("10.1.2.3:4")).is_https);
+        assert!(asked("/", &[("x-forwarded-proto", "https, https")], Some("10.1.2.3:4")).is_https, "two proxies");
     }
 
     #[test]

@@ -24,12 +24,12 @@ use std::{
 
 use bytes::Buf;
 use futures::Stream;
-use http::{HeaderMap, HeaderValue, Method, header};
+use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use warp::{Filter, Rejection, path::FullPath, reply::Response};
 
-use super::{Origination, is_own, refusals};
+use super::{Origination, is_own, refusals, reply};
 use crate::{
     channelstream::Channelstream,
     config::{self, Networks},
@@ -212,6 +212,22 @@ pub(super) fn routes(
             let api = api.clone();
             async move { api.serve(asked, body).await }
         })
+}
+
+/// What a caller is told who takes the public listener for Channelstream's one port.
+const ELSEWHERE: &str = "signed calls and admin pages of Channelstream are served at INTERNAL_LISTEN, and here with CHANNELSTREAM_PUBLIC=true";
+
+/// Tells callers of the public listener where their calls are taken.
+pub(super) fn elsewhere() -> impl Filter<Extract = (Response,), Error = Rejection> + Clone + use<> {
+    warp::path::full().and_then(|path: FullPath| {
+        let is_call = route::is_for_callers(path.as_str());
+        std::future::ready(if is_call { Ok(not_here()) } else { Err(warp::reject::not_found()) })
+    })
+}
+
+fn not_here() -> Response {
+    let response = reply::error(StatusCode::NOT_FOUND, "not-found", ELSEWHERE);
+    refusals::logged_as(response, "channelstream-elsewhere", ELSEWHERE)
 }
 
 #[cfg(test)]

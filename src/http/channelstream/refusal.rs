@@ -98,7 +98,7 @@ impl Refusal {
             Self::CrossSite => "the form was sent by a page of another host",
             Self::NotJson => "the body is not JSON",
             Self::Invalid(_) => "the body is not what this call takes: the answer says what is wrong",
-            Self::TooLarge(_) => "the body is larger than MESSAGE_LIMIT",
+            Self::TooLarge(_) => "the body is larger than TRIGGER_LIMIT, or than 4 KiB of a caller who has not signed",
             Self::Incomplete => "the body did not arrive whole in time",
             Self::WrongPassword { .. } => {
                 "the name or password of the administrator is wrong: see CHANNELSTREAM_ADMIN_SECRET"

@@ -98,6 +98,11 @@ pub(super) fn route(method: &Method, path: &str) -> Option<Endpoint> {
     found.map(|(_, _, endpoint)| *endpoint)
 }
 
+/// Whether `path` is one of those that are served to callers who have signed, or to administrators.
+pub(super) fn is_for_callers(path: &str) -> bool {
+    ROUTES.iter().any(|(known, _, endpoint)| *known == path && endpoint.access() != Access::Anyone)
+}
+
 impl Endpoint {
     /// Who may use it.
     pub(super) fn access(self) -> Access {

@@ -16,7 +16,7 @@ pub enum Frame {
     Text(Bytes),
     /// A text message that says how far subscriptions have come. Boxed: few frames are such.
     Marked(Box<(Bytes, Mark)>),
-    /// The bytes that the wire has made of a frame ([`Wire::seal`]).
+    /// The bytes that the wire has made of a frame ([`Wire::seal`](super::Wire::seal)).
     Sealed {
         /// All of them.
         bytes: Bytes,

@@ -178,6 +178,12 @@ impl Framing {
         head
     }
 
+    /// Whether a head, or a part of one, has been passed on and not answered.
+    pub(super) fn is_unanswered(&self) -> bool {
+        matches!(self, Self::Known(_) | Self::Anything)
+            || matches!(self, Self::Head(lines) if lines.has_begun || lines.is_filled)
+    }
+
     /// Whether a request has ended and none has begun.
     pub(super) fn is_between(&self) -> bool {
         matches!(self, Self::Head(Lines { has_begun: false, .. }))

@@ -3,7 +3,11 @@
 use headers::{HeaderMapExt, SecWebsocketAccept, SecWebsocketKey};
 use http::{HeaderMap, Response, StatusCode, header};
 
-use crate::{config::Origins, protocol::Version, transport::origin::may_connect};
+use crate::{
+    config::Origins,
+    protocol::{Version, header_lines::entries},
+    transport::origin::may_connect,
+};
 
 /// What a client asked for.
 #[derive(Debug)]
@@ -81,7 +85,9 @@ pub fn accept(request: &Request<'_>, origins: &Origins) -> Result<(Response<()>,
     response.headers_mut().typed_insert(headers::Connection::upgrade());
     response.headers_mut().typed_insert(headers::Upgrade::websocket());
     response.headers_mut().typed_insert(SecWebsocketAccept::from(key));
-    if has_token(headers, &header::SEC_WEBSOCKET_PROTOCOL, Version::SUBPROTOCOL) {
+    // Names of subprotocols have a case: a browser takes no other spelling than the one it has offered.
+    let mut offered = entries(headers, header::SEC_WEBSOCKET_PROTOCOL.as_str());
+    if offered.any(|name| name == Version::SUBPROTOCOL.as_bytes()) {
         let chosen = header::HeaderValue::from_static(Version::SUBPROTOCOL);
         response.headers_mut().insert(header::SEC_WEBSOCKET_PROTOCOL, chosen);
         return Ok((response, Version::V4));
@@ -97,8 +103,7 @@ fn is_nonce(headers: &HeaderMap) -> bool {
 }
 
 fn has_token(headers: &HeaderMap, name: &header::HeaderName, token: &str) -> bool {
-    let values = headers.get_all(name).into_iter().filter_map(|value| value.to_str().ok());
-    values.flat_map(|value| value.split(',')).any(|found| found.trim().eq_ignore_ascii_case(token))
+    entries(headers, name.as_str()).any(|found| found.eq_ignore_ascii_case(token.as_bytes()))
 }
 
 #[cfg(test)]
@@ -147,6 +152,8 @@ mod tests {
             ("soap, high-templar.v4", Version::V4),
             ("soap", Version::V3),
             ("high-templar.v40", Version::V3),
+            ("HIGH-TEMPLAR.V4", Version::V3),
+            ("High-Templar.V4, high-templar.v4", Version::V4),
         ] {
             let headers = handshake(&[("sec-websocket-protocol", Some(offered))]);
             let request = Request { version: http::Version::HTTP_11, headers: &headers, is_https: false };

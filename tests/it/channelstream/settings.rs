@@ -49,6 +49,30 @@ async fn the_original_s_file_is_understood() {
     assert_eq!(http::send(&server.internal, "POST", "/admin/sign_in", &headers, body).await.status, 302);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_signed_call_at_the_public_listener_is_told_where_to_go() {
+    let server = TestServer::with(&[("CHANNELSTREAM_SECRET", SECRET)]).await;
+    let token = sign(SECRET, "channelstream", now());
+    for (method, path) in [("POST", "/connect"), ("POST", "/message"), ("GET", "/info"), ("GET", "/admin")] {
+        let reply = http::send(&server.public, method, path, &[("x-channelstream-secret", &token)], b"{}").await;
+        assert_eq!((reply.status, &reply.json()["message"]), (404, &json!("not-found")), "{path}");
+        let detail = reply.json()["detail"].as_str().unwrap().to_owned();
+        assert!(detail.contains("INTERNAL_LISTEN") && detail.contains("CHANNELSTREAM_PUBLIC=true"), "{detail}");
+    }
+    let other = http::send(&server.public, "GET", "/nothing", &[], b"").await;
+    assert_eq!(other.json()["detail"], json!("there is nothing at this path"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn check_is_content_without_an_api_where_channelstream_alone_is_spoken() {
+    let vars = [("CHANNELSTREAM_SECRET", SECRET), ("LISTEN", "127.0.0.1:0"), ("INTERNAL_LISTEN", "127.0.0.1:0")];
+    let output = program().arg("check").envs(vars).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success(), "{said}");
+    assert!(said.contains("note     API_URL is not set: only Channelstream's clients are served\n"), "{said}");
+    assert!(said.contains("ok       backend: none"), "{said}");
+}
+
 /// What the program says when it is started with these variables, which must not be enough for it.
 fn complaint(vars: &[(&str, &str)]) -> String {
     let base = [("API_URL", "http://127.0.0.1:1/"), ("LISTEN", "127.0.0.1:0"), ("INTERNAL_LISTEN", "127.0.0.1:0")];
