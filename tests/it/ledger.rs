@@ -101,6 +101,7 @@ fn a_notice_is_excused_in_a_gap_and_shortly_after_it() {
     for (last_notice, now, is_excused) in [
         (Some(12), 22, true),
         (Some(12), 24, false),
+        (Some(22), 24, true), // a client that reads several notices at once, which have waited for it
         (Some(9), 24, true),
         (None, 50, true),
         (Some(9), 51, false),

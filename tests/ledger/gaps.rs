@@ -61,7 +61,8 @@ impl Gaps {
     /// Whether a subscription with this last notice may be notified now, and may miss publications until it is.
     pub fn excuse(&self, last_notice: Option<Duration>, now: Duration) -> bool {
         self.0.iter().any(|gap| {
-            let is_notified = last_notice.is_some_and(|notice| notice >= gap.start);
+            // A client that has not read for a while reads all its notices at once.
+            let is_notified = last_notice.is_some_and(|notice| notice >= gap.start && now > notice + ON_THE_WAY);
             let grace = if is_notified { ON_THE_WAY } else { LATE };
             gap.start <= now && gap.end.is_none_or(|end| now <= end + grace)
         })
