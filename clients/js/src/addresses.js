@@ -1,10 +1,23 @@
 // URLs of the server. Pure, but for the page's own address.
 
+import { root } from "./root.js";
+
+/** @typedef {import("./credentials.js").Texts} Texts */
 /** @typedef {import("./subscription.js").Subscription} Subscription */
 
 /** The page's address, where there is a page. @returns {string | undefined} */
 function page() {
-  return globalThis.location?.href;
+  return root.location?.href;
+}
+
+/**
+ * The address of a path on the page's own host, with `ws` for `http`.
+ * @param {string} pathname
+ */
+export function generateUrl(pathname) {
+  const { protocol = "", host = "" } = root.location || {};
+  if (!/^https?:$/.test(protocol)) throw new Error(`no page to take the host from (protocol ${protocol || "unknown"})`);
+  return `${protocol.replace("http", "ws")}//${host}${pathname}`;
 }
 
 /**
@@ -48,7 +61,7 @@ export function namedStreamAddress(url) {
 
 /** Whether a page of this one's may read every answer from there. @param {string} address */
 export function isSameOrigin(address) {
-  const here = globalThis.location?.origin;
+  const here = root.location?.origin;
   return here === undefined || new URL(address).origin === here;
 }
 
@@ -57,17 +70,19 @@ function withParameters(address, parameters) {
   return parameters.length === 0 ? address : `${address}${address.includes("?") ? "&" : "?"}${parameters.join("&")}`;
 }
 
-/** @param {string | null | undefined} token */
-function tokenParameter(token) {
-  return token ? [`token=${encodeURIComponent(token)}`] : [];
+/** @param {Texts} params */
+function encoded(params) {
+  const names = Object.keys(params).filter((name) => params[name] !== "");
+  return names.map((name) => `${encodeURIComponent(name)}=${encodeURIComponent(params[name])}`);
 }
 
 /**
  * @param {string} address
- * @param {{ token?: string | null, resumes?: boolean }} options
+ * @param {Texts} params
+ * @param {boolean} resumes Whether a resume ticket follows.
  */
-export function socketUrl(address, { token, resumes }) {
-  return withParameters(address, [...tokenParameter(token), ...(resumes ? ["resume"] : [])]);
+export function socketUrl(address, params, resumes) {
+  return withParameters(address, [...encoded(params), ...(resumes ? ["resume"] : [])]);
 }
 
 /**
@@ -80,7 +95,7 @@ function sinceParameter(subscriptions) {
   const counts = new Map();
   for (const position of positions) counts.set(position, (counts.get(position) ?? 0) + 1);
   const [common = ""] = [...counts].reduce((most, each) => (each[1] > most[1] ? each : most), ["", 0]);
-  const others = positions.flatMap((position, place) => (position === common ? [] : [`;${place}=${position}`]));
+  const others = positions.map((position, place) => (position === common ? "" : `;${place}=${position}`));
   const since = common + others.join("");
   return since ? [`since=${encodeURIComponent(since)}`] : [];
 }
@@ -88,9 +103,10 @@ function sinceParameter(subscriptions) {
 /**
  * @param {string} address
  * @param {Subscription[]} subscriptions
- * @param {{ token?: string | null, resumes: boolean }} options Whether it goes on from the subscriptions' positions.
+ * @param {Texts} params
+ * @param {boolean} resumes Whether it goes on from the subscriptions' positions.
  */
-export function streamUrl(address, subscriptions, { token, resumes }) {
+export function streamUrl(address, subscriptions, params, resumes) {
   const rooms = subscriptions.map(({ room }) => `room=${encodeURIComponent(JSON.stringify(room))}`);
-  return withParameters(address, [...rooms, ...(resumes ? sinceParameter(subscriptions) : []), ...tokenParameter(token)]);
+  return withParameters(address, [...rooms, ...(resumes ? sinceParameter(subscriptions) : []), ...encoded(params)]);
 }

@@ -14,6 +14,7 @@
  * @property {number} code As in a close frame; 1006 where there was none.
  * @property {string} reason
  * @property {boolean} [wasReached] The other side has accepted the handshake.
+ * @property {boolean} [isSilent] There was no answer in time.
  * @property {"away" | "absent" | "unreadable"} [stream] Why there is no event stream: nobody can answer now; there is no such
  *   path; the answer, if there was one, is not for this page.
  * @property {Refusal} [refusal]
@@ -25,6 +26,8 @@ export const GOING_AWAY = 1001;
 export const BROKEN = 1006;
 export const TRY_LATER = 1013;
 export const NOT_AUTHORIZED = 3500;
+/** A connection that had been authorised, and may be again with newer credentials. */
+export const NOT_ANY_MORE = 3502;
 
 /** Codes after which there is no use in coming back: broke the protocol, message too big, not authorised, disconnected. */
 const FINAL = [1008, 1009, NOT_AUTHORIZED, 3501];

@@ -1,5 +1,6 @@
 import { reconnectDelay } from "./backoff.js";
 import { callSafely } from "./emitter.js";
+import { warn } from "./warnings.js";
 
 /** @typedef {Record<string, unknown>} Room */
 /** @typedef {import("./subscription.js").PublishFrame} PublishFrame */
@@ -80,6 +81,7 @@ export class Feed {
   /** @type {PublishFrame[] | null} */
   #held = null;
   #isFetching = false;
+  #fetchedAt = 0;
   /** The snapshot being fetched is outdated already. */
   #isStale = false;
   #isClosed = false;
@@ -110,7 +112,7 @@ export class Feed {
     if (this.#isClosed) return;
     this.#isLive = false;
     this.#held = this.#isConfirmed && !this.#recovers ? [] : null;
-    if (this.#isFetching) this.restart();
+    if (this.#isFetching) this.#restart();
     else this.#fetch();
   }
 
@@ -118,7 +120,7 @@ export class Feed {
   close() {
     this.#isClosed = true;
     this.#leave();
-    this.restart();
+    this.#restart();
     this.#onClose();
   }
 
@@ -127,8 +129,17 @@ export class Feed {
     if (this.#endPause) this.#endPause();
   }
 
-  /** Gives up an attempt that is under way, and begins another one. @internal */
-  restart() {
+  /**
+   * The page is used again, which was left at that time: what was fetched then may hang.
+   * @param {number} leftAt
+   * @internal
+   */
+  wake(leftAt) {
+    if (this.#fetchedAt <= leftAt) this.#restart();
+    else this.retryNow();
+  }
+
+  #restart() {
     this.#isStale = true;
     if (this.#abandon) this.#abandon("the snapshot is outdated");
     this.retryNow();
@@ -138,6 +149,7 @@ export class Feed {
     this.#isFetching = true;
     for (let failures = 1; !this.#isClosed; ) {
       this.#isStale = false;
+      this.#fetchedAt = Date.now();
       let snapshot, position, room;
       try {
         snapshot = await this.#request();
@@ -189,7 +201,7 @@ export class Feed {
     const delay = reconnectDelay(failures, null, this.#socket);
     const { onRetry } = this.#options;
     if (onRetry) callSafely(onRetry, { error, delay });
-    else if (failures === 1) console.warn("high-templar: a feed's snapshot could not be fetched; trying again:", error);
+    else if (failures === 1) warn("a feed's snapshot could not be fetched; trying again:", error);
     return new Promise((/** @type {(value?: undefined) => void} */ resolve) => {
       const timer = setTimeout(resolve, delay);
       this.#endPause = () => {
@@ -263,7 +275,7 @@ export class Feed {
   #stop(error) {
     this.#leave();
     if (this.#options.onError) callSafely(this.#options.onError, error);
-    else console.warn(`high-templar: a feed has stopped: ${error.message}`, error.detail ?? "");
+    else warn(`a feed has stopped: ${error.message}`, error.detail ?? "");
   }
 
   #leave() {

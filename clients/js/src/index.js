@@ -1,3 +1,4 @@
+export { generateUrl } from "./addresses.js";
 export { Feed } from "./feed.js";
 export { Socket } from "./socket.js";
 export { Subscription } from "./subscription.js";

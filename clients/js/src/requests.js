@@ -6,7 +6,6 @@
 const MOST_ENTRIES = 1000;
 
 const ENVELOPE = ['{"type":"subscribe","subscriptions":[', "]}"];
-const encoder = new TextEncoder();
 
 /**
  * Messages that subscribe to all of them, none larger than `limitBytes`.
@@ -30,7 +29,7 @@ export function subscribeMessages(subscriptions, limitBytes) {
   for (const subscription of subscriptions) {
     const { requestId, room, position: since } = subscription;
     const entry = JSON.stringify({ requestId, room, since });
-    const size = encoder.encode(entry).length + 1; // and a comma
+    const size = utf8Length(entry) + 1; // and a comma
     if (ENVELOPE.join("").length + size > limitBytes) {
       tooLarge.push(subscription);
       continue;
@@ -41,4 +40,19 @@ export function subscribeMessages(subscriptions, limitBytes) {
   }
   finish();
   return { messages, tooLarge };
+}
+
+/**
+ * Bytes of a text as UTF-8. (Neither jsdom nor older browsers have `TextEncoder`.)
+ * @param {string} text
+ */
+export function utf8Length(text) {
+  let bytes = text.length;
+  for (let i = 0; i < text.length; i += 1) {
+    const unit = text.charCodeAt(i);
+    if (unit >= 0x80) bytes += 1;
+    // Each half of a surrogate pair is two of its four bytes.
+    if (unit >= 0x800 && (unit < 0xd800 || unit > 0xdfff)) bytes += 1;
+  }
+  return bytes;
 }

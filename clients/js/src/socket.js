@@ -1,9 +1,13 @@
 import { namedStreamAddress, socketAddresses, streamAddress } from "./addresses.js";
 import { Connector } from "./connector.js";
+import { Credentials } from "./credentials.js";
 import { Emitter } from "./emitter.js";
+import { NORMAL } from "./endings.js";
 import { Feed } from "./feed.js";
+import { root } from "./root.js";
 import { Subscription } from "./subscription.js";
 import { Subscriptions } from "./subscriptions.js";
+import { warn } from "./warnings.js";
 
 /** @typedef {import("./subscription.js").SubscriptionOptions} SubscriptionOptions */
 /** @typedef {import("./connector.js").State} State */
@@ -14,6 +18,8 @@ import { Subscriptions } from "./subscriptions.js";
  * @property {string | string[]} [url] `wss://host/ws/`, or several, of which the next one is tried after a failure. Of the
  *   page's own host, unless told.
  * @property {string | null} [token] Sent as `?token=`.
+ * @property {import("./credentials.js").ParamsSource} [params] More query parameters for the application's API, or a function
+ *   that returns them or a promise of them. It is called before every attempt to connect.
  * @property {number} [pingInterval] Milliseconds, like all of the following.
  * @property {number} [reconnectInterval] The longest first wait.
  * @property {number} [maxReconnectInterval]
@@ -36,6 +42,12 @@ import { Subscriptions } from "./subscriptions.js";
  * @property {Error} error Something could not be understood.
  */
 
+/**
+ * @template {keyof SocketEvents | "*"} K
+ * @typedef {K extends keyof SocketEvents ? (value: SocketEvents[K]) => unknown : (event: keyof SocketEvents, value: any) => unknown}
+ *   Handler
+ */
+
 /** @typedef {{ type: string, data?: unknown, room?: Room, requestId?: string | number }} Message */
 
 /** A connection to high-templar that is made again whenever it is lost, and subscriptions that outlive it. */
@@ -45,8 +57,6 @@ export class Socket {
   maxReconnectInterval = 30_000;
   connectTimeout = 10_000;
   pongTimeout = 10_000;
-  /** @type {string | null | undefined} Counts from the next connection on. */
-  token;
   /** @type {string | null} This connection's id; 3.1's protocol has none. */
   connection = null;
   /** @type {Room[] | null} */
@@ -57,14 +67,17 @@ export class Socket {
   #subscriptions = new Subscriptions();
   /** @type {Set<Feed<any>>} */
   #feeds = new Set();
+  #credentials;
   #connector;
+  #hasWarnedOfStreams = false;
+  #lastError = "";
   #lastId = 0;
   /** @type {{ message: Message | null, resolve: () => void, reject: (error: Error) => void }[]} What waits for a connection. */
   #queue = [];
 
   /** @param {SocketOptions} [options] */
-  constructor({ url, token, sseUrl, WebSocket = globalThis.WebSocket, fetch = globalThis.fetch, ...settings } = {}) {
-    this.token = token;
+  constructor({ url, token, params, sseUrl, WebSocket = root.WebSocket, fetch = root.fetch, ...settings } = {}) {
+    this.#credentials = new Credentials(token, params);
     for (const name of /** @type {const} */ ([
       "pingInterval", "reconnectInterval", "maxReconnectInterval", "connectTimeout", "pongTimeout",
     ])) {
@@ -74,16 +87,26 @@ export class Socket {
     const named = typeof sseUrl === "string" ? namedStreamAddress(sseUrl) : null;
     const stream = sseUrl === undefined ? streamAddress : () => named;
     const places = { sockets: socketAddresses(url), stream, WebSocket, fetch };
-    this.#connector = new Connector(places, this, this.#subscriptions, {
+    this.#connector = new Connector(places, this, this.#credentials, this.#subscriptions, {
       onState: (state) => this.#events.emit("state", state),
       onOpen: (link, welcome) => this.#opened(link, welcome),
       onFrame: (kind, frame, requestId) => this.#received(kind, frame, requestId),
       onRefused: ({ message, status }) => this.#events.emit("refused", status ? { message, status } : { message }),
       onClose: (ending) => this.#closed(ending),
       onWaiting: (delay) => this.#events.emit("waiting", { delay }),
-      onError: (error) => this.#events.emit("error", error),
+      onWake: (leftAt) => this.#feeds.forEach((feed) => feed.wake(leftAt)),
+      onError: (error) => this.#failed(error),
     });
     this.#connector.connect();
+  }
+
+  /** Sent as `?token=` from the next connection on; `authenticate` shows it at once. @returns {string | null | undefined} */
+  get token() {
+    return this.#credentials.token;
+  }
+
+  set token(token) {
+    this.#credentials.token = token;
   }
 
   /** @returns {State} */
@@ -106,12 +129,21 @@ export class Socket {
     return this.#subscriptions.list();
   }
 
-  /** @template {keyof SocketEvents} K @param {K} event @param {(value: SocketEvents[K]) => unknown} handler */
+  /**
+   * Calls the handler at every event of that name; at every event of all, with its name before the value, for `"*"`.
+   * @template {keyof SocketEvents | "*"} K
+   * @param {K} event
+   * @param {Handler<K>} handler
+   */
   on(event, handler) {
     this.#events.on(event, handler);
   }
 
-  /** @template {keyof SocketEvents} K @param {K} event @param {(value: SocketEvents[K]) => unknown} handler */
+  /**
+   * @template {keyof SocketEvents | "*"} K
+   * @param {K} event
+   * @param {Handler<K>} handler
+   */
   off(event, handler) {
     this.#events.off(event, handler);
   }
@@ -174,6 +206,26 @@ export class Socket {
     });
   }
 
+  /**
+   * Shows the server the credentials as they are now: `params`, if given, in place of the ones before, or what the function
+   * given as `params` returns. On a connection of version 4 that takes no reconnection. An event stream, or a server that does
+   * not know the request, sees them at the next connection.
+   * @param {import("./credentials.js").ParamsSource} [params]
+   * @returns {Promise<void>} Resolved once the server has them or the next connection will show them.
+   */
+  authenticate(params = this.#credentials.params) {
+    this.#credentials.params = params;
+    return this.#connector.authenticate();
+  }
+
+  /**
+   * Finds out at once whether the connection still works. Pages do so by themselves; call it where a host tells by other means
+   * that it is used again, as React Native's `AppState` does.
+   */
+  wake() {
+    this.#connector.wake(Date.now());
+  }
+
   /** Connects again, after `close()` or a refusal; or at once, where it waits. */
   connect() {
     this.#connector.connect();
@@ -217,6 +269,7 @@ export class Socket {
   /** @param {import("./connector.js").Link} link @param {Record<string, any>} welcome */
   #opened(link, welcome) {
     const isReopened = link.transport === "sse" && link.isReopened;
+    if (link.transport === "sse") this.#warnOfStreams();
     const hadRooms = JSON.stringify(this.allowedRooms);
     this.#subscriptions.find();
     this.connection = welcome.connection ?? null;
@@ -258,6 +311,24 @@ export class Socket {
     if (!ending.willReconnect) {
       for (const { reject } of this.#queue.splice(0)) reject(new Error("the connection is closed"));
     }
+    const { code, reason, willReconnect } = ending;
+    if (!willReconnect && code !== NORMAL && !this.#events.hears("close", "refused", "state")) {
+      warn(`disconnected for good: ${code} ${reason}; connect() tries again`);
+    }
     this.#events.emit("close", ending);
+  }
+
+  /** @param {Error} error */
+  #failed(error) {
+    // A server or proxy that garbles one frame may garble all of them.
+    if (!this.#events.hears("error") && error.message !== this.#lastError) warn(error.message);
+    this.#lastError = error.message;
+    this.#events.emit("error", error);
+  }
+
+  #warnOfStreams() {
+    if (this.#hasWarnedOfStreams || !this.#connector.places.WebSocket) return;
+    this.#hasWarnedOfStreams = true;
+    warn("no WebSocket can be opened; using server-sent events, by which send() cannot send requests");
   }
 }

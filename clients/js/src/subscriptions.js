@@ -1,4 +1,5 @@
 import { callSafely } from "./emitter.js";
+import { warn } from "./warnings.js";
 
 /** @typedef {import("./subscription.js").Subscription} Subscription */
 /** @typedef {Record<string, any>} Frame */
@@ -18,6 +19,7 @@ export class Subscriptions {
   #byId = new Map();
   /** A connection was lost, and there is no other one yet. */
   #isLost = false;
+  #hasWarnedOfGaps = false;
 
   get size() {
     return this.#entries.size;
@@ -59,6 +61,7 @@ export class Subscriptions {
   /** Ends a subscription that was refused or taken away. @param {Subscription | undefined} subscription @param {Frame} why */
   fail(subscription, { message, detail }) {
     if (!subscription || !this.delete(subscription)) return;
+    if (!subscription.onError) warn(`the subscription to ${JSON.stringify(subscription.room)} is over: ${message}`, detail ?? "");
     callSafely(subscription.onError, detail === undefined ? { message } : { message, detail });
   }
 
@@ -101,8 +104,17 @@ export class Subscriptions {
       // Who was live and need not be told has been moved to another stream, and has not been away.
       if (mustTell) callSafely(subscription.onRecovered, subscription);
     } else if (isLive || mustTell) {
-      callSafely(subscription.onReconnect, subscription);
+      this.#tellGap(subscription);
     }
+  }
+
+  /** @param {Subscription} subscription */
+  #tellGap(subscription) {
+    if (!subscription.onReconnect && !this.#hasWarnedOfGaps) {
+      this.#hasWarnedOfGaps = true;
+      warn(`publications to ${JSON.stringify(subscription.room)} may be missing, and the subscription has no onReconnect`);
+    }
+    callSafely(subscription.onReconnect, subscription);
   }
 
   /** Triggers may have been missed. @param {Frame} frame */
@@ -110,7 +122,7 @@ export class Subscriptions {
     for (const [subscription, { isLive }] of [...this.#entries]) {
       if (!isLive) continue;
       subscription.position = frame.position;
-      callSafely(subscription.onReconnect, subscription);
+      this.#tellGap(subscription);
     }
   }
 }

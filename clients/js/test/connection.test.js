@@ -5,6 +5,7 @@ import { describe, it } from "node:test";
 import WebSocket from "ws";
 import { Socket } from "../src/index.js";
 import { connect, isConfirmed, isOpen, logs, subscribe } from "./support/client.js";
+import { page } from "./support/page.js";
 import { freePort, until } from "./support/ports.js";
 import { Proxy } from "./support/proxy.js";
 import { Server } from "./support/server.js";
@@ -336,14 +337,12 @@ describe("a way to the server", { concurrency: 4 }, () => {
   it("is tried at once when the browser is online again", async (t) => {
     const server = await Server.start(t);
     const proxy = await Proxy.start(t, server.port);
-    const window = new EventTarget();
-    for (const name of ["addEventListener", "removeEventListener"]) globalThis[name] = window[name].bind(window);
-    t.after(() => { delete globalThis.addEventListener; delete globalThis.removeEventListener; });
+    const { emit } = page(t);
     proxy.sockets = proxy.streams = "refuse";
     const socket = connect(t, proxy, { reconnectInterval: 2 ** 30, maxReconnectInterval: 2 ** 30 });
     await until("it waits", () => socket.state === "waiting");
     proxy.sockets = "pass";
-    window.dispatchEvent(new Event("online"));
+    emit("online");
     await isOpen(socket);
   });
 

@@ -122,8 +122,7 @@ describe("a feed", { concurrency: 4 }, () => {
   it("tells what a server of 3.1 publishes meanwhile after the snapshot", async (t) => {
     const server = await Server.start(t);
     const proxy = await Proxy.start(t, server.port);
-    proxy.stripsSubprotocol = true;
-    proxy.streams = "absent";
+    proxy.isOld = () => true;
     const app = application(server);
     const seen = [];
     app.before = async () => {

@@ -2,11 +2,11 @@
 
 import assert from "node:assert/strict";
 import { describe, it } from "node:test";
-import { streamAddress, streamUrl } from "../src/addresses.js";
+import { generateUrl, socketUrl, streamAddress, streamUrl } from "../src/addresses.js";
 import { reconnectDelay } from "../src/backoff.js";
 import { comesBack, hint, isServersWord } from "../src/endings.js";
 import { EventStreamParser } from "../src/event-stream-parser.js";
-import { subscribeMessages } from "../src/requests.js";
+import { subscribeMessages, utf8Length } from "../src/requests.js";
 import { Route } from "../src/route.js";
 
 describe("the wait before coming back", () => {
@@ -122,7 +122,32 @@ describe("requests", () => {
   });
 });
 
+describe("the length of a text", () => {
+  it("is that of its UTF-8", () => {
+    for (const text of ["", "abc", "é", "\u07ff\u0800\uffff", "\u{10000}a\u{1f600}", "\ud7ff\ue000"]) {
+      assert.equal(utf8Length(text), Buffer.byteLength(text), text);
+    }
+  });
+});
+
 describe("addresses", () => {
+  it("of sockets carry the parameters that have a value", () => {
+    assert.equal(socketUrl("wss://x/ws/", {}, false), "wss://x/ws/");
+    assert.equal(socketUrl("wss://x/ws/?a=b", { token: "é", tenant: "7", empty: "" }, true),
+      "wss://x/ws/?a=b&token=%C3%A9&tenant=7&resume");
+  });
+
+  it("of the page's own host are made of its location", (t) => {
+    t.after(() => { delete globalThis.location; });
+    assert.throws(() => generateUrl("/ws/"), /no page/);
+    for (const [href, url] of [["https://app.test:8443/a", "wss://app.test:8443/ws/"], ["http://app.test/", "ws://app.test/ws/"]]) {
+      globalThis.location = new URL(href);
+      assert.equal(generateUrl("/ws/"), url);
+    }
+    globalThis.location = new URL("about:blank");
+    assert.throws(() => generateUrl("/ws/"), /about:/);
+  });
+
   it("of event streams stand beside those of sockets", () => {
     for (const [socket, stream] of [
       ["wss://app.example.org/ws/", "https://app.example.org/sse/"],
@@ -137,17 +162,17 @@ describe("addresses", () => {
 
   it("of event streams name rooms, positions and token", () => {
     const a = { room: { x: "é&" } }, b = { room: { y: 1 }, position: "3f:1" };
-    const query = (...subscriptions) => decodeURIComponent(streamUrl("https://x/sse/", subscriptions, { resumes: true }).split("?")[1] ?? "");
+    const query = (...subscriptions) => decodeURIComponent(streamUrl("https://x/sse/", subscriptions, {}, true).split("?")[1] ?? "");
     assert.equal(query(a), 'room={"x":"é&"}');
     assert.equal(query(a, b), 'room={"x":"é&"}&room={"y":1}&since=;1=3f:1');
     assert.equal(query(), "");
-    assert.equal(streamUrl("https://x/sse/?k=v", [b], { token: "t&", resumes: true }), "https://x/sse/?k=v&room=%7B%22y%22%3A1%7D&since=3f%3A1&token=t%26");
-    assert.equal(streamUrl("https://x/sse/", [b], { token: "t", resumes: false }), "https://x/sse/?room=%7B%22y%22%3A1%7D&token=t");
+    assert.equal(streamUrl("https://x/sse/?k=v", [b], { token: "t&" }, true), "https://x/sse/?k=v&room=%7B%22y%22%3A1%7D&since=3f%3A1&token=t%26");
+    assert.equal(streamUrl("https://x/sse/", [b], { token: "t" }, false), "https://x/sse/?room=%7B%22y%22%3A1%7D&token=t");
   });
 
   it("of event streams name the position of most rooms once", () => {
     const since = (...positions) =>
-      new URL(streamUrl("https://x/sse/", positions.map((position) => ({ room: {}, position })), { resumes: true })).searchParams.get("since");
+      new URL(streamUrl("https://x/sse/", positions.map((position) => ({ room: {}, position })), {}, true)).searchParams.get("since");
     assert.equal(since(...Array(100).fill("3f:1")), "3f:1");
     assert.equal(since("3f:2", "3f:1", undefined, "3f:1"), "3f:1;0=3f:2;2=");
     assert.equal(since(undefined, undefined, "3f:1"), ";2=3f:1");
@@ -160,37 +185,73 @@ describe("the route", () => {
   const failed = { code: 1006, reason: "" };
   const stream = (why) => ({ ...failed, stream: why });
 
-  it("goes from sockets to event streams, and to 3.1 only where there are none", () => {
-    for (const [why, next] of [["away", null], ["absent", "3.1"], ["unreadable", "3.1"]]) {
-      const route = new Route(both);
-      assert.equal(route.first(0, true), "v4");
-      assert.equal(route.next("v4", failed, 0), "sse");
-      assert.equal(route.next("sse", stream(why), 0), next);
+  const silent = { ...failed, isSilent: true };
+  const reached = { ...failed, wasReached: true };
+  /** The ways of one round in which each fails as told. */
+  const round = (route, endings, now = 0) => {
+    const ways = [route.first(now, true)];
+    for (const ending of endings) ways.push(route.next(ways.at(-1), ending, now));
+    return ways;
+  };
+
+  it("goes from version 4 to plain sockets, and to event streams", () => {
+    for (const why of ["away", "absent", "unreadable"]) {
+      assert.deepEqual(round(new Route(both), [failed, failed, stream(why)]), ["v4", "3.1", "sse", null]);
     }
+    assert.deepEqual(round(new Route({ hasSocket: true, hasStream: false }), [failed, failed]), ["v4", "3.1", null]);
   });
 
-  it("goes to 3.1 only when version 4 has failed behind a socket that worked", () => {
+  it("asks for an event stream first where sockets hang or break, and a plain one only where there is none", () => {
+    for (const first of [silent, reached]) {
+      assert.deepEqual(round(new Route(both), [first, stream("away")]), ["v4", "sse", null]);
+      assert.deepEqual(round(new Route(both), [first, stream("absent"), failed]), ["v4", "sse", "3.1", null]);
+    }
+    assert.deepEqual(round(new Route({ hasSocket: true, hasStream: false }), [silent, failed]), ["v4", "3.1", null]);
+    assert.deepEqual(round(new Route({ hasSocket: true, hasStream: false }), [reached]), ["v4", null]);
+  });
+
+  it("tries version 4 once more where a plain socket reaches a server that speaks it", () => {
     const route = new Route(both);
-    route.first(0, true);
-    assert.ok(!route.works("3.1"));
-    assert.equal(route.next("v4", { ...failed, wasReached: true }, 0), null);
-    assert.equal(route.first(0, true), "v4");
-    assert.ok(!route.works("3.1"));
+    assert.ok(!route.isInDoubt);
+    round(route, [failed]);
+    assert.ok(route.isInDoubt);
+    assert.equal(route.repeat(), "v4");
     assert.equal(route.next("v4", failed, 0), "3.1");
-    assert.ok(route.works("3.1"));
-    assert.equal(route.first(0, true), "3.1");
-    assert.ok(route.works("3.1"));
+    assert.ok(!route.isInDoubt);
+  });
+
+  it("takes a server for one of 3.1 when version 4 has failed twice, and not for ever", () => {
+    const route = new Route(both);
+    for (const now of [0, 1000]) {
+      round(route, [failed], now);
+      route.works("3.1");
+    }
+    assert.deepEqual(round(route, [failed], 2000), ["3.1", null]);
+    assert.deepEqual(round(route, [], 601_000), ["v4"]);
+    route.works("v4");
+    assert.deepEqual(round(route, [failed], 602_000), ["v4", "3.1"]);
+    route.works("3.1");
+    assert.deepEqual(round(route, [], 603_000), ["v4"]);
+  });
+
+  it("tries no event streams until what has worked has failed three times", () => {
+    const route = new Route(both);
+    round(route, []);
+    route.works("v4");
+    for (let i = 0; i < 3; i += 1) assert.deepEqual(round(route, [failed, failed]), ["v4", "3.1", null]);
+    assert.deepEqual(round(route, [failed, failed]), ["v4", "3.1", "sse"]);
   });
 
   it("comes back to sockets from event streams, but not all the time", () => {
     const route = new Route(both);
     route.first(0, true);
-    route.next("v4", failed, 1000);
-    assert.ok(route.works("sse"));
+    route.next("v4", silent, 1000);
+    route.works("sse");
     assert.equal(route.first(60_999, true), "sse");
     assert.equal(route.first(60_999, false), "v4");
     assert.equal(route.first(61_000, true), "v4");
-    assert.equal(route.next("v4", failed, 61_000), "sse");
+    assert.equal(route.next("v4", silent, 61_000), "sse");
+    assert.equal(route.next("sse", stream("absent"), 61_000), null);
     assert.equal(route.first(62_000, true), "sse");
   });
 

@@ -4,6 +4,7 @@ import assert from "node:assert/strict";
 import { describe, it } from "node:test";
 import { connect, isConfirmed, isOpen, logs, subscribe } from "./support/client.js";
 import { until } from "./support/ports.js";
+import { page } from "./support/page.js";
 import { obey, script, WELCOME } from "./support/script.js";
 
 const room = { target: "message" };
@@ -30,13 +31,11 @@ describe("a close code", { concurrency: true }, () => {
 describe("the wait after it", () => {
   it("is no shorter than the hint says, even when the browser is online again", async (t) => {
     const server = await script(t, (connection) => connection.close(1013, "retry_after=600"));
-    const window = new EventTarget();
-    for (const name of ["addEventListener", "removeEventListener"]) globalThis[name] = window[name].bind(window);
-    t.after(() => { delete globalThis.addEventListener; delete globalThis.removeEventListener; });
+    const { emit } = page(t);
     const socket = connect(t, server);
     await until("it waits", () => socket.told("waiting").length > 0);
     assert.ok(socket.told("waiting")[0].delay >= 600_000);
-    window.dispatchEvent(new Event("online"));
+    emit("online");
     assert.equal(socket.state, "waiting");
     socket.close();
     assert.equal(socket.state, "closed");

@@ -6,6 +6,8 @@ import { listen } from "./ports.js";
 export class Backend {
   /** By token: the rooms, a status instead, or what to do with the response. */
   clients = new Map();
+  /** By token: whose it is, where that is not the user of the same name. */
+  users = new Map();
   /** The tokens that were asked for. */
   asked = [];
   /** Milliseconds before each answer. */
@@ -29,7 +31,7 @@ export class Backend {
       return;
     }
     response.setHeader("Content-Type", "application/json");
-    response.end(JSON.stringify({ allowed_rooms: answer, user: { data: { id: token || "nobody" } } }));
+    response.end(JSON.stringify({ allowed_rooms: answer, user: { data: { id: this.users.get(token) ?? (token || "nobody") } } }));
   }
 
   stop() {

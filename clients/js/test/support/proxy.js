@@ -1,14 +1,15 @@
 // What stands between a client and its server, with faults as a test wants them.
 
 import { connect, createServer } from "node:net";
+import { Transform } from "node:stream";
 import { listen } from "./ports.js";
 
 export class Proxy {
   /** What becomes of handshakes, and of requests for event streams: "pass", "refuse" (with 502), "absent" (404) or "hang". */
   sockets = "pass";
   streams = "pass";
-  /** As one in front of a server of 3.1 would look like. */
-  stripsSubprotocol = false;
+  /** Whether the next connection is one to a server of 3.1: knows no subprotocol, no event streams, and counts no messages. */
+  isOld = () => false;
   /** Of every request, in order: "v4", "plain" or "sse". */
   asked = [];
   /** The targets of those requests. */
@@ -71,7 +72,8 @@ export class Proxy {
     this.asked.push(what);
     this.onAsked(what);
     this.targets.push(head.split(" ")[1]);
-    const fate = isStream ? this.streams : this.sockets;
+    const isOld = this.isOld();
+    const fate = !isStream ? this.sockets : isOld ? "absent" : this.streams;
     if (fate === "hang") return;
     if (fate !== "pass") {
       const status = fate === "absent" ? "404 Not Found" : "502 Bad Gateway";
@@ -80,12 +82,24 @@ export class Proxy {
     }
     // One request a connection, so that each comes by here.
     let passed = isStream ? head.replace(/^connection:.*\r\n/im, "").replace("\r\n", "\r\nConnection: close\r\n") : head;
-    if (this.stripsSubprotocol) passed = passed.replace(/^sec-websocket-protocol:.*\r\n/im, "");
+    if (isOld) passed = passed.replace(/^sec-websocket-protocol:.*\r\n/im, "");
     const server = connect(this.upstream, "127.0.0.1");
     pair[1] = server;
     server.on("error", () => client.destroy());
     server.on("close", () => client.destroy());
     server.write(passed, "latin1");
-    client.pipe(server).pipe(client);
+    client.pipe(server);
+    if (isOld) server.pipe(withoutCounts()).pipe(client);
+    else server.pipe(client);
   }
+}
+
+/** Frames as a server of 3.1 sends them, whose status has no count of messages. */
+function withoutCounts() {
+  return new Transform({
+    transform(bytes, _, done) {
+      const text = bytes.toString("latin1");
+      done(null, Buffer.from(text.replace(/("ws_messages_received": ?)(\d+)/, (_, name, count) => name + "0".padStart(count.length)), "latin1"));
+    },
+  });
 }

@@ -32,6 +32,7 @@ export async function script(t, serve) {
 export function obey(connection, { position = "e:1", recovered } = {}) {
   connection.tell(WELCOME);
   connection.on("message", (text) => {
+    if (String(text) === "ping") return;
     const { type, subscriptions } = JSON.parse(text);
     if (type !== "subscribe") return;
     for (const { requestId } of subscriptions) connection.tell({ type: "reply", requestId, code: "success", position, recovered });
