@@ -46,10 +46,10 @@ describe("the wait after it", () => {
       obey(connection);
       if (number < 8) connection.close(1012);
     });
-    const socket = connect(t, server, { reconnectInterval: 10, maxReconnectInterval: 30 });
+    const socket = connect(t, server, { reconnectInterval: 100, maxReconnectInterval: 300 });
     t.mock.method(Math, "random", () => 0.99);
     await until("it stays", () => server.connections.length === 9 && socket.state === "open");
-    assert.deepEqual(socket.told("waiting").map(({ delay }) => delay), [9.9, 19.8, ...Array(6).fill(29.7)]);
+    assert.deepEqual(socket.told("waiting").map(({ delay }) => delay), [99, 198, ...Array(6).fill(297)]);
   });
 });
 
