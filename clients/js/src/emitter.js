@@ -1,16 +1,18 @@
 /**
- * Calls a function of the application's. What it throws is reported, and disturbs nobody else.
+ * Calls a function of the application's, and returns its result. What it throws is reported, and disturbs nothing else.
  * @template {any[]} A
  * @param {((...values: A) => unknown) | null | undefined} callback
  * @param {A} values
+ * @returns {unknown}
  */
 export function callSafely(callback, ...values) {
-  if (typeof callback !== "function") return;
+  if (typeof callback !== "function") return undefined;
   try {
-    callback(...values);
+    return callback(...values);
   } catch (error) {
     if (typeof globalThis.reportError === "function") globalThis.reportError(error);
     else console.error(error);
+    return undefined;
   }
 }
 

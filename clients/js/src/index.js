@@ -1,2 +1,3 @@
+export { Feed } from "./feed.js";
 export { Socket } from "./socket.js";
 export { Subscription } from "./subscription.js";

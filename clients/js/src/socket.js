@@ -1,6 +1,7 @@
 import { namedStreamAddress, socketAddresses, streamAddress } from "./addresses.js";
 import { Connector } from "./connector.js";
 import { Emitter } from "./emitter.js";
+import { Feed } from "./feed.js";
 import { Subscription } from "./subscription.js";
 import { Subscriptions } from "./subscriptions.js";
 
@@ -54,6 +55,8 @@ export class Socket {
   /** @type {Emitter<SocketEvents>} */
   #events = new Emitter();
   #subscriptions = new Subscriptions();
+  /** @type {Set<Feed<any>>} */
+  #feeds = new Set();
   #connector;
   #lastId = 0;
   /** @type {{ message: Message | null, resolve: () => void, reject: (error: Error) => void }[]} What waits for a connection. */
@@ -121,6 +124,19 @@ export class Socket {
   subscribe(options) {
     this.#lastId += 1;
     return this.#subscribe(options, `subscription-${this.#lastId}`);
+  }
+
+  /**
+   * Follows a room from a snapshot of the application's data on: the snapshot, everything published after it, and a new
+   * snapshot whenever publications may be missing.
+   * @template {import("./feed.js").Snapshot} S
+   * @param {import("./feed.js").FeedOptions<S>} options
+   * @returns {Feed<S>}
+   */
+  feed(options) {
+    const feed = new Feed(this, options, () => this.#feeds.delete(feed));
+    this.#feeds.add(feed);
+    return feed;
   }
 
   /**
@@ -215,6 +231,7 @@ export class Socket {
     if (!isReopened || JSON.stringify(this.allowedRooms) !== hadRooms) {
       this.#events.emit("allowed_rooms", this.allowedRooms ?? []);
     }
+    for (const feed of this.#feeds) feed.retryNow();
     this.#flush();
   }
 

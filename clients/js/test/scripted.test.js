@@ -1,47 +1,12 @@
 // Against servers that do what a test says: what the real one does seldom, or never.
 
 import assert from "node:assert/strict";
-import { createServer } from "node:http";
 import { describe, it } from "node:test";
-import { WebSocketServer } from "ws";
 import { connect, isConfirmed, isOpen, logs, subscribe } from "./support/client.js";
-import { listen, until } from "./support/ports.js";
+import { until } from "./support/ports.js";
+import { obey, script, WELCOME } from "./support/script.js";
 
-const WELCOME = { type: "welcome", is_authorized: true, allowed_rooms: [], connection: "c", position: "e:1", ping_interval: 25 };
 const room = { target: "message" };
-
-/** A server that has `serve` do with each connection, numbered from 0, what a test wants; there are no event streams. */
-async function script(t, serve) {
-  const web = createServer((_, response) => { response.writeHead(502).end(); });
-  const sockets = new WebSocketServer({ server: web, handleProtocols: () => "high-templar.v4" });
-  const server = { connections: [], said: [] };
-  sockets.on("connection", (connection, { url }) => {
-    const number = server.connections.push(connection) - 1;
-    const said = [];
-    server.said.push(said);
-    connection.path = url;
-    connection.tell = (frame) => connection.send(JSON.stringify(frame));
-    connection.on("message", (text) => said.push(String(text)));
-    serve(connection, number);
-  });
-  server.url = `ws://127.0.0.1:${await listen(web)}/ws/`;
-  t.after(() => {
-    for (const connection of sockets.clients) connection.terminate();
-    web.closeAllConnections();
-    web.close();
-  });
-  return server;
-}
-
-/** Welcomes, and confirms whatever is asked for, as if at `position`. */
-function obey(connection, { position = "e:1", recovered } = {}) {
-  connection.tell(WELCOME);
-  connection.on("message", (text) => {
-    const { type, subscriptions } = JSON.parse(text);
-    if (type !== "subscribe") return;
-    for (const { requestId } of subscriptions) connection.tell({ type: "reply", requestId, code: "success", position, recovered });
-  });
-}
 
 describe("a close code", { concurrency: true }, () => {
   for (const [code, comesBack] of [

@@ -10,7 +10,8 @@ export function connect(t, { url }, options = {}) {
   socket.events = [];
   for (const event of EVENTS) socket.on(event, (value) => socket.events.push([event, value]));
   socket.told = (event) => socket.events.filter(([name]) => name === event).map(([, value]) => value);
-  t.after(() => socket.close());
+  socket.after = (end) => t.after(end);
+  socket.after(() => socket.close());
   return socket;
 }
 
