@@ -30,14 +30,28 @@ def room(number):
     room = Room.objects.create(slug=f"room-{number}", name=f"Room {number}")
     return {"id": room.pk, "slug": room.slug, "name": room.name}
 
-print(json.dumps({"staff": [user(f"ann{n}", True) for n in range(30)], "others": [user(f"bob{n}", False) for n in range(30)], "rooms": [room(n) for n in range(30)]}))
+print(json.dumps({"staff": [user(f"ann{n}", True) for n in range(30)], "others": [user(f"bob{n}", False) for n in range(30)], "rooms": [room(n) for n in range(40)]}))
+`;
+
+// Messages that are not published: what was said before anybody came. They end now, and are so many minutes apart.
+const FILL = `
+import json, sys
+from datetime import timedelta
+from django.utils import timezone
+from chat.models import Message
+room, author, texts, minutes = json.loads(%s)
+rows = [Message(room_id=room, author_id=author, text=text) for text in texts]
+Message.objects.bulk_create(rows)
+for number, row in enumerate(rows):
+    row.written = timezone.now() - timedelta(minutes=minutes * (len(rows) - 1 - number))
+Message.objects.bulk_update(rows, ["written"], batch_size=500)
 `;
 
 const COUNT = "from chat.models import Outgoing; print(Outgoing.objects.count())";
 
 export class World {
-  /** Of so many instances, which need RabbitMQ if they are several. */
-  static async start(binary, { instances = 1, amqp } = {}) {
+  /** Of so many instances, which need RabbitMQ if they are several. `populate` is what makes users and rooms. */
+  static async start(binary, { instances = 1, amqp, populate = POPULATE } = {}) {
     const world = new World();
     world.binary = binary;
     world.scratch = mkdtempSync(join(tmpdir(), "multichat."));
@@ -52,7 +66,7 @@ export class World {
     world.broker = amqp ? { AMQP_URL: amqp, AMQP_EXCHANGE: exchange } : {};
     world.secret = randomBytes(16).toString("hex");
     await world.command("demo");
-    Object.assign(world, JSON.parse(await world.command("shell", "--verbosity", "0", "--command", POPULATE)));
+    Object.assign(world, JSON.parse(await world.command("shell", "--verbosity", "0", "--command", populate)));
     await Promise.all([world.startApplication(), ...world.instances.map((_, number) => world.startServer(number))]);
     return world;
   }
@@ -103,6 +117,12 @@ export class World {
       INTERNAL_LISTEN: `127.0.0.1:${instance.internalPort}`,
     });
     await untilReady(instance.server, instance.internalPort);
+  }
+
+  /** Fills `room` with messages that are not published, as if they had been written every few minutes until now. */
+  async fill(room, author, texts, minutes = 0) {
+    const values = JSON.stringify(JSON.stringify([room.id, author.id, texts, minutes]));
+    await this.command("shell", "--verbosity", "0", "--command", FILL.replace("%s", () => values));
   }
 
   /** Whether nothing waits in the application for being published. */
@@ -168,6 +188,49 @@ export class Person {
   seesNoLonger(room, text) { return this.text(room, text).waitFor({ state: "detached" }); }
   seen(room) { return this.panel(room).locator(".text").allTextContents(); }
   seesProblem(text) { return this.page.getByRole("alert").getByText(text).waitFor(); }
+
+  /** What is to be seen of the room's log: how far the end is below the view, in pixels, and the rows in view with where they are. */
+  view(room) {
+    return this.panel(room).locator(".log").evaluate((log) => {
+      const top = log.getBoundingClientRect().top;
+      const rows = [...log.querySelectorAll(".message")].map((row) => {
+        const { y, height } = row.getBoundingClientRect();
+        return { text: row.querySelector(".text").textContent, top: y - top, bottom: y - top + height };
+      });
+      return {
+        belowView: log.scrollHeight - log.scrollTop - log.clientHeight,
+        rows: rows.filter((row) => row.bottom > 0 && row.top < log.clientHeight),
+        screens: log.scrollHeight / log.clientHeight,
+      };
+    });
+  }
+
+  /** With the newest message, of this text, in view in full. */
+  isAtEnd(room, text) {
+    return until(`${text} is in view at the end`, async () => {
+      const { belowView, rows } = await this.view(room);
+      return belowView < 2 && rows.at(-1)?.text === text;
+    });
+  }
+
+  scrolls(room, pixels) {
+    return this.panel(room).locator(".log").evaluate((log, pixels) => new Promise((resolve) => {
+      log.addEventListener("scroll", () => resolve(), { once: true });
+      log.scrollBy(0, pixels);
+    }), pixels);
+  }
+
+  /** By the API, all at once: resolves when the application has them. */
+  async writes(room, texts, kind = "normal") {
+    await this.page.evaluate(async ([slug, texts, kind]) => {
+      const { call, uuid } = await import("/static/chat/api.js");
+      await Promise.all(texts.map((text) => call("POST", `rooms/${slug}/messages/`, { text, kind, key: uuid() })));
+    }, [room.slug, texts, kind]);
+  }
+
+  newMessages(room) { return this.panel(room).getByRole("button", { name: /new messages?$/ }); }
+  unread(room) { return this.entry(room).locator(".unread"); }
+  hasUnread(room, text) { return until(`${text || "nothing"} unread`, async () => await this.unread(room).textContent() === text); }
 
   async says(room, text) {
     const input = this.page.getByLabel(`Message to ${room.name}`, { exact: true });

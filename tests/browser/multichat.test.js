@@ -190,6 +190,19 @@ describe("a room", { concurrency: 3 }, () => {
     await bob.isNotIn(room);
   });
 
+  it("is joined again at once, though the news of having left it come late", async (t) => {
+    const { ann, bob, room } = await two(t);
+    let release;
+    const published = new Promise((resolve) => { release = resolve; });
+    await bob.page.route(`**/api/rooms/${room.slug}/`, async (route) => { await published; await route.continue(); }, { times: 1 });
+    await bob.leaves(room);
+    await bob.page.getByRole("button", { name: `Join ${room.name}`, exact: true }).click();
+    await ann.seesNotice(room, `${bob.name} has left.`); // and so has bob's page, behind it, or soon will have
+    await until("all is published", () => world.hasPublished());
+    release();
+    await bob.isIn(room);
+  });
+
   it("that is added, renamed, made the staff's or removed in the admin is so on every page at once", async (t) => {
     const { ann, bob, room } = await two(t);
     const admin = await Admin.enters(t, browser, world, world.staff.pop());

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from functools import wraps
 
 from django.db import transaction
+from django.db.models import QuerySet
 from django.http import HttpRequest, JsonResponse
 from django.views.decorators.cache import never_cache
 
@@ -13,7 +14,8 @@ from . import presence, sidecar
 from .models import Message, Room, person
 from .publishing import publish
 
-MESSAGES = 50  # in a snapshot
+PAGE = 50  # messages in a snapshot, and in a page of older ones
+LONGEST_ID = 18  # digits, which every database takes for a number
 TEXT_LIMIT = Message._meta.get_field("text").max_length
 
 
@@ -69,9 +71,20 @@ def read_rooms(request: HttpRequest) -> dict:
 @snapshot
 def read_room(request: HttpRequest, slug: str) -> dict:
     room = _room(request, slug)
-    newest = room.messages.select_related("author").order_by("-pk")[:MESSAGES]
-    messages = [message.as_json() for message in reversed(newest)]
-    return {"room": room.as_json(), "messages": messages, "present": presence.members(room)}
+    return {"room": room.as_json(), "present": presence.members(room), **_newest(room.messages.all())}
+
+
+def read_older(request: HttpRequest, slug: str):
+    """Answers the messages before the one with the id `before`. New messages do not move such a cursor, unlike a page number."""
+    room, before = _room(request, slug), request.GET.get("before", "")
+    if not (before.isdecimal() and len(before) <= LONGEST_ID):
+        raise Refusal(400, "before must be the id of a message.")
+    return 200, _newest(room.messages.filter(pk__lt=int(before), is_deleted=False))
+
+
+def _newest(messages: QuerySet[Message]) -> dict:
+    rows = list(messages.select_related("author").order_by("-pk")[: PAGE + 1])  # one more, to know whether there are older ones
+    return {"messages": [row.as_json() for row in reversed(rows[:PAGE])], "has_older": len(rows) > PAGE}
 
 
 def join(request: HttpRequest, slug: str):
@@ -88,12 +101,13 @@ def leave(request: HttpRequest, slug: str):
 
 @transaction.atomic
 def write(request: HttpRequest, slug: str):
-    room, text = _room(request, slug), _text(request)
+    room, text, kind = _room(request, slug), _text(request), _kind(request)
     try:
         key = uuid.UUID(_body(request).get("key"))
     except (TypeError, ValueError, AttributeError):
         raise Refusal(400, "The key must be a UUID.") from None
-    message, is_new = Message.objects.get_or_create(author=request.user, key=key, defaults={"room": room, "text": text})
+    defaults = {"room": room, "kind": kind, "text": text}
+    message, is_new = Message.objects.get_or_create(author=request.user, key=key, defaults=defaults)
     if is_new:
         publish(room.address, event="message", message=message.as_json())
     return 201 if is_new else 200, message.as_json()
@@ -143,6 +157,15 @@ def _body(request: HttpRequest) -> dict:
     if not isinstance(body, dict):
         raise Refusal(400, "The body must be a JSON object.")
     return body
+
+
+def _kind(request: HttpRequest) -> str:
+    kind = _body(request).get("kind", Message.Kind.NORMAL)
+    if kind not in Message.Kind.values:
+        raise Refusal(400, f"The kind must be one of: {', '.join(Message.Kind.values)}.")
+    if kind == Message.Kind.WARNING and not request.user.is_staff:
+        raise Refusal(403, "Only the staff may write warnings.")
+    return kind
 
 
 def _text(request: HttpRequest) -> str:

@@ -33,9 +33,15 @@ class Room(models.Model):
 
 
 class Message(models.Model):
+    class Kind(models.TextChoices):
+        NORMAL = "normal"
+        WARNING = "warning", "Warning (staff only)"
+        MUTED = "muted", "Muted (no notification)"
+
     room = models.ForeignKey(Room, models.CASCADE, related_name="messages")
     author = models.ForeignKey(User, models.SET_NULL, null=True)
     key = models.UUIDField(default=uuid.uuid4, help_text="Made by the page, so that a request sent twice makes one message.")
+    kind = models.CharField(max_length=7, choices=Kind.choices, default=Kind.NORMAL)
     text = models.TextField(max_length=2000, blank=True)
     # A page may see a change twice, or an old state after a new one: it keeps the highest version.
     version = models.PositiveIntegerField(default=1)
@@ -45,6 +51,7 @@ class Message(models.Model):
     class Meta:
         ordering = ["pk"]
         constraints = [models.UniqueConstraint(fields=["author", "key"], name="one_message_for_each_key")]
+        indexes = [models.Index(fields=["room", "-id"], name="newest_of_a_room")]
 
     def __str__(self) -> str:
         return self.text
@@ -55,6 +62,7 @@ class Message(models.Model):
             "version": self.version,
             "deleted": self.is_deleted,
             "author": self.author and person(self.author),
+            "kind": self.kind,
             "text": self.text,
             "written": self.written.isoformat(),
         }

@@ -10,7 +10,7 @@ urlpatterns = [
     path("api/rooms/<slug:slug>/", view(GET=api.read_room)),
     path("api/rooms/<slug:slug>/join/", view(POST=api.join)),
     path("api/rooms/<slug:slug>/leave/", view(POST=api.leave)),
-    path("api/rooms/<slug:slug>/messages/", view(POST=api.write)),
+    path("api/rooms/<slug:slug>/messages/", view(GET=api.read_older, POST=api.write)),
     path("api/messages/<int:pk>/", view(PATCH=api.edit, DELETE=api.delete)),
     path("api/hooks/connect/", hooks.connect),
     path("api/hooks/ping/", hooks.ping),

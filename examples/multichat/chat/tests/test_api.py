@@ -11,8 +11,8 @@ from .support import ChatTestCase
 LOBBY, OFFICE = {"audience": "everyone", "room": "lobby"}, {"audience": "staff", "room": "office"}
 
 
-def message(text="hello", key=None) -> str:
-    return json.dumps({"text": text, "key": str(key or uuid.uuid4())})
+def message(text="hello", key=None, **other) -> str:
+    return json.dumps({"text": text, "key": str(key or uuid.uuid4()), **other})
 
 
 class Bootstrap(ChatTestCase):
@@ -51,9 +51,10 @@ class Snapshots(ChatTestCase):
         for number in range(60):
             Message.objects.create(room=self.lobby, author=self.bob, text=str(number))
         self.call(self.bob, "DELETE", f"messages/{Message.objects.last().pk}/")
-        answer = self.call(self.alice, "GET", "rooms/lobby/").json()["messages"]
-        self.assertEqual([row["text"] for row in answer], [str(number) for number in range(10, 59)] + [""])
-        self.assertEqual((answer[-1]["deleted"], answer[-1]["version"]), (True, 2))
+        answer = self.call(self.alice, "GET", "rooms/lobby/").json()
+        rows = answer["messages"]
+        self.assertEqual([row["text"] for row in rows], [str(number) for number in range(10, 59)] + [""])
+        self.assertEqual((rows[-1]["deleted"], rows[-1]["version"], answer["has_older"]), (True, 2, True))
 
     @patch("chat.sidecar.position", lambda: None)
     def test_the_list_has_all_rooms_and_says_who_one_is(self):
@@ -62,11 +63,55 @@ class Snapshots(ChatTestCase):
         self.assertEqual(answer["me"], {"id": self.bob.pk, "name": "bob", "is_staff": False})
 
 
+class OlderMessages(ChatTestCase):
+    def fill(self, count: int) -> list[int]:
+        return [Message.objects.create(room=self.lobby, author=self.bob, text=str(number)).pk for number in range(count)]
+
+    def older(self, before, user=None, room="lobby"):
+        return self.call(user or self.bob, "GET", f"rooms/{room}/messages/?before={before}")
+
+    @patch("chat.sidecar.position", lambda: None)
+    def test_pages_join_up_with_the_snapshot_and_with_each_other_whatever_is_written_meanwhile(self):
+        self.fill(120)
+        snapshot = self.call(self.bob, "GET", "rooms/lobby/").json()
+        seen, has_older = snapshot["messages"], snapshot["has_older"]
+        sizes = []
+        while has_older:
+            self.fill(1)
+            page = self.older(seen[0]["id"]).json()
+            seen, has_older = page["messages"] + seen, page["has_older"]
+            sizes.append(len(page["messages"]))
+        self.assertEqual(([row["text"] for row in seen], sizes), ([str(number) for number in range(120)], [50, 20]))
+
+    def test_a_page_that_is_full_says_whether_it_is_the_last(self):
+        last = self.fill(51)[-1]
+        answers = [self.older(before).json() for before in (last, last + 1)]
+        self.assertEqual([(len(answer["messages"]), answer["has_older"]) for answer in answers], [(50, False), (50, True)])
+
+    def test_it_is_of_this_room_without_what_was_deleted(self):
+        one, two, three = self.fill(3)
+        Message.objects.create(room=self.office, author=self.alice, text="among ourselves")
+        self.call(self.bob, "DELETE", f"messages/{two}/")
+        self.assertEqual([row["id"] for row in self.older(10**17).json()["messages"]], [one, three])
+        self.assertEqual(self.older(one).json(), {"messages": [], "has_older": False})
+
+    def test_it_takes_one_query_for_messages_however_many_there_are(self):
+        self.fill(60)
+        with self.assertNumQueries(4):  # session, user, room, messages with their authors
+            self.older(10**17)
+
+    def test_what_is_no_id_is_refused_with_the_reason(self):
+        for before in ("", "x", "-1", "1.5", "9" * 19, "9" * 5000):
+            answer = self.older(before)
+            self.assertEqual((answer.status_code, answer.json()), (400, {"error": "before must be the id of a message."}))
+
+
 class Rooms(ChatTestCase):
     def test_a_staff_room_is_closed_to_others_in_every_way(self):
         own = Message.objects.create(room=self.office, author=self.bob, text="from when I was staff")
         for method, path, status in [
             ("GET", "rooms/office/", 403),
+            ("GET", "rooms/office/messages/?before=9", 403),
             ("POST", "rooms/office/join/", 403),
             ("POST", "rooms/office/messages/", 403),
             ("PATCH", f"messages/{own.pk}/", 404),
@@ -134,10 +179,23 @@ class Messages(ChatTestCase):
             (message("x" * 2001), "The text has more than 2000 characters."),
             (message(key="none"), "The key must be a UUID."),
             (json.dumps({"text": "hello", "key": 5}), "The key must be a UUID."),
+            (message(kind="shouted"), "The kind must be one of: normal, warning, muted."),
+            (message(kind=["muted"]), "The kind must be one of: normal, warning, muted."),
         ]:
             answer = self.browsers[self.bob.pk].generic("POST", "/api/rooms/lobby/messages/", body)
             self.assertEqual((answer.status_code, answer.json()), (400, {"error": error}))
         self.assertEqual(self.published(), [])
+
+    def test_a_message_is_of_a_kind_which_an_edit_does_not_change(self):
+        for kind in ("normal", "muted"):
+            written = self.call(self.bob, "POST", "rooms/lobby/messages/", message(kind=kind)).json()
+            edited = self.call(self.bob, "PATCH", f"messages/{written['id']}/", message("hello, all")).json()
+            self.assertEqual((written["kind"], edited["kind"]), (kind, kind))
+
+    def test_only_the_staff_write_warnings(self):
+        answers = [self.call(user, "POST", "rooms/lobby/messages/", message(kind="warning")) for user in (self.bob, self.alice)]
+        self.assertEqual([answer.status_code for answer in answers], [403, 201])
+        self.assertEqual([data["message"]["kind"] for _, data in self.published()], ["warning"])
 
     def test_what_an_author_who_was_deleted_has_said_stays(self):
         self.call(self.bob, "POST", "rooms/lobby/messages/", message())

@@ -1,5 +1,7 @@
 // Calls of the application.
 
+const TIMEOUT = 20_000; // ms
+
 /** The application has said no, and why: `message` is for people. */
 export class Refused extends Error {
   constructor(status, message) {
@@ -11,7 +13,7 @@ export class Refused extends Error {
 /** Resolves with the answer. Rejects with `Refused`, or with another error when the application cannot be reached. */
 export async function call(method, path, body) {
   const headers = { "Content-Type": "application/json", "X-CSRFToken": cookie("csrftoken") };
-  const answer = await fetch(`/api/${path}`, { method, headers, body: body && JSON.stringify(body) });
+  const answer = await fetch(`/api/${path}`, { method, headers, body: body && JSON.stringify(body), signal: AbortSignal.timeout(TIMEOUT) });
   if (answer.status >= 500) throw new Error(`status ${answer.status}`);
   const content = await answer.json().catch(() => ({}));
   if (!answer.ok) throw new Refused(answer.status, content.error ?? "The application did not take that. Please reload the page.");
@@ -25,6 +27,11 @@ function cookie(name) {
 /** A new UUID. (`crypto.randomUUID` is there on pages over https only.) */
 export function uuid() {
   return Array.from(crypto.getRandomValues(new Uint8Array(16)), (byte) => byte.toString(16).padStart(2, "0")).join("");
+}
+
+/** Whether it may help to ask again later. */
+export function isTemporary(error) {
+  return !(error instanceof Refused);
 }
 
 /** What to tell people of an error. */

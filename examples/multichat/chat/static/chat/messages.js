@@ -1,108 +1,110 @@
-// The messages of one room, as a list on the page. A message stands there once, in its newest version, in the order of the ids.
+// The messages of one room. Each is shown once, in its newest version, in the order of the ids, under a heading for its day.
 
-const LIMIT = 500; // rows
+import { dayOf, listOf } from "./days.js";
+import { element } from "./dom.js";
+
+const LIMIT = 1000; // rows; beyond it, the oldest are removed
+const SURPLUS = 100; // rows that are removed at once
+const NOTICES = 100; // at most
 
 export class Messages {
-  #list; #me; #onEdit; #onDelete;
-  #known = new Map(); // id -> { version, row: the element, none for a message that was deleted }
-  #oldest = 0; // what is older is not shown
+  #container; #rowOf;
+  #known = new Map(); // id -> { message, row }; a deleted message has no row
+  #oldest = 0; // id; older messages are not shown
+  #late = null; // versions of older messages that arrive while these are fetched
+  newest = 0; // id
+  hasOlder = false;
 
-  constructor(list, me, { onEdit, onDelete }) {
-    this.#list = list;
-    this.#me = me;
-    this.#onEdit = onEdit;
-    this.#onDelete = onDelete;
+  /** `rowOf(message)` makes an element. */
+  constructor(container, rowOf) {
+    this.#container = container;
+    this.#rowOf = rowOf;
   }
 
-  /** Takes over the newest messages of the room, which may overlap with what there is. */
-  show(messages) {
-    this.#forgetBefore(messages[0]?.id ?? 0);
-    messages.forEach((message) => this.put(message));
+  get isEmpty() { return this.#rows().length === 0; }
+  get isFull() { return this.#rows().length >= LIMIT - SURPLUS; }
+
+  /** Shows the newest messages of the room, known or not. Removes older ones, because they may have changed. */
+  show(page) {
+    this.#forgetBefore(page.messages[0]?.id ?? 0);
+    this.hasOlder = page.has_older;
+    page.messages.forEach((message) => this.put(message));
   }
 
-  /** Takes over a message, unless it is known in this version or a newer one. */
-  put(message) {
-    const known = this.#known.get(message.id);
-    if (message.id < this.#oldest || (known && known.version >= message.version)) return;
-    const row = message.deleted ? null : this.#row(message);
-    if (row && known?.row) {
-      const hadFocus = known.row.contains(document.activeElement);
-      known.row.replaceWith(row);
-      if (hadFocus) row.querySelector("button")?.focus();
-    } else if (row) {
-      this.#insert(row, [...this.#list.children].find((other) => other.dataset.id > message.id) ?? null);
-    } else {
-      known?.row?.remove();
+  /** Fetches a page of older messages. `place` gets a function that puts them in front. One call at a time. */
+  async fetchOlder(fetchPage, place) {
+    const before = this.#oldest;
+    this.#late = [];
+    try {
+      const page = await fetchPage(before);
+      if (before === this.#oldest) place(() => this.#prepend(page)); // otherwise messages would be missing behind the page
+    } finally {
+      this.#late = null;
     }
-    this.#known.set(message.id, { version: message.version, row });
   }
 
-  /** Adds a line at the end that is no message. */
+  #prepend({ messages, has_older: hasOlder }) {
+    this.#oldest = messages[0]?.id ?? 0;
+    this.hasOlder = hasOlder;
+    messages.concat(this.#late).forEach((message) => this.put(message));
+  }
+
+  /** Shows a message, unless this version or a newer one is known. */
+  put(message) {
+    if (message.id < this.#oldest) return void this.#late?.push(message);
+    const known = this.#known.get(message.id);
+    if (known && known.message.version >= message.version) return;
+    const row = message.deleted ? null : this.#rowOf(message);
+    if (row && known?.row) replace(known.row, row);
+    else if (row) this.#insert(row, new Date(message.written));
+    else if (known?.row) remove(known.row);
+    this.#known.set(message.id, { message, row });
+    this.newest = Math.max(this.newest, message.id);
+    if (this.#rows().length > LIMIT) this.#forgetBefore(Number(this.#rows()[SURPLUS].dataset.id));
+  }
+
+  /** Adds a notice at the end. It is removed together with the message above it. */
   note(text) {
-    this.#insert(element("li", { className: "notice", textContent: text }), null);
+    const row = element("li", { className: "notice", textContent: text });
+    row.dataset.id = this.newest;
+    this.#insert(row, new Date());
+    const notices = this.#container.getElementsByClassName("notice");
+    if (notices.length > NOTICES) remove(notices[0]);
   }
 
-  #insert(row, before) {
-    const view = this.#list.parentElement; // scrolls
-    const isAtEnd = view.scrollHeight - view.scrollTop - view.clientHeight < 40;
-    this.#list.insertBefore(row, before);
-    if (isAtEnd) view.scrollTop = view.scrollHeight;
-    while (this.#list.children.length > LIMIT) this.#forgetFirst();
+  /** Counts the messages after the one with the id `read` for which `isWanted` is true. */
+  countAfter(read, isWanted) {
+    return [...this.#known.values()].filter(({ message, row }) => message.id > read && row && isWanted(message)).length;
   }
 
-  #forgetFirst() {
-    const first = this.#list.firstElementChild;
-    if (first.dataset.id) this.#forgetBefore(Number(first.dataset.id) + 1);
-    else first.remove();
+  #rows() {
+    return this.#container.getElementsByTagName("li");
+  }
+
+  #insert(row, time) {
+    const list = listOf(this.#container, dayOf(time));
+    let next = null;
+    for (let other = list.lastElementChild; other && Number(other.dataset.id) > row.dataset.id; other = other.previousElementSibling) next = other;
+    list.insertBefore(row, next);
   }
 
   #forgetBefore(id) {
+    if (id > this.#oldest) this.hasOlder = true;
     this.#oldest = Math.max(this.#oldest, id);
-    for (const [old, { row }] of this.#known) {
-      if (old >= this.#oldest) continue;
-      row?.remove();
-      this.#known.delete(old);
-    }
-  }
-
-  #row(message) {
-    const written = new Date(message.written);
-    const row = element("li", { className: message.author?.id === this.#me.id ? "own" : "" },
-      element("span", { className: "author", textContent: message.author?.name ?? "somebody who is gone" }), " ",
-      element("time", { dateTime: message.written, textContent: written.toLocaleTimeString([], { timeStyle: "short" }) }));
-    row.dataset.id = message.id;
-    if (message.version > 1) row.append(" ", element("span", { className: "edited", textContent: "edited" }));
-    if (message.author?.id === this.#me.id) {
-      const name = message.text.length > 40 ? `${message.text.slice(0, 40)}…` : message.text;
-      const button = (label, onclick) => element("button", { type: "button", className: "quiet", textContent: label, ariaLabel: `${label} “${name}”`, onclick });
-      row.append(" ", button("Edit", () => this.#edit(message, row)), button("Delete", () => this.#onDelete(message)));
-    }
-    row.append(element("div", { className: "text", textContent: message.text }));
-    return row;
-  }
-
-  #edit(message, row) {
-    if (row.querySelector("form")) return;
-    const shown = row.querySelector(".text");
-    const input = element("input", { required: true, maxLength: 2000, value: message.text, ariaLabel: "Edit the message", autocomplete: "off" });
-    const editor = element("form", { className: "row" }, input, element("button", { textContent: "Save" }),
-      element("button", { type: "button", className: "quiet", textContent: "Cancel", onclick: () => end() }));
-    const end = () => {
-      editor.replaceWith(shown);
-      row.querySelector("button").focus();
-    };
-    editor.onsubmit = async (event) => {
-      event.preventDefault();
-      if (await this.#onEdit(message, input.value) && editor.isConnected) end();
-    };
-    input.onkeydown = (event) => { if (event.key === "Escape") end(); };
-    shown.replaceWith(editor);
-    input.focus();
+    [...this.#rows()].filter((row) => row.dataset.id < this.#oldest).forEach(remove);
+    for (const old of this.#known.keys()) if (old < this.#oldest) this.#known.delete(old);
   }
 }
 
-export function element(name, properties, ...children) {
-  const made = Object.assign(document.createElement(name), properties);
-  made.append(...children);
-  return made;
+function replace(old, row) {
+  const hadFocus = old.contains(document.activeElement);
+  old.replaceWith(row);
+  if (hadFocus) row.querySelector("button")?.focus();
+}
+
+// Together with its day, if that is empty then.
+function remove(row) {
+  const day = row.closest(".day");
+  row.remove();
+  if (!day.querySelector("li")) day.remove();
 }

@@ -1,10 +1,14 @@
 // The page: the connection, the list of rooms, who is online, and the rooms that the user has joined.
 
 import { Socket } from "../high-templar/index.js";
-import { call, explain, Refused } from "./api.js";
-import { Feed } from "./feed.js";
-import { element } from "./messages.js";
+import { call, explain, isTemporary } from "./api.js";
+import { showConnection } from "./connection.js";
+import { element } from "./dom.js";
+import { Layout } from "./layout.js";
+import { RoomList } from "./room-list.js";
 import { Room } from "./room.js";
+
+const NEWS = 10; // lines kept for screen readers
 
 const $ = (id) => document.getElementById(id);
 const config = JSON.parse($("config").textContent);
@@ -13,22 +17,36 @@ const config = JSON.parse($("config").textContent);
 const addresses = config.sidecar.map((address) =>
   address.startsWith(":") ? `${location.protocol.replace("http", "ws")}//${location.hostname}${address}` : address);
 const socket = new Socket(addresses.length ? { url: addresses } : {});
+showConnection(socket, { state: $("state"), banner: $("banner"), button: $("banner-button") });
 
 let me = null;
 let rooms = new Map(); // slug -> room: all that there are
 const joined = new Map(); // slug -> Room
 const online = new Map(); // id -> name
 let hasBeenOpen = false;
-let before = null; // slugs that were joined when the page was loaded, and have not been entered yet
+let before = null; // slug -> id of the newest message read, for rooms joined before the page was loaded and not entered yet
 
-const list = new Feed(socket, "rooms/", {
-  address: () => ({ list: "rooms" }),
-  show: showSnapshot,
-  apply: applyToList,
-  over: complain,
+const roomList = new RoomList($("rooms"), {
+  onShow: show,
+  onJoin: async (slug) => { await enter(slug); show(slug); },
+});
+const layout = new Layout($("panels"), lookAtAll);
+
+const list = socket.feed({
+  snapshot: () => call("GET", "rooms/"),
+  room: { list: "rooms" },
+  onSnapshot: showSnapshot,
+  onPublish: ({ data }) => applyToList(data),
+  shouldRetry: isTemporary,
+  onRetry: ({ error }) => { if (!me) complain(explain(error)); },
+  onError: ({ message, detail, cause }) => {
+    if (message === "no-longer-allowed") list.refresh(); // the application knows why
+    else complain(cause ? explain(cause) : detail ?? message);
+  },
 });
 
 function showSnapshot(snapshot) {
+  const isFirst = me === null;
   me = snapshot.me;
   rooms = new Map(snapshot.rooms.map((room) => [room.slug, room]));
   online.clear();
@@ -37,7 +55,22 @@ function showSnapshot(snapshot) {
     if (!rooms.has(slug)) close(slug, "There is no such room any more.");
     else room.change(rooms.get(slug));
   }
+  if (isFirst) begin();
   showLists();
+}
+
+function begin() {
+  complain();
+  before = new Map(JSON.parse(sessionStorage.getItem(memory()) ?? "[]"));
+  // What the user does on other pages.
+  socket.subscribe({ room: { user: me.id }, onPublish: ({ data: { event, slug } }) => {
+    if (event === "joined") enter(slug);
+    else if (joined.get(slug)?.panel.isConnected) close(slug); // a room being entered was left before
+  } });
+  [...before.keys()].filter(mayJoin).forEach((slug) => {
+    enter(slug);
+    layout.use(joined.get(slug).panel);
+  });
 }
 
 function applyToList(data) {
@@ -57,16 +90,20 @@ function applyToList(data) {
 async function enter(slug) {
   if (joined.has(slug) || !rooms.has(slug)) return;
   const room = new Room(socket, me, rooms.get(slug), {
+    read: before.get(slug),
     attempt,
     onLeave: () => leave(slug),
     onOver: (reason) => close(slug, reason),
+    onUnread: showUnread,
+    onNews: (text) => announce(`${rooms.get(slug)?.name}, ${text}`),
   });
   joined.set(slug, room);
   const isOpen = await attempt(() => room.open());
   if (joined.get(slug) !== room) return; // closed meanwhile
   if (!isOpen) return close(slug);
   before.delete(slug);
-  $("panels").append(room.section);
+  const after = inOrder().slice(inOrder().findIndex((other) => other.slug === slug) + 1);
+  layout.add(room.panel, after.map((other) => joined.get(other.slug)?.panel).find((panel) => panel?.isConnected) ?? null);
   room.change(rooms.get(slug)); // which may have happened meanwhile
   showLists();
 }
@@ -81,22 +118,31 @@ async function leave(slug) {
 function close(slug, reason) {
   const room = joined.get(slug);
   if (!room) return;
-  const hadFocus = room.section.contains(document.activeElement);
+  const hadFocus = room.panel.contains(document.activeElement);
   room.close();
   joined.delete(slug);
+  layout.remove(room.panel);
   if (reason) before.delete(slug);
   if (reason) complain(`You are not in “${rooms.get(slug)?.name ?? slug}” any more: ${reason}`);
   showLists();
-  if (hadFocus) ($("rooms").querySelector(`[data-slug="${slug}"] button`) ?? $("rooms").querySelector("button"))?.focus();
+  if (hadFocus) roomList.focus(slug);
 }
 
-// A page that is loaded again goes on where the same user was; a room that could not be entered is tried again then.
+function show(slug) {
+  const room = joined.get(slug);
+  if (!room) return;
+  layout.use(room.panel);
+  room.focus();
+}
+
+// A page that is loaded again enters the rooms of the same user, in the order of use. A room that could not be entered is tried again.
 const memory = () => `rooms of ${me.id}`;
 
 function remember() {
   if (!before) return;
-  const slugs = new Set([...joined.keys(), ...before]);
-  sessionStorage.setItem(memory(), JSON.stringify([...slugs].filter(mayJoin)));
+  const inUse = layout.used.map((panel) => [...joined.values()].find((room) => room.panel === panel));
+  const all = new Map([...before, ...inUse.filter(Boolean).map(({ slug, read }) => [slug, read])]);
+  sessionStorage.setItem(memory(), JSON.stringify([...all].filter(([slug]) => mayJoin(slug))));
 }
 
 function mayJoin(slug) {
@@ -104,41 +150,37 @@ function mayJoin(slug) {
   return room !== undefined && (!room.staff_only || me.is_staff);
 }
 
+function inOrder() {
+  return [...rooms.values()].sort((one, other) => one.name.localeCompare(other.name, undefined, { numeric: true }));
+}
+
 function showLists() {
   remember();
-  $("hint").hidden = joined.size > 0;
-  const inOrder = [...rooms.values()].sort((one, other) => one.name.localeCompare(other.name, undefined, { numeric: true }));
-  keepFocus($("rooms"), () => $("rooms").replaceChildren(...inOrder.map(entry)));
+  $("welcome").hidden = joined.size > 0;
+  $("no-rooms").hidden = rooms.size > 0;
+  roomList.show(inOrder(), { isJoined: ({ slug }) => joined.has(slug), mayJoin: ({ slug }) => mayJoin(slug) });
   $("online").replaceChildren(...[...online.values()].sort().map((name) => element("li", { textContent: name })));
+  showUnread();
 }
 
-function entry(room) {
-  const item = element("li", {}, element("span", { className: "name", textContent: room.name }));
-  item.dataset.slug = room.slug;
-  if (room.staff_only) item.firstChild.append(element("span", { className: "lock faint", textContent: "staff only" }));
-  if (joined.has(room.slug)) {
-    item.append(button("Show", room, () => show(room.slug), "quiet"));
-  } else if (mayJoin(room.slug)) {
-    item.append(button("Join", room, async () => { await enter(room.slug); show(room.slug); }));
+function showUnread() {
+  let total = 0;
+  for (const { slug, unread, panel } of joined.values()) {
+    total += unread;
+    roomList.mark(slug, unread, panel.isConnected && !panel.hidden);
   }
-  return item;
+  document.title = total ? `(${total}) MultiChat` : "MultiChat";
 }
 
-function button(text, room, onclick, className = "") {
-  return element("button", { type: "button", className, textContent: text, ariaLabel: `${text} ${room.name}`, onclick });
+function lookAtAll() {
+  joined.forEach((room) => room.look());
+  showUnread();
 }
 
-function show(slug) {
-  const room = joined.get(slug);
-  room?.section.scrollIntoView({ block: "nearest" });
-  room?.focus();
-}
-
-// The focus stays with the same room's entry.
-function keepFocus(container, change) {
-  const slug = container.contains(document.activeElement) && document.activeElement.closest("[data-slug]").dataset.slug;
-  change();
-  if (slug) container.querySelector(`[data-slug="${slug}"] button`)?.focus();
+// For screen readers. A log of its own, because older messages are added to that of a room.
+function announce(text) {
+  $("news").append(element("p", { textContent: text }));
+  if ($("news").children.length > NEWS) $("news").firstElementChild.remove();
 }
 
 function complain(text) {
@@ -158,27 +200,7 @@ async function attempt(action) {
   }
 }
 
-function showState() {
-  const texts = { open: "Connected", closed: "Disconnected" };
-  const text = texts[socket.state] ?? (hasBeenOpen ? "Reconnecting…" : "Connecting…");
-  $("state").textContent = socket.state === "open" && socket.transport === "sse" ? `${text} (server-sent events)` : text;
-}
-
-async function onClosed() {
-  try {
-    await call("GET", "bootstrap/");
-    complain("The connection has been ended. Reload the page to go on.");
-  } catch (error) {
-    complain(error instanceof Refused ? "You have been logged out. Reload the page to log in again." : explain(error));
-  }
-}
-
-socket.on("state", (state) => {
-  showState();
-  if (state === "closed") onClosed();
-});
 socket.on("open", () => {
-  showState();
   // While nobody was connected, the application has taken us for gone.
   if (hasBeenOpen) joined.forEach((room) => room.join().catch(() => {}));
   hasBeenOpen = true;
@@ -186,18 +208,8 @@ socket.on("open", () => {
 socket.on("allowed_rooms", (allowed) => {
   if (!me) return;
   me.is_staff = allowed.some((room) => room.audience === "staff");
+  joined.forEach((room) => room.rightsChanged());
   showLists();
 });
-
-// The user is told of a failure, and then it is tried until the application answers.
-if (!await attempt(() => list.open())) {
-  await list.reopen();
-  if (me) complain();
-}
-if (me) {
-  before = new Set(JSON.parse(sessionStorage.getItem(memory()) ?? "[]"));
-  // What the user does on other pages.
-  socket.subscribe({ room: { user: me.id }, onPublish: ({ data }) => (data.event === "joined" ? enter(data.slug) : close(data.slug)) });
-  showState();
-  [...before].filter(mayJoin).forEach((slug) => enter(slug));
-}
+document.addEventListener("visibilitychange", lookAtAll);
+addEventListener("pagehide", remember);
