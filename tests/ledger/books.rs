@@ -11,7 +11,7 @@ use crate::{
 };
 
 /// The most errors that are shown.
-const SHOWN: usize = 10;
+const SHOWN: usize = 100;
 /// Faults of so long ago are told beside an error, ...
 const NEAR: Duration = Duration::from_secs(30);
 /// ... but no more than these.
