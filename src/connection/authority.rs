@@ -37,7 +37,7 @@ use crate::{
 const TELL_AGAIN: Duration = Duration::from_secs(1);
 /// What a client is told whose connection the application has ended.
 const BY_APPLICATION: &str = "disconnected by the application";
-/// What a client of 3.1's protocol is told that has lost a room.
+/// What a client is told that the backend refuses, or that has lost a room and speaks 3.1's protocol, which has no frame for that.
 const PERMISSIONS_CHANGED: &str = "permissions changed";
 
 /// Why a connection may or may not join a room.
@@ -286,16 +286,14 @@ impl Connections {
         }
     }
 
-    /// The backend does not know `client` any more.
+    /// The backend does not know `client` any more by what it has shown. The client may come back once with what it can show by
+    /// now: its next handshake is accepted, or refused for good.
     pub(super) fn turn_out(&self, client: &Client) {
         let user = client.session().as_ref().and_then(Session::user).cloned();
         self.forget(user.as_deref());
         self.metrics.rechecks.inc("refused");
         debug!(connection = %client.id(), "not authorised any more");
-        match client.version {
-            Version::V3 => client.close(CloseCode::PermissionsChanged, PERMISSIONS_CHANGED),
-            Version::V4 => client.close(CloseCode::NotAuthorized, "not authorized"),
-        }
+        client.close(CloseCode::PermissionsChanged, PERMISSIONS_CHANGED);
     }
 
     /// Why a connection may or may not join `room`; `None` when it is not here.

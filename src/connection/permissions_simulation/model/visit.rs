@@ -190,7 +190,7 @@ impl Visit {
                 if log.has_changed(call.begun, user, Some(self.connection)) {
                     return false; // it may be known by now
                 }
-                self.close(if self.version == Version::V3 { 3502 } else { 3500 });
+                self.close(3502);
                 return false;
             }
             Says::Nothing => return false,
