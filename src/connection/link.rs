@@ -17,7 +17,7 @@ use super::{
     session::{Confirmation, Provenance, Session},
 };
 use crate::{
-    backend::{self, Admission, Event, Moment, Notifier, Patience},
+    backend::{self, Admission, Moment, Patience},
     hub::{Frame, Full, Hub, Outbox, Seat},
     logging::{chain, limited},
     protocol::{
@@ -138,13 +138,14 @@ impl Link {
                 Err(reason) => return Err(self.not_admitted(reason)),
             }
         }
+        let identity = client.identity();
         loop {
             // A client of 3.1's comes back after two seconds whatever it is told: it is kept waiting instead.
             let patience = match client.version {
                 Version::V3 => Patience::Until(deadline),
                 Version::V4 => Patience::Short,
             };
-            let asking = connections.backend.authenticate(&client.identity, client.address(), patience);
+            let asking = connections.backend.authenticate(&identity, client.address(), patience);
             let Ok(outcome) = timeout_at(deadline, asking).await else { return Err(self.waited_too_long()) };
             match outcome {
                 Ok(answer) => {
@@ -205,7 +206,7 @@ impl Link {
         client.outbox.release(); // a hold of an earlier attempt, whose check finds no session to end it
         drop(place);
         connections.metrics.connections.inc();
-        let mut connection = Connection { client: client.clone(), notifier: None, connections: connections.clone() };
+        let connection = Connection { client: client.clone(), connections: connections.clone() };
         if !connections.backend.changes.none_since(asked, admission.user.as_deref(), Some(id)) {
             return Err(NotAdmitted::Stale);
         }
@@ -227,7 +228,10 @@ impl Link {
         client.outbox.push(Frame::Text(welcome.into())).map_err(|Full| NotAdmitted::Gone)?;
         client.outbox.flush();
         let (user, address) = (admission.user.as_ref(), client.address());
-        connection.notifier = connections.hooks.connected(id, user, &client.identity, address);
+        let notifier = connections.hooks.connected(id, user, &client.identity(), address);
+        if let Some(session) = client.session().as_mut() {
+            session.report_by(notifier);
+        }
         Ok(connection)
     }
 
@@ -335,7 +339,6 @@ fn log_end(code: CloseCode, connection: Uuid) {
 #[derive(Debug)]
 pub struct Connection {
     client: Arc<Client>,
-    notifier: Option<Notifier>,
     connections: Arc<Connections>,
 }
 
@@ -346,12 +349,9 @@ impl Connection {
     /// When the outbox takes no more; the connection is ending then.
     pub fn on_message(&mut self, message: Message<'_>) -> Result<(), Full> {
         self.connections.metrics.client_messages.inc();
-        if let Message::Ping = message {
-            self.is_there();
-        }
         self.with_session(|session, connections| {
             session.count(1, connections)?;
-            session.on_message(message, connections)
+            session.on_message(message, &self.client, connections)
         })
     }
 
@@ -406,8 +406,8 @@ impl Connection {
 
     /// The client has given a sign of life that the backend is to be told of.
     pub fn is_there(&self) {
-        if let Some(notifier) = &self.notifier {
-            notifier.notify(Event::Ping);
+        if let Some(session) = self.client.session().as_ref() {
+            session.is_there();
         }
     }
 

@@ -2,6 +2,7 @@
 
 mod authority;
 mod clients;
+mod inspection;
 mod keepalive;
 mod link;
 #[cfg(test)]
@@ -39,7 +40,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::info;
 use uuid::Uuid;
 
-pub use authority::{Explanation, Order, Seen, Whose};
+pub use inspection::{Explanation, Order, Seen, Whose};
 pub use keepalive::{Due, Keepalive};
 pub use link::{Connection, Link, Refused};
 pub use places::{Accepted, Place, REFUSED_CONNECTIONS, TooMany};
@@ -53,7 +54,7 @@ use self::{
     ticket::Tickets,
 };
 use crate::{
-    backend::{Backend, Hooks, Identity, Urgency, Whom},
+    backend::{Backend, Credentials, Hooks, Urgency, Whom},
     broker::State,
     config,
     hub::{Frame, Hub, Mark, Outbox, Wire},
@@ -169,13 +170,14 @@ impl Connections {
         self: &Arc<Self>,
         wire: W,
         version: Version,
-        identity: Identity,
+        credentials: impl Into<Credentials>,
         place: Place,
     ) -> (Arc<Outbox<W>>, Link) {
         let id = Uuid::new_v4();
         let concrete = Arc::new(Outbox::new(id, wire, self.config.outbox_limit_bytes, self.metrics.clone()));
-        let part = self.rechecks.part(&identity);
-        let client = Arc::new(Client::new(concrete.clone(), version, identity, part, place));
+        let credentials = credentials.into();
+        let part = self.rechecks.part(&credentials.identity);
+        let client = Arc::new(Client::new(concrete.clone(), version, credentials, part, place));
         if !self.clients.add(&client) {
             client.outbox.close(CloseCode::GoingAway, going_away(version, RETURN));
         }

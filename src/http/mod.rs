@@ -131,7 +131,11 @@ fn open_websocket(
     let refused = |refused: Refused| refused_websocket(connections, headers, is_https, refused);
     let (response, version) = websocket::accept(&request, origins).map_err(refused)?;
     let handshake = Handshake { headers, query, peer: from.peer };
-    let identity = connections.backend.identify(&handshake).map_err(|error| {
+    let credentials = match version {
+        Version::V3 => connections.backend.identify(&handshake).map(Into::into), // which cannot be renewed
+        Version::V4 => connections.backend.credentials(&handshake),
+    };
+    let credentials = credentials.map_err(|error| {
         connections.metrics.connections_refused.inc("header");
         Box::new(reply::error(http::StatusCode::BAD_REQUEST, "malformed-header", &error.to_string()))
     })?;
@@ -142,7 +146,7 @@ fn open_websocket(
     let has_ticket =
         version == Version::V4 && url::form_urlencoded::parse(query.as_bytes()).any(|(name, _)| name == "resume");
     place.keep_connection();
-    let arrival = websocket::Arrival { version, has_ticket, identity, place };
+    let arrival = websocket::Arrival { version, has_ticket, credentials, place };
     let mut response = response.map(|()| Response::default().into_body());
     let connections = connections.clone();
     Takeover::attach(&mut response, Bytes::new(), move |socket, received| {

@@ -14,7 +14,7 @@ use super::{
     frame::{Event, Reader, Violation},
 };
 use crate::{
-    backend::Identity,
+    backend::Credentials,
     connection::{CatchUp, Connection, Connections, Due, Keepalive, Link, Place},
     hub::{Frame, Full, Outbox},
     protocol::{CloseCode, Version, client::Message},
@@ -32,8 +32,8 @@ pub struct Arrival {
     pub version: Version,
     /// Whether it says that it has a ticket.
     pub has_ticket: bool,
-    /// What is passed on of it.
-    pub identity: Identity,
+    /// What is forwarded of it.
+    pub credentials: Credentials,
     /// Its place among all connections.
     pub place: Place,
 }
@@ -42,9 +42,9 @@ pub struct Arrival {
 /// behind the handshake.
 pub async fn serve(socket: Socket, received: Vec<u8>, arrival: Arrival, connections: Arc<Connections>) {
     let reader = Reader::new(connections.config.message_limit_bytes, &received);
-    let Arrival { version, has_ticket, identity, place } = arrival;
+    let Arrival { version, has_ticket, credentials, place } = arrival;
     let socket = WebSocket { socket, dialect: version.into() };
-    let (socket, link) = connections.register(socket, version, identity, place);
+    let (socket, link) = connections.register(socket, version, credentials, place);
     drop((received, connections));
     let mut client = Client { socket, reader, connection: None, link };
     let goodbye = match Box::pin(client.authenticate(has_ticket)).await {

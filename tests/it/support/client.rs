@@ -157,6 +157,28 @@ impl Client {
         }
     }
 
+    /// Waits until the server has sent two transport pings, and then for the reply to a request with this id; returns the number of
+    /// pings before it. Any other text frame fails the test.
+    pub async fn pings_before(&mut self, request_id: &str) -> usize {
+        let mut pings = 0;
+        loop {
+            match timeout(PATIENCE, self.socket.next()).await.unwrap().unwrap().unwrap() {
+                Message::Ping(_) => {
+                    pings += 1;
+                    if pings == 2 {
+                        self.send(json!({"type": "status", "requestId": request_id})).await;
+                    }
+                }
+                Message::Text(text) => {
+                    let frame: Value = serde_json::from_str(&text).unwrap();
+                    assert_eq!(frame["requestId"], json!(request_id), "{frame}");
+                    return pings;
+                }
+                _ => {}
+            }
+        }
+    }
+
     /// Reads to the end, which has to come in time; text frames on the way are returned, too.
     pub async fn end(&mut self) -> (Vec<String>, End) {
         let mut texts = Vec::new();
