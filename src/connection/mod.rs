@@ -1,6 +1,7 @@
 //! The life of one client, whatever the transport: who it is, what it may do, when it has been silent for too long.
 
 mod authority;
+mod bootstrap;
 mod clients;
 mod inspection;
 mod keepalive;
@@ -40,6 +41,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::info;
 use uuid::Uuid;
 
+pub use bootstrap::Bootstrap;
 pub use inspection::{Explanation, Order, Seen, Whose};
 pub use keepalive::{Due, Keepalive};
 pub use link::{Connection, Link, Refused};
@@ -104,6 +106,8 @@ pub struct Connections {
     gaps: watch::Sender<u64>,
     /// Turns to catch up: however many clients come back at once, few of them wait for a worker with everybody else.
     turns: Semaphore,
+    /// The server stops: no client is let in any more.
+    ended: CancellationToken,
     /// The log has been read back: whoever joins now is given all that is read.
     has_read_back: AtomicBool,
 }
@@ -140,6 +144,7 @@ impl Connections {
             state,
             gaps: watch::Sender::new(0),
             turns,
+            ended: CancellationToken::new(),
             has_read_back: AtomicBool::new(false),
         }
     }
@@ -258,9 +263,15 @@ impl Connections {
         self.has_read_back.store(true, Ordering::Relaxed);
     }
 
+    /// Waits until the server stops, and lets no client in any more.
+    pub async fn ended(&self) {
+        self.ended.cancelled().await;
+    }
+
     /// Ends all connections, spread over a part of `within`, and returns when each one has been told.
     pub async fn close_all(&self, within: Duration) {
         let clients = self.clients.end();
+        self.ended.cancel();
         let spread = within.mul_f64(SPREAD).min(CLOSED_EVERY * count(&clients));
         let goodbye = |client: &Client| {
             self.give_ticket(client);

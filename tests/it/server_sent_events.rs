@@ -289,7 +289,7 @@ async fn permissions_are_taken_away_from_who_listens() {
     server.control(json!({"action": "disconnect", "user": "4"})).await;
     assert_eq!(events.close().await.0, 3501);
     server.until_number("open_connections", 0).await;
-server.until_metric(r#"connections_closed_total{reason="disconnected"}"#, 1).await;
+    server.until_metric(r#"connections_closed_total{reason="disconnected"}"#, 1).await;
     let (mut events, ..) = opened(Events::open(&server.public, &path(&[message()], ""), &cookie).await, 1).await;
     users.log_out("4");
     server.control(json!({"action": "reauthorize", "user": "4"})).await;

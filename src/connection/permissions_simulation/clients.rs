@@ -62,7 +62,7 @@ impl World {
             Some((provenance, ticket)) => (Source::Ticket(provenance), Some(ticket)),
             None => (Source::Backend { at: self.start + Duration::from_millis(at) }, None),
         };
-        let (refused, later) = if version == Version::V3 { (1000, 1000) } else { (3500, 1013) };
+        let (refused, later) = if version == Version::V3 { (1000, 1013) } else { (3500, 1013) };
         match (&says, admission) {
             (Says::May(rights), Some(admission)) => match link.admit(&admission, asked, source) {
                 Ok(connection) => {
@@ -82,11 +82,11 @@ impl World {
                 Err(NotAdmitted::Gone) => panic!("gone"),
             },
             (Says::Unknown, _) => {
-                link.turn_away(&link.refusal(&not_known(asked)));
+                link.turn_away(&self.connections.refusal(&not_known(asked)));
                 visit.close(refused);
             }
             _ => {
-                link.turn_away(&link.refusal(&Error::TimedOut(LONG)));
+                link.turn_away(&self.connections.refusal(&Error::TimedOut(LONG)));
                 visit.close(later);
             }
         }

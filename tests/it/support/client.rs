@@ -43,6 +43,24 @@ pub fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
     bytes
 }
 
+/// A handshake that was refused.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Refused {
+    pub status: u16,
+    /// Seconds.
+    pub retry_after: Option<u64>,
+    /// The word of the error.
+    pub message: String,
+}
+
+impl Refused {
+    /// Whether the server asks the client to come back, because it cannot be served now.
+    pub fn is_for_now(&self) -> bool {
+        (self.status, self.message.as_str()) == (503, "try-later")
+            && self.retry_after.is_some_and(|seconds| seconds > 0)
+    }
+}
+
 /// How a connection ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum End {
@@ -70,6 +88,21 @@ impl Client {
         }
         let (socket, response) = client_async(request, dial(address).await).await?;
         Ok((Self { socket }, response))
+    }
+
+    /// As [`try_connect`](Self::try_connect), for a handshake that is answered by the usual error if it is refused.
+    pub async fn dial(address: &Listen, path: &str, headers: &[(&str, &str)]) -> Result<Self, Refused> {
+        match Self::try_connect(address, path, headers).await {
+            Ok((client, _)) => Ok(client),
+            Err(Error::Http(response)) => {
+                let body: Value = serde_json::from_slice(response.body().as_ref().unwrap()).unwrap();
+                let retry_after =
+                    response.headers().get("retry-after").map(|value| value.to_str().unwrap().parse().unwrap());
+                let message = body["message"].as_str().unwrap().to_owned();
+                Err(Refused { status: response.status().as_u16(), retry_after, message })
+            }
+            Err(error) => panic!("{error}"),
+        }
     }
 
     /// The next text frame, as it came.
