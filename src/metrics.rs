@@ -56,6 +56,8 @@ metrics! {
     connections_closed: ByWord,
     /// Handshakes that were not authorised, by reason.
     connections_refused: ByWord,
+    /// Credentials that connected clients have shown anew, by outcome.
+    credentials_shown: ByWord,
     /// Requests refused before they were routed, by reason.
     requests_malformed: ByWord,
     /// Requests of clients whose proxy told an address that could not be read.

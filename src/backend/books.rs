@@ -30,6 +30,8 @@ pub struct Books {
     /// Adopted, with nobody on the way to report them.
     unreported: Vec<Uuid>,
     came: HashSet<Uuid>,
+    /// Told before, with other credentials.
+    renewed: HashSet<Uuid>,
     went: Vec<Uuid>,
 }
 
@@ -48,8 +50,17 @@ impl Books {
         self.came.insert(id);
     }
 
+    /// The end of a connection is to be reported with `identity`.
+    pub(super) fn renew(&mut self, id: &Uuid, identity: &Identity) {
+        if let Some((reported, _)) = self.own.get_mut(id) {
+            reported.identity = identity.clone();
+            self.renewed.insert(*id);
+        }
+    }
+
     /// Its end has been reported, or cannot be.
     pub(super) fn close(&mut self, id: &Uuid) {
+        self.renewed.remove(id);
         if self.own.remove(id).is_some() | self.adopted.remove(id).is_some() && !self.came.remove(id) {
             self.went.push(*id);
         }
@@ -71,17 +82,18 @@ impl Books {
 
     /// Whether anything is new since then.
     pub fn has_news(&self) -> bool {
-        !(self.came.is_empty() && self.went.is_empty())
+        !(self.came.is_empty() && self.renewed.is_empty() && self.went.is_empty())
     }
 
     /// What is new since the last call; all there is when `is_all`.
     pub fn news(&mut self, is_all: bool) -> News {
         let reported = |id: &Uuid| self.own.get(id).map(|(reported, _)| reported).or(self.adopted.get(id)).cloned();
-        let came = if is_all {
+        let came: HashSet<Uuid> = if is_all {
             self.own.keys().chain(self.adopted.keys()).copied().collect()
         } else {
-            std::mem::take(&mut self.came)
+            self.came.union(&self.renewed).copied().collect()
         };
+        self.renewed.clear();
         let came = came.iter().filter_map(|id| Some((*id, reported(id)?))).collect();
         self.came.clear();
         News { came, went: std::mem::take(&mut self.went) }
@@ -159,6 +171,21 @@ mod tests {
         books.open(C, reported("c"), Weak::new());
         books.news(false);
         assert_eq!(books.news(true).came, [(C, reported("c"))]);
+    }
+
+    #[test]
+    fn the_others_are_told_of_renewed_credentials_of_connections_that_are_there() {
+        let mut books = Books::default();
+        books.open(A, reported("a"), Weak::new());
+        books.news(false);
+        let identity = Identity::from_bytes(b"new");
+        books.renew(&A, &identity);
+        books.renew(&B, &identity);
+        let renewed = Reported { user: Some("a".into()), identity };
+        assert_eq!(books.news(false), News { came: vec![(A, renewed.clone())], went: vec![] });
+        books.renew(&A, &renewed.identity);
+        books.close(&A); // all the same, the others have to hear of it
+        assert_eq!(books.news(false), News { came: vec![], went: vec![A] });
     }
 
     #[test]

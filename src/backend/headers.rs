@@ -25,7 +25,7 @@ pub struct Handshake<'a> {
 
 /// A value for the backend holds a line break or another control character.
 #[derive(Debug, thiserror::Error)]
-#[error("the handshake's value for {0} cannot be sent as a header")]
+#[error("the client's value for {0} cannot be sent as a header")]
 pub struct InvalidHeader(HeaderName);
 
 /// All that is passed on of a client's handshake: to the backend, clients with the same are the same.
@@ -48,13 +48,7 @@ impl Identity {
         // As on the wire, in one piece: as many of them are kept as there are clients.
         let mut lines = Vec::new();
         for (name, template) in wanted {
-            if let Some(value) = fill(template, handshake) {
-                HeaderValue::from_bytes(&value).map_err(|_| InvalidHeader(name.clone()))?;
-                lines.extend_from_slice(name.as_str().as_bytes());
-                lines.push(b':');
-                lines.extend_from_slice(&value);
-                lines.push(b'\n'); // which no value holds
-            }
+            push_line(&mut lines, name, fill(template, |source| handshake.find(source)))?;
         }
         Ok(Self(lines.into()))
     }
@@ -78,13 +72,25 @@ impl Identity {
 
     /// The headers to send.
     pub(super) fn headers(&self) -> HeaderMap {
-        let lines = self.0.split(|byte| *byte == b'\n').filter_map(|line| {
-            let colon = line.iter().position(|byte| *byte == b':')?;
-            let mut value = HeaderValue::from_bytes(&line[colon + 1..]).ok()?;
+        let headers = self.lines().filter_map(|(name, value)| {
+            let mut value = HeaderValue::from_bytes(value).ok()?;
             value.set_sensitive(true);
-            Some((HeaderName::from_bytes(&line[..colon]).ok()?, value))
+            Some((HeaderName::from_bytes(name).ok()?, value))
         });
-        lines.collect()
+        headers.collect()
+    }
+
+    /// Returns the value of the header called `name`.
+    pub(super) fn value(&self, name: &HeaderName) -> Option<&[u8]> {
+        self.lines().find_map(|(found, value)| (found == name.as_str().as_bytes()).then_some(value))
+    }
+
+    /// Names and values.
+    fn lines(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
+        self.0.split(|byte| *byte == b'\n').filter_map(|line| {
+            let colon = line.iter().position(|byte| *byte == b':')?;
+            Some((&line[..colon], &line[colon + 1..]))
+        })
     }
 }
 
@@ -94,20 +100,35 @@ impl fmt::Debug for Identity {
     }
 }
 
-/// `None` when any of the template's sources is absent.
-fn fill(template: &Template, handshake: &Handshake<'_>) -> Option<Vec<u8>> {
+/// Appends a header to the lines of an [`Identity`], if it has a value.
+///
+/// # Errors
+/// When the value could not be sent.
+pub(super) fn push_line(lines: &mut Vec<u8>, name: &HeaderName, value: Option<Vec<u8>>) -> Result<(), InvalidHeader> {
+    let Some(value) = value else { return Ok(()) };
+    HeaderValue::from_bytes(&value).map_err(|_| InvalidHeader(name.clone()))?;
+    lines.extend_from_slice(name.as_str().as_bytes());
+    lines.push(b':');
+    lines.extend_from_slice(&value);
+    lines.push(b'\n'); // which no value holds
+    Ok(())
+}
+
+/// Fills in what `find` returns for the template's sources; `None` when any of them is absent.
+pub(super) fn fill<'a>(template: &Template, find: impl Fn(&Source) -> Option<Cow<'a, [u8]>>) -> Option<Vec<u8>> {
     let mut value = Vec::new();
     for part in &template.parts {
         match part {
             Part::Fixed(text) => value.extend_from_slice(text.as_bytes()),
-            Part::From(source) => value.extend_from_slice(&handshake.find(source)?),
+            Part::From(source) => value.extend_from_slice(&find(source)?),
         }
     }
     Some(value)
 }
 
 impl Handshake<'_> {
-    fn find(&self, source: &Source) -> Option<Cow<'_, [u8]>> {
+    /// Returns the value of `source`, if the handshake has one.
+    pub(super) fn find(&self, source: &Source) -> Option<Cow<'_, [u8]>> {
         match source {
             Source::Header(name) if *name == X_REAL_IP => self.real_ip(),
             Source::Header(name) => joined(self.headers, name),

@@ -121,10 +121,10 @@ impl Hooks {
             );
             return None;
         }
-        let (hooks, identity, state) = (self.clone(), identity.clone(), Mutex::default());
-        let shared = Arc::new(Shared { id, hooks, identity, caller, state });
+        let (hooks, state) = (self.clone(), Mutex::default());
+        let shared = Arc::new(Shared { id, hooks, identity: Mutex::new(identity.clone()), caller, state });
         if let Some(books) = &self.books {
-            let reported = Reported { user: user.cloned(), identity: shared.identity.clone() };
+            let reported = Reported { user: user.cloned(), identity: identity.clone() };
             books.lock().open(id, reported, Arc::downgrade(&shared));
         }
         let notifier = Notifier { shared };
@@ -231,7 +231,9 @@ pub struct Notifier {
 pub(super) struct Shared {
     id: Uuid,
     hooks: Arc<Hooks>,
-    identity: Identity,
+    /// In whose name the next hook is posted.
+    identity: Mutex<Identity>,
+    /// On whose account hooks are posted and wait, as long as the connection lasts.
     caller: Caller,
     state: Mutex<State>,
 }
@@ -273,6 +275,14 @@ impl Notifier {
     pub fn notify(&self, event: Event) {
         Shared::notify(&self.shared, event);
     }
+
+    /// Posts the following hooks with `identity`, and has other instances do so should this one die.
+    pub fn renew(&self, identity: &Identity) {
+        *self.shared.identity.lock() = identity.clone();
+        if let Some(books) = &self.shared.hooks.books {
+            books.lock().renew(&self.shared.id, identity);
+        }
+    }
 }
 
 impl Shared {
@@ -310,7 +320,8 @@ impl Shared {
                 Event::Ping => false, // there will be another one
                 Event::Disconnect => true,
             };
-            Box::pin(self.hooks.deliver(url, &self.identity, self.caller, None, is_wanted)).await;
+            let identity = self.identity.lock().clone();
+            Box::pin(self.hooks.deliver(url, &identity, self.caller, None, is_wanted)).await;
             if let (Event::Disconnect, Some(books)) = (event, &self.hooks.books) {
                 books.lock().close(&self.id);
             }

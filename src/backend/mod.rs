@@ -8,6 +8,7 @@ mod books;
 mod cache;
 mod caller;
 mod changes;
+mod credentials;
 mod error;
 mod gate;
 mod headers;
@@ -35,6 +36,7 @@ use tokio_util::sync::CancellationToken;
 pub use answer::{Admission, Malformed};
 pub use books::{Books, News, Reported};
 pub use changes::{Changes, Moment, Whom};
+pub use credentials::{Credentials, NotRenewed};
 pub use error::Error;
 pub use gate::{Patience, Urgency};
 pub use headers::{Handshake, Identity, InvalidHeader};
@@ -43,6 +45,7 @@ pub use hooks::{Event, Hooks, Notifier};
 use self::{
     cache::Cache,
     caller::Caller,
+    credentials::Sources,
     gate::{CallId, Gate, Request, Verdict},
 };
 use crate::{
@@ -97,6 +100,8 @@ pub struct Backend {
     fixed: Identity,
     bootstrap: Url,
     config: config::Backend,
+    /// What is kept of handshakes for credentials that are renewed.
+    sources: Sources,
     interner: Interner,
     metrics: Arc<Metrics>,
     gate: Gate,
@@ -129,6 +134,7 @@ impl Backend {
             fixed,
             bootstrap,
             interner: Interner::new(config.rooms),
+            sources: Sources::of(&config.headers),
             config,
             metrics,
             gate,
@@ -166,6 +172,28 @@ impl Backend {
     /// When a value could not be sent as a header.
     pub fn identify(&self, handshake: &Handshake<'_>) -> Result<Identity, InvalidHeader> {
         Identity::of(&self.config.headers, handshake)
+    }
+
+    /// The same, for a client that may renew its credentials.
+    ///
+    /// # Errors
+    /// As [`identify`](Self::identify).
+    pub fn credentials(&self, handshake: &Handshake<'_>) -> Result<Credentials, InvalidHeader> {
+        Ok(self.sources.credentials(self.identify(handshake)?, handshake))
+    }
+
+    /// Returns `credentials` with the `params` that the client shows instead of those of its handshake; what it does not name
+    /// stays. Nothing is asked because of that.
+    ///
+    /// # Errors
+    /// When the parameters cannot be read, are too large, or have a value that could not be sent as a header.
+    pub fn renew(
+        &self,
+        credentials: &Credentials,
+        params: &RawValue,
+        limits: &config::Limits,
+    ) -> Result<Credentials, NotRenewed> {
+        self.sources.renew(&self.config.headers, credentials, params, limits)
     }
 
     /// Returns where the backend is asked about a client. A password in it is not shown.

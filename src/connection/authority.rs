@@ -1,15 +1,9 @@
 //! Permissions that stay true: what the application has us do to connections, and what the backend says when it is asked
 //! again.
 
-use std::{
-    cmp::Reverse,
-    collections::HashSet,
-    sync::Arc,
-    time::{Duration, SystemTime},
-};
+use std::{collections::HashSet, sync::Arc, time::Duration};
 
-use serde::Serialize;
-use serde_json::{json, value::RawValue};
+use serde_json::json;
 use tokio::{task::yield_now, time::sleep};
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
@@ -22,72 +16,23 @@ use super::{
     session::{Applied, Session},
 };
 use crate::{
-    backend::{Answer, Moment, Urgency, Whom},
+    backend::{Answer, Identity, Moment, Urgency, Whom},
     broker::{Kind, Publisher},
     hub::Full,
     logging::{chain, limited},
     protocol::{
-        CloseCode, Version,
+        CloseCode,
         control::{Action, Control, Target},
     },
-    room::{Numbers, RoomKey, Rules},
+    room::RoomKey,
 };
 
 /// How long to wait before the broker is given again what it has not taken.
 const TELL_AGAIN: Duration = Duration::from_secs(1);
 /// What a client is told whose connection the application has ended.
 const BY_APPLICATION: &str = "disconnected by the application";
-/// What a client of 3.1's protocol is told that has lost a room.
+/// What a client is told that the backend refuses, or that has lost a room and speaks 3.1's protocol, which has no frame for that.
 const PERMISSIONS_CHANGED: &str = "permissions changed";
-
-/// Why a connection may or may not join a room.
-#[derive(Debug, Serialize)]
-pub struct Explanation {
-    connection: Uuid,
-    user: Option<String>,
-    is_allowed: bool,
-    /// For people: the allowed room that comes nearest, and in what it differs.
-    detail: String,
-    /// The subscriptions by which it is in the room, wildcards included.
-    subscriptions: Vec<Box<RawValue>>,
-}
-
-/// A connection, as an operator sees it.
-#[derive(Debug, Serialize)]
-pub struct Seen {
-    connection: Uuid,
-    user: Option<String>,
-    transport: &'static str,
-    protocol: &'static str,
-    /// Where the client is, where that is known.
-    address: Option<String>,
-    /// Seconds.
-    age: u64,
-    subscriptions: usize,
-    allowed_rooms: usize,
-    /// Unsent bytes.
-    waiting: usize,
-}
-
-/// Which connections are listed.
-#[derive(Debug, Clone, Copy)]
-pub enum Whose<'a> {
-    /// All.
-    Anybody,
-    /// Those of this user.
-    User(&'a str),
-    /// The one with this id.
-    Connection(Uuid),
-}
-
-/// Which of them come first.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Order {
-    /// Those that have been there for longest.
-    Oldest,
-    /// Those with the most unsent bytes, and then as above.
-    Slowest,
-}
 
 impl Connections {
     /// Does what the application wants to those it is about, between what was published before and after it. What is
@@ -203,12 +148,14 @@ impl Connections {
         clients
     }
 
-    /// The backend has said what `client` may do. Whether that holds still; if not, it has to be asked again.
-    pub(super) fn apply(&self, client: &Arc<Client>, answer: &Answer) -> bool {
+    /// The backend, asked with `identity`, has said what `client` may do. Whether that holds still; if not, it has to be asked again.
+    pub(super) fn apply(&self, client: &Arc<Client>, answer: &Answer, identity: &Identity) -> bool {
         let Answer { admission, asked, at } = answer;
         let mut session = client.session();
         let Some(known) = session.as_mut() else { return true };
         let before = known.user().cloned();
+        let is_current = client.identity() == *identity;
+        let is_renewed = is_current && !known.has_confirmed_credentials();
         let user = admission.user.as_ref().filter(|user| before.as_ref() != Some(user));
         // In this order, as for who comes in: who changes the new user's permissions finds it from here on.
         if let Some(user) = user {
@@ -222,7 +169,20 @@ impl Connections {
             }
             return false;
         }
-        let outcome = known.apply(admission, (*asked, *at), self);
+        if is_renewed && before != admission.user {
+            // With the credentials of somebody else it comes in as a new client does: by the limits and hooks of that user.
+            if let Some(user) = user {
+                self.clients.unassign(client, user);
+            }
+            client.close(CloseCode::PermissionsChanged, PERMISSIONS_CHANGED);
+            self.metrics.rechecks.inc("changed");
+            debug!(connection = %client.id(), "shows the credentials of another user");
+            return true;
+        }
+        if is_renewed {
+            client.move_to_part(self.rechecks.part(identity)); // within an interval it is checked again
+        }
+        let outcome = known.apply(admission, (*asked, *at), (identity, is_current), self);
         if matches!(outcome, Ok(Applied::Unchanged | Applied::Changed)) {
             client.outbox.release(); // of what it has lost, nothing is left there
             client.outbox.flush();
@@ -286,86 +246,27 @@ impl Connections {
         }
     }
 
-    /// The backend does not know `client` any more.
-    pub(super) fn turn_out(&self, client: &Client) {
-        let user = client.session().as_ref().and_then(Session::user).cloned();
+    /// The backend, asked with `identity` at the moment `asked`, does not know `client` any more. Whether that holds; if not, it has
+    /// to be asked again.
+    ///
+    /// The client may come back once with what it can show by now: its next handshake is accepted, or refused for good.
+    pub(super) fn turn_out(&self, client: &Client, identity: &Identity, asked: Option<Moment>) -> bool {
+        let mut session = client.session(); // under which a client shows other credentials
+        let user = session.as_ref().and_then(Session::user).cloned();
+        let has_changed = |asked| !self.backend.changes.none_since(asked, user.as_deref(), Some(client.id()));
+        if asked.is_some_and(has_changed) {
+            return false;
+        }
+        if client.identity() != *identity && session.as_mut().is_some_and(Session::has_another_try) {
+            return false;
+        }
+        client.close(CloseCode::PermissionsChanged, PERMISSIONS_CHANGED);
+        drop(session);
         self.forget(user.as_deref());
         self.metrics.rechecks.inc("refused");
         debug!(connection = %client.id(), "not authorised any more");
-        match client.version {
-            Version::V3 => client.close(CloseCode::PermissionsChanged, PERMISSIONS_CHANGED),
-            Version::V4 => client.close(CloseCode::NotAuthorized, "not authorized"),
-        }
+        true
     }
-
-    /// Why a connection may or may not join `room`; `None` when it is not here.
-    ///
-    /// # Errors
-    /// When it is no room.
-    pub fn explain(&self, connection: Uuid, room: &RawValue) -> Result<Option<Explanation>, crate::room::Error> {
-        let rules = self.room_rules();
-        let key = RoomKey::new(room, Rules { numbers: Numbers::ByValue, ..rules })?;
-        let dispatched = RoomKey::new(room, rules)?;
-        let Some(client) = self.clients.get(connection) else { return Ok(None) };
-        let session = client.session();
-        let Some(session) = session.as_ref() else { return Ok(None) };
-        let is_allowed = session.allowed().covers(&key);
-        let dispatch = self.hub.dispatch();
-        let is_meant = |other: &RoomKey| dispatch.deliveries(std::slice::from_ref(&dispatched), other) > 0;
-        let ids = session.subscribed_to(is_meant).into_iter();
-        Ok(Some(Explanation {
-            connection,
-            user: session.user().map(|user| user.to_string()),
-            is_allowed,
-            detail: if is_allowed { "an allowed room covers it".to_owned() } else { session.allowed().nearest(&key) },
-            subscriptions: ids.filter_map(|id| RawValue::from_string(id.as_json().to_owned()).ok()).collect(),
-        }))
-    }
-
-    /// The authorised connections of `whose`: `limit` of them, and how many there are. Looks at each one for a moment, and
-    /// sorts no more of them than are wanted.
-    pub fn list(&self, whose: Whose<'_>, order: Order, limit: usize) -> (Vec<Seen>, usize) {
-        let clients = match whose {
-            Whose::Anybody => self.clients.authorized(|_| true),
-            Whose::User(user) => self.clients.of(user),
-            Whose::Connection(id) => self.clients.authorized_one(id).into_iter().collect(),
-        };
-        let count = clients.len();
-        let waiting = |client: &Client| if order == Order::Slowest { unsent_bytes(client) } else { 0 };
-        let mut ranked: Vec<_> = clients
-            .into_iter()
-            .map(|client| ((Reverse(waiting(&client)), client.opened, client.id()), client))
-            .collect();
-        if limit < count {
-            ranked.select_nth_unstable_by_key(limit, |(rank, _)| *rank);
-            ranked.truncate(limit);
-        }
-        ranked.sort_unstable_by_key(|(rank, _)| *rank);
-        (ranked.iter().filter_map(|(_, client)| seen(client)).collect(), count)
-    }
-}
-
-fn seen(client: &Client) -> Option<Seen> {
-    let session = client.session();
-    let session = session.as_ref()?;
-    Some(Seen {
-        connection: client.id(),
-        user: session.user().map(|user| user.to_string()),
-        transport: client.outbox.transport(),
-        protocol: match client.version {
-            Version::V3 => "3.1",
-            Version::V4 => Version::SUBPROTOCOL,
-        },
-        address: client.address().map(|address| address.to_string()),
-        age: SystemTime::now().duration_since(client.opened).unwrap_or_default().as_secs(),
-        subscriptions: session.subscriptions(),
-        allowed_rooms: session.allowed().rooms().count(),
-        waiting: unsent_bytes(client),
-    })
-}
-
-fn unsent_bytes(client: &Client) -> usize {
-    client.outbox.waiting_bytes() + client.outbox.bytes_on_hold()
 }
 
 #[cfg(test)]
@@ -379,7 +280,7 @@ mod tests {
     use futures::FutureExt;
     use http::HeaderMap;
     use parking_lot::Mutex;
-
+    use serde_json::value::RawValue;
     use tokio::time::Instant;
 
     use super::{
@@ -387,9 +288,9 @@ mod tests {
         *,
     };
     use crate::{
-        backend::Identity,
         config,
         hub::{Content, Encoder, Outbox, Wire},
+        protocol::Version,
     };
 
     /// Does something the first time that a frame is queued: what another thread may do at this moment.
@@ -478,7 +379,8 @@ mod tests {
         let asked = connections.backend.changes.now();
         let _connection = link.admit(&one, asked, Source::Backend { at: Instant::now() }).unwrap();
         let threads = reauthorize_meanwhile(&connections, &outbox, Some("2"));
-        assert!(connections.apply(&link.client, &Answer { admission: two, asked, at: Instant::now() }));
+        let answer = Answer { admission: two, asked, at: Instant::now() };
+        assert!(connections.apply(&link.client, &answer, &link.client.identity()));
         threads.recv().unwrap().join().unwrap();
         assert_eq!(connections.rechecks.due.lock().groups.len(), 1);
         assert!(link.outbox().on_hold_for().is_some());

@@ -1,6 +1,14 @@
 //! Who is connected: found by the connection's id, or by the user.
 
-use std::{collections::HashMap, net::IpAddr, sync::Arc, time::SystemTime};
+use std::{
+    collections::HashMap,
+    net::IpAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicU8, Ordering::Relaxed},
+    },
+    time::SystemTime,
+};
 
 use parking_lot::{Mutex, MutexGuard};
 use smallvec::SmallVec;
@@ -8,7 +16,7 @@ use uuid::Uuid;
 
 use super::{places::Place, session::Session};
 use crate::{
-    backend::Identity,
+    backend::{Credentials, Identity},
     hub::Outbox,
     protocol::{CloseCode, Version},
 };
@@ -18,19 +26,48 @@ use crate::{
 pub(super) struct Client {
     pub(super) outbox: Arc<Outbox>,
     pub(super) version: Version,
-    /// What is passed on of it to the backend.
-    pub(super) identity: Identity,
+    /// What is forwarded to the backend. Changes under the lock of the session; no other lock is taken while it is held.
+    credentials: Mutex<Credentials>,
     pub(super) opened: SystemTime,
     place: Place,
     /// When it is checked from time to time, as one of so many parts.
-    pub(super) part: u8,
+    part: AtomicU8,
     /// There as long as it is authorised. Locked before anything of the hub's.
     session: Mutex<Option<Session>>,
 }
 
 impl Client {
-    pub(super) fn new(outbox: Arc<Outbox>, version: Version, identity: Identity, part: u8, place: Place) -> Self {
-        Self { outbox, version, identity, opened: SystemTime::now(), place, part, session: Mutex::default() }
+    pub(super) fn new(outbox: Arc<Outbox>, version: Version, credentials: Credentials, part: u8, place: Place) -> Self {
+        let (credentials, part) = (Mutex::new(credentials), AtomicU8::new(part));
+        Self { outbox, version, credentials, opened: SystemTime::now(), place, part, session: Mutex::default() }
+    }
+
+    /// Returns the headers that are forwarded to the backend at present.
+    pub(super) fn identity(&self) -> Identity {
+        self.credentials.lock().identity.clone()
+    }
+
+    /// Returns what is forwarded to the backend, and what it takes to renew that.
+    pub(super) fn credentials(&self) -> Credentials {
+        self.credentials.lock().clone()
+    }
+
+    /// Forwards `credentials` from now on. Returns whether that makes a difference.
+    pub(super) fn renew(&self, credentials: Credentials) -> bool {
+        let mut known = self.credentials.lock();
+        let is_other = known.identity != credentials.identity;
+        *known = credentials;
+        is_other
+    }
+
+    /// Returns the part in which the client is checked from time to time.
+    pub(super) fn part(&self) -> u8 {
+        self.part.load(Relaxed)
+    }
+
+    /// Has the client checked in another part from now on.
+    pub(super) fn move_to_part(&self, part: u8) {
+        self.part.store(part, Relaxed);
     }
 
     pub(super) fn id(&self) -> Uuid {

@@ -1,25 +1,22 @@
 //! A client on its way in, and then as one that is authorised.
 
-use std::{borrow::Cow, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use rand::Rng;
-use tokio::{
-    task::yield_now,
-    time::{Instant, sleep_until, timeout_at},
-};
+use tokio::{task::yield_now, time::Instant};
 use tracing::debug;
 use uuid::Uuid;
 
 use super::{
-    CatchUp, Connections,
+    Bootstrap, CatchUp, Connections,
     clients::{Client, TooMany},
     resume::Resumed,
     session::{Confirmation, Provenance, Session},
 };
 use crate::{
-    backend::{self, Admission, Event, Moment, Notifier, Patience},
+    backend::{Admission, Moment},
     hub::{Frame, Full, Hub, Outbox, Seat},
-    logging::{chain, limited},
+    logging::limited,
     protocol::{
         CloseCode, Version,
         client::{Message, Wanted},
@@ -28,13 +25,8 @@ use crate::{
     room::RoomKey,
 };
 
-/// When a client may come back that could not be served, in seconds, where nothing better is known: at random, so that they
-/// do not come together.
-const TRY_LATER_SECONDS: std::ops::Range<f64> = 1.0..5.0;
-/// The same for one whose user has too many connections.
+/// When a client may come back whose user has too many connections, in seconds, at random.
 const TOO_MANY_SECONDS: std::ops::Range<f64> = 30.0..60.0;
-/// A client of 3.1's that has to wait for the backend waits at least for so long before it is asked again.
-const SHORTEST_WAIT: Duration = Duration::from_secs(1);
 /// Rooms that a client leaves before others have their turn: well under a millisecond.
 const LEFT_AT_ONCE: usize = 256;
 /// Entries of one message that are carried out before others have their turn: about a millisecond.
@@ -118,54 +110,49 @@ impl Link {
     }
 
     /// Asks the backend who this is, or a ticket if it has one, and welcomes the client if it may join all of `rooms`. Waits up
-    /// to `HANDSHAKE_TIMEOUT`.
+    /// to `HANDSHAKE_TIMEOUT`, which has begun with `bootstrap` if the backend is being asked already.
     ///
     /// # Errors
     /// When it is not let in, which it has not been told then.
-    pub async fn authenticate(&self, ticket: Option<&str>, rooms: &[&RoomKey]) -> Result<Connection, Refused> {
+    pub async fn authenticate(
+        &self,
+        ticket: Option<&str>,
+        rooms: &[&RoomKey],
+        bootstrap: Option<Bootstrap>,
+    ) -> Result<Connection, Refused> {
         let (connections, client) = (&self.connections, &self.client);
         let deadline = Instant::now() + connections.config.handshake_timeout;
-        connections.until_log_is_read().await;
-        if let Some(resumed) = ticket.and_then(|ticket| connections.redeem(client, ticket)) {
-            let Resumed { admission, asked, provenance } = resumed;
-            self.check_rooms(&admission, rooms)?;
-            match self.admit(&admission, asked, Source::Ticket(provenance)) {
-                Ok(connection) => {
-                    connections.check_resumed(client);
-                    return Ok(connection);
+        let deadline = bootstrap.as_ref().map_or(deadline, |bootstrap| bootstrap.deadline);
+        if let Some(ticket) = ticket {
+            connections.until_log_is_read().await;
+            if let Some(resumed) = connections.redeem(client, ticket) {
+                let Resumed { admission, asked, provenance } = resumed;
+                self.check_rooms(&admission, rooms)?;
+                match self.admit(&admission, asked, Source::Ticket(provenance)) {
+                    Ok(connection) => {
+                        connections.check_resumed(client);
+                        return Ok(connection);
+                    }
+                    Err(NotAdmitted::Stale) => {}
+                    Err(reason) => return Err(self.not_admitted(reason)),
                 }
+            }
+        }
+        let ask = || connections.bootstrap_until(deadline, client.version, client.identity(), client.address());
+        let mut bootstrap = bootstrap.unwrap_or_else(ask);
+        loop {
+            let answer = bootstrap.outcome().await.map_err(|error| connections.refusal(&error))?;
+            self.check_rooms(&answer.admission, rooms)?;
+            match self.admit(&answer.admission, answer.asked, Source::Backend { at: answer.at }) {
+                Ok(connection) => return Ok(connection),
                 Err(NotAdmitted::Stale) => {}
                 Err(reason) => return Err(self.not_admitted(reason)),
             }
-        }
-        loop {
-            // A client of 3.1's comes back after two seconds whatever it is told: it is kept waiting instead.
-            let patience = match client.version {
-                Version::V3 => Patience::Until(deadline),
-                Version::V4 => Patience::Short,
-            };
-            let asking = connections.backend.authenticate(&client.identity, client.address(), patience);
-            let Ok(outcome) = timeout_at(deadline, asking).await else { return Err(self.waited_too_long()) };
-            match outcome {
-                Ok(answer) => {
-                    self.check_rooms(&answer.admission, rooms)?;
-                    match self.admit(&answer.admission, answer.asked, Source::Backend { at: answer.at }) {
-                        Ok(connection) => return Ok(connection),
-                        Err(NotAdmitted::Stale) => {}
-                        Err(reason) => return Err(self.not_admitted(reason)),
-                    }
-                }
-                Err(error) => {
-                    match error.retry_after().filter(|_| client.version == Version::V3 && !error.is_final()) {
-                        Some(later) => sleep_until(deadline.min(Instant::now() + later.max(SHORTEST_WAIT))).await,
-                        None => return Err(self.refusal(&error)),
-                    }
-                }
-            }
             if Instant::now() >= deadline {
-                return Err(self.waited_too_long());
+                return Err(connections.refusal(&connections.waited_too_long()));
             }
             yield_now().await;
+            bootstrap = ask();
         }
     }
 
@@ -205,7 +192,7 @@ impl Link {
         client.outbox.release(); // a hold of an earlier attempt, whose check finds no session to end it
         drop(place);
         connections.metrics.connections.inc();
-        let mut connection = Connection { client: client.clone(), notifier: None, connections: connections.clone() };
+        let connection = Connection { client: client.clone(), connections: connections.clone() };
         if !connections.backend.changes.none_since(asked, admission.user.as_deref(), Some(id)) {
             return Err(NotAdmitted::Stale);
         }
@@ -227,7 +214,10 @@ impl Link {
         client.outbox.push(Frame::Text(welcome.into())).map_err(|Full| NotAdmitted::Gone)?;
         client.outbox.flush();
         let (user, address) = (admission.user.as_ref(), client.address());
-        connection.notifier = connections.hooks.connected(id, user, &client.identity, address);
+        let notifier = connections.hooks.connected(id, user, &client.identity(), address);
+        if let Some(session) = client.session().as_mut() {
+            session.report_by(notifier);
+        }
         Ok(connection)
     }
 
@@ -242,70 +232,40 @@ impl Link {
         Refused::TooMany { retry_after: random_seconds(TOO_MANY_SECONDS) }
     }
 
-    fn waited_too_long(&self) -> Refused {
-        self.connections.metrics.limited.inc("handshake");
-        self.refusal(&backend::Error::TimedOut(self.connections.config.handshake_timeout))
-    }
-
-    /// What somebody is told whom the backend could not be asked about, or does not know, and counts that.
-    pub(super) fn refusal(&self, error: &backend::Error) -> Refused {
-        self.connections.metrics.connections_refused.inc("backend");
-        match error {
-            // Visitors whose session is over are no news.
-            backend::Error::Refused { status, .. } if matches!(status.as_u16(), 401 | 403) => {
-                debug!(error = chain(error), "not authorised");
-            }
-            _ => limited!(
-                warn[error.outcome().word()],
-                "client not admitted: see API_URL and the API's log",
-                error = chain(error)
-            ),
-        }
-        if error.is_final() {
-            return Refused::NotAuthorized;
-        }
-        let retry_after = match error {
-            backend::Error::Busy { retry_after } => *retry_after, // spread already
-            error => match error.retry_after() {
-                Some(asked) => asked + random_seconds(1.0..2.0 + asked.as_secs_f64() / 2.0),
-                None => random_seconds(TRY_LATER_SECONDS),
-            },
-        };
-        Refused::TryLater { retry_after }
-    }
-
     /// Tells the client why it is not let in, and ends the connection.
     pub fn turn_away(&self, refused: &Refused) {
         match refused {
-            Refused::NotAuthorized => {
-                self.end(v4::NOT_AUTHORIZED.to_owned(), CloseCode::NotAuthorized, "not authorized".into());
-            }
-            Refused::TryLater { retry_after } => {
-                self.end(v4::try_later(*retry_after), CloseCode::TryLater, v4::retry_after(*retry_after).into());
-            }
-            Refused::TooMany { retry_after } => {
-                let frame = v4::too_many_connections(*retry_after);
-                self.end(frame, CloseCode::TryLater, v4::retry_after(*retry_after).into());
-            }
+            Refused::NotAuthorized => self.refuse_for_good(),
+            Refused::TryLater { retry_after } => self.send_away(*retry_after, v4::try_later),
+            Refused::TooMany { retry_after } => self.send_away(*retry_after, v4::too_many_connections),
             Refused::Room { .. } => self.outbox().abandon(), // who can say it otherwise does not come here
             Refused::Gone => {}                              // its outbox is closing already
         }
     }
 
-    /// Says goodbye to a client that never was welcome, to one of 3.1's in its one way.
-    fn end(&self, frame: String, code: CloseCode, reason: Cow<'static, str>) {
-        let outbox = self.outbox();
+    /// Tells the client that the backend does not know it.
+    fn refuse_for_good(&self) {
         let (frame, code, reason) = match self.version() {
-            Version::V3 => (Frame::Fixed(v3::REFUSED), CloseCode::Normal, "".into()),
-            Version::V4 => (Frame::Text(frame.into()), code, reason),
+            Version::V3 => (v3::REFUSED, CloseCode::Normal, ""),
+            Version::V4 => (v4::NOT_AUTHORIZED, CloseCode::NotAuthorized, "not authorized"),
         };
-        // A client that is gone needs no answer.
-        let _ = outbox.push(frame);
+        let outbox = self.outbox();
+        let _ = outbox.push(Frame::Fixed(frame)); // a client that is gone needs no answer
         outbox.close(code, reason);
+    }
+
+    /// Tells the client when to come back. One of 3.1's has no frame for that, and takes the only one there is for the end of its
+    /// session: it is closed.
+    fn send_away(&self, retry_after: Duration, frame: impl FnOnce(Duration) -> String) {
+        let outbox = self.outbox();
+        if self.version() == Version::V4 {
+            let _ = outbox.push(Frame::Text(frame(retry_after).into())); // as above
+        }
+        outbox.close(CloseCode::TryLater, v4::retry_after(retry_after));
     }
 }
 
-fn random_seconds(range: std::ops::Range<f64>) -> Duration {
+pub(super) fn random_seconds(range: std::ops::Range<f64>) -> Duration {
     Duration::from_secs_f64(rand::rng().random_range(range))
 }
 
@@ -335,7 +295,6 @@ fn log_end(code: CloseCode, connection: Uuid) {
 #[derive(Debug)]
 pub struct Connection {
     client: Arc<Client>,
-    notifier: Option<Notifier>,
     connections: Arc<Connections>,
 }
 
@@ -346,12 +305,9 @@ impl Connection {
     /// When the outbox takes no more; the connection is ending then.
     pub fn on_message(&mut self, message: Message<'_>) -> Result<(), Full> {
         self.connections.metrics.client_messages.inc();
-        if let Message::Ping = message {
-            self.is_there();
-        }
         self.with_session(|session, connections| {
             session.count(1, connections)?;
-            session.on_message(message, connections)
+            session.on_message(message, &self.client, connections)
         })
     }
 
@@ -406,8 +362,8 @@ impl Connection {
 
     /// The client has given a sign of life that the backend is to be told of.
     pub fn is_there(&self) {
-        if let Some(notifier) = &self.notifier {
-            notifier.notify(Event::Ping);
+        if let Some(session) = self.client.session().as_ref() {
+            session.is_there();
         }
     }
 

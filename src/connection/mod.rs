@@ -1,7 +1,9 @@
 //! The life of one client, whatever the transport: who it is, what it may do, when it has been silent for too long.
 
 mod authority;
+mod bootstrap;
 mod clients;
+mod inspection;
 mod keepalive;
 mod link;
 #[cfg(test)]
@@ -39,7 +41,8 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::info;
 use uuid::Uuid;
 
-pub use authority::{Explanation, Order, Seen, Whose};
+pub use bootstrap::Bootstrap;
+pub use inspection::{Explanation, Order, Seen, Whose};
 pub use keepalive::{Due, Keepalive};
 pub use link::{Connection, Link, Refused};
 pub use places::{Accepted, Place, REFUSED_CONNECTIONS, TooMany};
@@ -53,7 +56,7 @@ use self::{
     ticket::Tickets,
 };
 use crate::{
-    backend::{Backend, Hooks, Identity, Urgency, Whom},
+    backend::{Backend, Credentials, Hooks, Urgency, Whom},
     broker::State,
     config,
     hub::{Frame, Hub, Mark, Outbox, Wire},
@@ -103,6 +106,8 @@ pub struct Connections {
     gaps: watch::Sender<u64>,
     /// Turns to catch up: however many clients come back at once, few of them wait for a worker with everybody else.
     turns: Semaphore,
+    /// The server stops: no client is let in any more.
+    ended: CancellationToken,
     /// The log has been read back: whoever joins now is given all that is read.
     has_read_back: AtomicBool,
 }
@@ -139,6 +144,7 @@ impl Connections {
             state,
             gaps: watch::Sender::new(0),
             turns,
+            ended: CancellationToken::new(),
             has_read_back: AtomicBool::new(false),
         }
     }
@@ -169,13 +175,14 @@ impl Connections {
         self: &Arc<Self>,
         wire: W,
         version: Version,
-        identity: Identity,
+        credentials: impl Into<Credentials>,
         place: Place,
     ) -> (Arc<Outbox<W>>, Link) {
         let id = Uuid::new_v4();
         let concrete = Arc::new(Outbox::new(id, wire, self.config.outbox_limit_bytes, self.metrics.clone()));
-        let part = self.rechecks.part(&identity);
-        let client = Arc::new(Client::new(concrete.clone(), version, identity, part, place));
+        let credentials = credentials.into();
+        let part = self.rechecks.part(&credentials.identity);
+        let client = Arc::new(Client::new(concrete.clone(), version, credentials, part, place));
         if !self.clients.add(&client) {
             client.outbox.close(CloseCode::GoingAway, going_away(version, RETURN));
         }
@@ -256,9 +263,15 @@ impl Connections {
         self.has_read_back.store(true, Ordering::Relaxed);
     }
 
+    /// Waits until the server stops, and lets no client in any more.
+    pub async fn ended(&self) {
+        self.ended.cancelled().await;
+    }
+
     /// Ends all connections, spread over a part of `within`, and returns when each one has been told.
     pub async fn close_all(&self, within: Duration) {
         let clients = self.clients.end();
+        self.ended.cancel();
         let spread = within.mul_f64(SPREAD).min(CLOSED_EVERY * count(&clients));
         let goodbye = |client: &Client| {
             self.give_ticket(client);

@@ -1,6 +1,6 @@
 //! Every order of events that a seed comes up with, against a simple model of who may receive what: the backend changes
 //! its mind and says so or not yet, answers and tickets come late, control messages come in between, time passes, the clock is
-//! set, clients subscribe, unsubscribe, take nothing for a while, go and come back.
+//! set, clients subscribe, unsubscribe, show other credentials, take nothing for a while, go and come back.
 //!
 //! No client is ever sent what its permissions did not allow when it was queued, nor anything while it is on hold, nor what was
 //! published before it could join the room; no ticket counts for longer than it should; and nothing else is lost. The parts are
@@ -9,18 +9,21 @@
 //!     SIMULATION_SEED=17 cargo test permissions_simulation     # one order again
 //!     SIMULATION_RUNS=100000 cargo test permissions_simulation # many more
 
+mod checks;
 mod clients;
 mod log;
 mod model;
 
 use std::collections::{BTreeSet, HashMap};
 
-use futures::FutureExt;
 use http::{HeaderMap, StatusCode};
 use rand::{Rng, SeedableRng, rngs::StdRng};
 use serde_json::{Value, json, value::to_raw_value};
 
-use self::model::{Log, Rights, Visit};
+use self::{
+    checks::Check,
+    model::{Log, Rights, Visit},
+};
 use super::{
     recheck::Group,
     session::{Provenance, Session},
@@ -28,7 +31,7 @@ use super::{
     *,
 };
 use crate::{
-    backend::{Admission, Answer, Error, Moment},
+    backend::{Admission, Error, Identity, Moment},
     hub::{Portion, Publication, Tally},
     protocol::control::Action,
 };
@@ -69,13 +72,6 @@ struct Call {
     asked: Moment,
     says: Says,
     resumed: Option<(Provenance, model::Ticket)>,
-}
-
-/// A check of connected clients that has left the queue.
-struct Check {
-    identity: Identity,
-    group: Group,
-    call: Option<Call>,
 }
 
 /// A connection, from its handshake to its end.
@@ -120,11 +116,13 @@ struct World {
     /// Whether the time of day is nobody's to set in this run.
     is_steady: bool,
     /// Publications that were received, answers and tickets that counted, positions that did not because the room was another's
-    /// then.
+    /// then, credentials that were confirmed, and tried because those before were refused.
     received: usize,
     applied: usize,
     resumed: usize,
     denied: usize,
+    confirmed: usize,
+    tried_again: usize,
 }
 
 fn user(account: usize) -> Option<String> {
@@ -132,7 +130,7 @@ fn user(account: usize) -> Option<String> {
 }
 
 fn identity(number: usize) -> Identity {
-    Identity::from_bytes(format!("cookie:{number}\n").as_bytes())
+    Identity::from_bytes(format!("authorization:Token {number}\n").as_bytes())
 }
 
 impl World {
@@ -179,6 +177,8 @@ impl World {
             applied: 0,
             resumed: 0,
             denied: 0,
+            confirmed: 0,
+            tried_again: 0,
         };
         world.rooms = (0..ACCOUNTS).map(|_| world.some_rooms()).collect();
         world.begin_epoch();
@@ -234,7 +234,8 @@ impl World {
             340..345 => self.note_gap(),
             345..480 => self.go_on_checking(),
             480..630 => self.enter(peer),
-            630..800 => self.speak(peer).await,
+            630..650 => self.show_credentials(peer),
+            650..800 => self.speak(peer).await,
             800..840 => self.leave(peer).await,
             840..850 => self.give_ticket(peer),
             850..910 => self.catch_up(peer).await,
@@ -258,11 +259,11 @@ impl World {
         let number = self.rng.random_range(0..IDENTITIES);
         let rooms = self.some_rooms();
         match (self.accounts[number], self.rng.random_range(0..10)) {
-            (Some(account), 0..9) => {
+            (Some(account), 0..7) => {
                 self.rooms[account] = rooms;
                 self.untold.insert(account);
             }
-            (Some(account), 9) if self.rng.random_bool(0.4) => {
+            (Some(account), 7..) if self.rng.random_bool(0.6) => {
                 self.accounts[number] = None;
                 self.untold.insert(account);
             }
@@ -290,62 +291,6 @@ impl World {
     fn admission(&self, rights: &Rights) -> Admission {
         let rooms = rights.rooms.iter().map(|room| to_raw_value(room).unwrap()).collect();
         self.connections.backend.admission(rooms, rights.user.as_deref()).unwrap()
-    }
-
-    /// One step of the checks that are due.
-    fn go_on_checking(&mut self) {
-        if self.checks.is_empty() || self.rng.random_bool(0.1) {
-            let mut due = self.connections.rechecks.due.lock();
-            let next = std::iter::from_fn(|| due.next(0, 0));
-            let mut taken: Vec<Check> = next.map(|(identity, group)| Check { identity, group, call: None }).collect();
-            taken.sort_by_key(|check| check.identity.as_bytes().to_vec());
-            self.checks.append(&mut taken);
-        }
-        if self.checks.is_empty() {
-            return;
-        }
-        let at = self.rng.random_range(0..self.checks.len());
-        if self.checks[at].call.is_none() {
-            let number = (0..IDENTITIES).find(|number| identity(*number) == self.checks[at].identity).unwrap();
-            self.checks[at].call = Some(self.begin(number, 0.3));
-            return;
-        }
-        let Check { identity, group, call: Some(call) } = self.checks.swap_remove(at) else { return };
-        let clients: Vec<Uuid> = members(&group).collect();
-        for connected in self.peers.iter_mut().filter_map(|peer| peer.connected.as_mut()) {
-            if clients.contains(&connected.visit.connection) && connected.visit.conclude(&call, &self.log) {
-                self.applied += 1;
-            }
-        }
-        let has_timed_out = self.rng.random_bool(0.3);
-        let at = self.start + Duration::from_millis(call.at);
-        let outcome = match &call.says {
-            Says::May(rights) => Ok(Arc::new(Answer { admission: self.admission(rights), asked: call.asked, at })),
-            Says::Unknown => Err(Arc::new(not_known(call.asked))),
-            Says::Nothing if has_timed_out => Err(Arc::new(Error::TimedOut(LONG))),
-            Says::Nothing => Err(Arc::new(Error::Busy { retry_after: Duration::ZERO })),
-        };
-        let is_urgent = group.is_urgent;
-        self.connections.conclude(identity, group, &outcome).now_or_never().unwrap(); // there are few subscriptions
-        if let Says::Nothing = &call.says {
-            self.note_closed(&clients, is_urgent, has_timed_out);
-        }
-    }
-
-    /// The backend could not be asked for `clients`, of whom those on hold may have been closed.
-    fn note_closed(&mut self, clients: &[Uuid], is_urgent: bool, has_timed_out: bool) {
-        for Connected { link, visit, .. } in self.peers.iter_mut().filter_map(|peer| peer.connected.as_mut()) {
-            if !clients.contains(&visit.connection) || visit.closing.is_some() {
-                continue;
-            }
-            let is_on_hold = visit.held_since.is_some() && is_urgent;
-            let is_closed = link.outbox().is_closing();
-            assert!(!is_closed || is_on_hold, "closed, and not on hold");
-            assert!(is_closed || !is_on_hold || !has_timed_out, "on hold for too long");
-            if is_closed {
-                visit.close(1013);
-            }
-        }
     }
 }
 
@@ -384,9 +329,18 @@ impl World {
     }
 
     /// Everything comes to rest: what has changed is told, all are asked for, and all is taken. What has been shown.
-    async fn end(mut self) -> [usize; 6] {
+    async fn end(mut self) -> [usize; 8] {
         self.finish_trigger();
         self.check();
+        for number in 0..PEERS {
+            let Some(Connected { visit, .. }) = &self.peers[number].connected else { continue };
+            let connection = Some(visit.connection).filter(|_| !visit.credentials.are_confirmed());
+            if connection.is_some() {
+                self.log.now += 1;
+                self.apply_control(Action::Reauthorize, None, connection, None, false);
+                self.check();
+            }
+        }
         for account in std::mem::take(&mut self.untold) {
             self.log.now += 1;
             self.apply_control(Action::Reauthorize, user(account), None, None, false);
@@ -415,8 +369,7 @@ impl World {
                 (Says::May(says), Some(rights)) => assert_eq!((&says.user, &says.keys), (&rights.user, &rights.keys)),
                 (_, rights) => panic!("{rights:?} in the end"),
             }
-            self.received += visit.received;
-            self.denied += visit.denied;
+            self.note_gone(&visit);
             visit.end(&self.log);
             drop(connection);
         }
@@ -431,7 +384,16 @@ impl World {
         let count = |counter: u64| usize::try_from(counter).unwrap();
         let held = count(metrics.publications_held.get());
         let withheld = count(metrics.publications_withheld.get());
-        [self.received, self.applied, self.resumed, self.denied, held, withheld]
+        let Self { received, applied, resumed, denied, confirmed, tried_again, .. } = self;
+        [received, applied, resumed, denied, held, withheld, confirmed, tried_again]
+    }
+
+    /// Counts what was shown by a connection that is over.
+    fn note_gone(&mut self, visit: &Visit) {
+        self.received += visit.received;
+        self.denied += visit.denied;
+        self.confirmed += visit.credentials.confirmed;
+        self.tried_again += visit.credentials.tried_again;
     }
 }
 
@@ -453,8 +415,16 @@ async fn permissions_simulation() {
         world.end().await
     });
     let shown = shown.await;
-    let kinds =
-        ["publications", "answers", "tickets", "positions denied", "publications held", "publications withheld"];
+    let kinds = [
+        "publications",
+        "answers",
+        "tickets",
+        "positions denied",
+        "publications held",
+        "publications withheld",
+        "credentials confirmed",
+        "credentials tried because those before were refused",
+    ];
     for (of, kind) in kinds.into_iter().enumerate() {
         let sum: usize = shown.iter().map(|shown| shown[of]).sum();
         assert!(sum >= shown.len() / 50, "{sum} {kind}: this shows nothing");

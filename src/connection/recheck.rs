@@ -99,6 +99,20 @@ impl Rechecks {
         self.added.notify_one();
     }
 
+    /// Leaves those clients in `group` whose credentials are those of `identity`, and has the others asked for with theirs.
+    pub(super) fn redirect(&self, identity: &Identity, group: &mut Group) {
+        let (same, others): (Vec<_>, Vec<_>) =
+            group.clients.values().filter_map(Weak::upgrade).partition(|client| client.identity() == *identity);
+        if others.is_empty() {
+            return;
+        }
+        group.clients = same.iter().map(|client| (client.id(), Arc::downgrade(client))).collect();
+        let mut due = self.due.lock();
+        others.iter().for_each(|client| due.redirect(client, group));
+        drop(due);
+        self.added.notify_one();
+    }
+
     /// `client` has come back with a ticket which says that it is `user` and may join the rooms of `allowed`: that is to be checked.
     pub(super) fn add_resumed(&self, client: &Arc<Client>, user: &Arc<str>, allowed: &Arc<Allowed>) {
         self.due.lock().add(client, false).resumed.insert(user.clone(), allowed.clone());
@@ -108,7 +122,7 @@ impl Rechecks {
 
 impl Due {
     fn add(&mut self, client: &Arc<Client>, is_urgent: bool) -> &mut Group {
-        let identity = &client.identity;
+        let identity = &client.identity();
         let is_new = !self.groups.contains_key(identity);
         let group = self.groups.entry(identity.clone()).or_default();
         group.clients.insert(client.id(), Arc::downgrade(client));
@@ -147,13 +161,38 @@ impl Due {
         None
     }
 
+    /// Has a client of `group` asked for next that has shown other credentials since it was added. It has the time that is left to
+    /// the group, and does not wait in the line again: one that shows others all the time would never be asked for.
+    fn redirect(&mut self, client: &Arc<Client>, group: &Group) {
+        let identity = client.identity();
+        let other = self.groups.entry(identity.clone()).or_default();
+        other.clients.insert(client.id(), Arc::downgrade(client));
+        let is_put_off = other.failing.is_some_and(|failing| self.later.contains_key(&failing.at));
+        if let Some(failing) = group.failing {
+            let own = other.failing.get_or_insert(failing);
+            own.since = own.since.min(failing.since);
+        }
+        other.hold_ends = other.hold_ends.into_iter().chain(group.hold_ends).min();
+        let becomes_urgent = group.is_urgent && !other.is_urgent;
+        other.is_urgent |= group.is_urgent;
+        if is_put_off && !becomes_urgent {
+            return; // it is not long ago that the backend could not be asked
+        }
+        if let Some(failing) = other.failing.filter(|_| is_put_off) {
+            self.later.remove(&failing.at);
+        }
+        // Where it is in the line already, it is passed over.
+        if other.is_urgent { &mut self.urgent } else { &mut self.routine }.push_front(identity);
+    }
+
     /// To be tried again.
     fn delay(&mut self, identity: Identity, mut group: Group, since: Instant, wait: Duration, until: Instant) {
         self.count += 1;
         let at = (until, self.count);
         if let Some(known) = self.groups.get_mut(&identity) {
             // It was added again meanwhile, and will be asked for before that.
-            known.failing.get_or_insert(Failing { since, wait, at });
+            let failing = known.failing.get_or_insert(Failing { since, wait, at });
+            failing.since = failing.since.min(since);
             known.hold_ends = known.hold_ends.into_iter().chain(group.hold_ends).min();
             known.clients.extend(group.clients);
             known.resumed.extend(group.resumed);
@@ -203,7 +242,7 @@ impl Connections {
                 () = sleep_until(next_time) => {}
                 _ = parts.tick(), if every.is_some() => {
                     part = (part + 1) % PARTS;
-                    for client in self.clients.authorized(|client| client.part == part) {
+                    for client in self.clients.authorized(|client| client.part() == part) {
                         self.rechecks.add(&client, Urgency::Background);
                     }
                 }
@@ -211,7 +250,8 @@ impl Connections {
         }
     }
 
-    async fn ask(&self, identity: Identity, group: Group) -> (Identity, Group, Outcome) {
+    async fn ask(&self, identity: Identity, mut group: Group) -> (Identity, Group, Outcome) {
+        self.rechecks.redirect(&identity, &mut group);
         let urgency = if group.is_urgent { Urgency::Urgent } else { Urgency::Background };
         let client = group.clients.values().find_map(Weak::upgrade);
         if group.resumed.is_empty() && client.is_none() {
@@ -250,7 +290,7 @@ impl Connections {
                         yield_now().await; // each client is looked at as of its own moment, so changes may come in between
                     }
                     looked_at += client.session().as_ref().map_or(0, Session::subscriptions);
-                    if self.apply(&client, answer) {
+                    if self.apply(&client, answer, &identity) {
                         continue;
                     }
                     // Something changes all the time. No hold may last for ever because of that.
@@ -262,10 +302,8 @@ impl Connections {
             }
             Err(error) if error.is_final() => {
                 for client in clients {
-                    if error.asked().is_some_and(|asked| self.has_changed(&client, asked)) {
+                    if !self.turn_out(&client, &identity, error.asked()) {
                         self.rechecks.add(&client, Urgency::Urgent); // it may be let in by now
-                    } else {
-                        self.turn_out(&client);
                     }
                 }
             }
@@ -378,6 +416,33 @@ mod tests {
             connections.conclude(identity, group, &Err(Arc::new(refused))).await;
             assert_eq!(connections.take_forgotten().contains(&*user), is_resumed);
         }
+    }
+
+    #[tokio::test]
+    async fn a_client_that_shows_other_credentials_waits_in_no_line_again_and_has_no_more_time() {
+        let connections = connections(&[], config::History::default());
+        let token = |number: usize| Identity::from_bytes(format!("authorization:Token {number}\n").as_bytes());
+        let come = |number: usize| {
+            let place = connections.place(None, &HeaderMap::new()).unwrap();
+            connections.register(Network::new(Version::V4, 0), Version::V4, token(number), place).1
+        };
+        let links: Vec<Link> = (0..5).map(come).collect();
+        links.iter().for_each(|link| connections.rechecks.add(&link.client, Urgency::Background));
+        let next = || connections.rechecks.due.lock().next(0, 0).unwrap();
+        let since = Instant::now();
+        for shown in 100..200 {
+            let (identity, mut group) = next();
+            group.failing = Some(Failing { since, wait: FIRST_WAIT, at: (since, 0) });
+            assert!(links[0].client.renew(token(shown).into()));
+            connections.rechecks.redirect(&identity, &mut group);
+            assert!(group.clients.is_empty());
+        }
+        let (identity, mut group) = next();
+        connections.rechecks.redirect(&identity, &mut group);
+        assert!(identity == token(199) && group.clients.len() == 1);
+        assert_eq!(group.failing.map(|failing| failing.since), Some(since));
+        assert!((1..5).all(|number| next().0 == token(number)), "the others are in their order");
+        assert!(connections.rechecks.due.lock().groups.is_empty());
     }
 
     #[tokio::test]

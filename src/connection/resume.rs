@@ -29,7 +29,7 @@ impl Connections {
     pub(super) fn redeem(&self, client: &Client, ticket: &str) -> Option<Resumed> {
         let tickets = self.tickets.as_ref()?;
         let asked = self.backend.changes.now();
-        let holder = match tickets.redeem(ticket, &client.identity, &self.backend) {
+        let holder = match tickets.redeem(ticket, &client.identity(), &self.backend) {
             Ok(holder) => holder,
             Err(refused) => {
                 self.metrics.tickets.inc(refused.word());
@@ -96,6 +96,9 @@ impl Connections {
         let mut session = client.session();
         let session = session.as_mut()?;
         let user: &str = session.user()?; // by whom a ticket can be called back
+        if !session.has_confirmed_credentials() {
+            return None; // a ticket is bound to them, and says what the backend allows their owner
+        }
         if !self.backend.changes.none_since(session.asked(), Some(user), Some(client.id())) {
             return None;
         }
@@ -106,7 +109,7 @@ impl Connections {
             session.earlier().iter().filter(|earlier| earlier.until > oldest).cloned().collect();
         let ticket = tickets.issue(&Contents {
             connection: client.id(),
-            identity: &client.identity,
+            identity: &client.identity(),
             user: Some(user),
             allowed: session.allowed(),
             earlier: &earlier,

@@ -4,6 +4,7 @@ mod account;
 mod permissions;
 mod provenance;
 mod recovering;
+mod renewal;
 mod seats;
 
 use std::{
@@ -15,13 +16,14 @@ use foldhash::fast::RandomState;
 use serde_json::value::RawValue;
 use tokio::time::Instant;
 
-use self::{account::Account, recovering::Behind, seats::Seats};
+use self::{account::Account, recovering::Behind, renewal::Standing, seats::Seats};
 use super::{
     Connections,
+    clients::Client,
     rate::{Rate, TooFast},
 };
 use crate::{
-    backend::{Admission, Moment},
+    backend::{Admission, Event, Moment, Notifier},
     hub::{Frame, Full, Hub, Mark, Outbox, Seat},
     logging::limited,
     protocol::{
@@ -53,6 +55,10 @@ pub(super) struct Session {
     rate: Rate,
     /// Where its permissions come from, as far as there is anything to know.
     provenance: Option<Box<Provenance>>,
+    /// What the backend has said of the credentials that the client has shown last.
+    standing: Standing,
+    /// Posts the hooks, if there are any. The last one is posted when this is dropped.
+    notifier: Option<Notifier>,
 }
 
 impl Session {
@@ -74,6 +80,20 @@ impl Session {
             behind: None,
             rate: Rate::new(Instant::now()),
             provenance,
+            standing: Standing::Confirmed,
+            notifier: None,
+        }
+    }
+
+    /// The hooks of the connection are posted by `notifier`.
+    pub(super) fn report_by(&mut self, notifier: Option<Notifier>) {
+        self.notifier = notifier;
+    }
+
+    /// The client has given a sign of life that the backend is to be told of.
+    pub(super) fn is_there(&self) {
+        if let Some(notifier) = &self.notifier {
+            notifier.notify(Event::Ping);
         }
     }
 
@@ -91,10 +111,18 @@ impl Session {
         })
     }
 
-    /// One reply for each message, though for a subscription with `since` perhaps not yet; the outbox is flushed.
-    pub(super) fn on_message(&mut self, message: Message<'_>, connections: &Connections) -> Result<(), Full> {
+    /// One reply for each message of `client`, though for a subscription with `since` perhaps not yet; the outbox is flushed.
+    pub(super) fn on_message(
+        &mut self,
+        message: Message<'_>,
+        client: &Client,
+        connections: &Connections,
+    ) -> Result<(), Full> {
         let outcome = match message {
-            Message::Ping => self.reply(Frame::Fixed(server::PONG)),
+            Message::Ping => {
+                self.is_there();
+                self.reply(Frame::Fixed(server::PONG))
+            }
             Message::Subscribe(wanted) => self.subscribe(Some(wanted), connections),
             Message::SubscribeAll { request_id, .. } => {
                 let detail = "subscriptions is a list of objects with room and requestId";
@@ -103,6 +131,8 @@ impl Session {
             Message::Unsubscribe { request_id: None } => self.refuse_unlabelled(connections),
             Message::Unsubscribe { request_id: Some(id) } => self.unsubscribe(&id, connections),
             Message::Status { request_id } => self.status(request_id.as_ref(), connections),
+            Message::Authenticate { params, request_id: Some(id) } => self.renew(params, &id, client, connections),
+            Message::Authenticate { request_id: None, .. } => self.refuse_unlabelled(connections),
             Message::UnknownType { request_id } => {
                 self.misunderstood(request_id.as_ref(), Misunderstanding::UnknownType)
             }

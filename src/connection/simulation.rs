@@ -9,6 +9,7 @@
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
+use http::HeaderMap;
 use rand::{Rng, SeedableRng, rngs::StdRng, seq::IndexedRandom};
 use serde_json::{Value, json, value::to_raw_value};
 
@@ -18,6 +19,7 @@ use super::{
     *,
 };
 use crate::{
+    backend::Identity,
     hub::{Pace, Portion, Publication, Tally},
     protocol::{Epoch, client::Message},
 };
@@ -42,6 +44,7 @@ struct UnderWay {
 
 struct Connected {
     session: Session,
+    client: Client,
     outbox: Arc<Outbox>,
     network: Network,
 }
@@ -249,7 +252,9 @@ impl World {
         let rooms = rooms.iter().map(|room| to_raw_value(room).unwrap()).collect();
         let admission = backend.admission(rooms, None).unwrap();
         let session = Session::new(Version::V4, outbox.clone(), &admission, backend.changes.now(), None);
-        self.peers[peer].connected = Some(Connected { session, outbox, network });
+        let place = self.connections.place(None, &HeaderMap::new()).unwrap();
+        let client = Client::new(outbox.clone(), Version::V4, Identity::nobody().into(), 0, place);
+        self.peers[peer].connected = Some(Connected { session, client, outbox, network });
         let mut names: Vec<String> = self.peers[peer].subscriptions.keys().cloned().collect();
         names.sort();
         for name in names {
@@ -266,7 +271,8 @@ impl World {
             request["since"] = json!(since);
         }
         let text = request.to_string();
-        connected.session.on_message(Message::parse(&text, Version::V4), &self.connections).unwrap();
+        let message = Message::parse(&text, Version::V4);
+        connected.session.on_message(message, &connected.client, &self.connections).unwrap();
     }
 
     fn unsubscribe(&mut self) {
@@ -278,7 +284,8 @@ impl World {
         self.read(peer);
         let Peer { connected: Some(connected), subscriptions, .. } = &mut self.peers[peer] else { return };
         let text = json!({"type": "unsubscribe", "requestId": name}).to_string();
-        connected.session.on_message(Message::parse(&text, Version::V4), &self.connections).unwrap();
+        let message = Message::parse(&text, Version::V4);
+        connected.session.on_message(message, &connected.client, &self.connections).unwrap();
         // What was sent before is of no interest any more; what comes after the reply would be an error.
         subscriptions.remove(&name);
         let Some(connected) = &self.peers[peer].connected else { return };

@@ -7,6 +7,7 @@ mod answer;
 mod body;
 pub mod channelstream;
 mod control;
+mod handshake;
 mod inspect;
 pub mod listener;
 mod methods;
@@ -87,13 +88,16 @@ pub fn public(
     let request = warp::path::end().and(warp::get()).and(warp::header::headers_cloned()).and(query);
     let from = warp::ext::get::<Origination>();
     let route =
-        warp::path("ws").and(request).and(from).map(move |headers: HeaderMap, query: String, from: Origination| {
-            let id = url::form_urlencoded::parse(query.as_bytes()).find(|(name, _)| name == "conn_id");
-            let opened = match (&sockets, id) {
-                (Some(api), Some((_, id))) => channelstream::open_socket(api, &headers, &id, from),
-                _ => open_websocket(&headers, &query, from, &connections, &origins),
-            };
-            opened.unwrap_or_else(|refusal| *refusal)
+        warp::path("ws").and(request).and(from).then(move |headers: HeaderMap, query: String, from: Origination| {
+            let (sockets, connections, origins) = (sockets.clone(), connections.clone(), origins.clone());
+            async move {
+                let id = url::form_urlencoded::parse(query.as_bytes()).find(|(name, _)| name == "conn_id");
+                let opened = match (&sockets, id) {
+                    (Some(api), Some((_, id))) => channelstream::open_socket(api, &headers, &id, from),
+                    _ => open_websocket(&headers, &query, from, &connections, &origins).await,
+                };
+                opened.unwrap_or_else(|refusal| *refusal)
+            }
         });
     let route = with_channelstream(channelstream, Side::Public, route.boxed()).or(methods::public_root()).unify();
     let routes = checks.or(events).unify().or(within_limits.and(route)).unify();
@@ -119,7 +123,7 @@ fn with_channelstream(
 }
 
 /// Has the client served if it may be, and answers its handshake; `Err` is an answer, too.
-fn open_websocket(
+async fn open_websocket(
     headers: &HeaderMap,
     query: &str,
     from: Origination,
@@ -130,8 +134,12 @@ fn open_websocket(
     let request = websocket::Request { version: from.version, headers, is_https };
     let refused = |refused: Refused| refused_websocket(connections, headers, is_https, refused);
     let (response, version) = websocket::accept(&request, origins).map_err(refused)?;
-    let handshake = Handshake { headers, query, peer: from.peer };
-    let identity = connections.backend.identify(&handshake).map_err(|error| {
+    let shown = Handshake { headers, query, peer: from.peer };
+    let credentials = match version {
+        Version::V3 => connections.backend.identify(&shown).map(Into::into), // which cannot be renewed
+        Version::V4 => connections.backend.credentials(&shown),
+    };
+    let credentials = credentials.map_err(|error| {
         connections.metrics.connections_refused.inc("header");
         Box::new(reply::error(http::StatusCode::BAD_REQUEST, "malformed-header", &error.to_string()))
     })?;
@@ -141,8 +149,9 @@ fn open_websocket(
     })?;
     let has_ticket =
         version == Version::V4 && url::form_urlencoded::parse(query.as_bytes()).any(|(name, _)| name == "resume");
+    let bootstrap = handshake::admission(connections, version, &credentials.identity, &place).await?;
     place.keep_connection();
-    let arrival = websocket::Arrival { version, has_ticket, identity, place };
+    let arrival = websocket::Arrival { version, has_ticket, credentials, place, bootstrap };
     let mut response = response.map(|()| Response::default().into_body());
     let connections = connections.clone();
     Takeover::attach(&mut response, Bytes::new(), move |socket, received| {

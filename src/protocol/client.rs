@@ -28,6 +28,13 @@ pub enum Message<'a> {
         /// `None` when there is none that can be one.
         request_id: Option<RequestId>,
     },
+    /// `{"type":"authenticate","params":{"token":"…"},"requestId":"1"}`, in version 4.
+    Authenticate {
+        /// As sent.
+        params: Option<&'a RawValue>,
+        /// `None` when there is none that can be one.
+        request_id: Option<RequestId>,
+    },
     /// JSON that is none of the above.
     UnknownType {
         /// `None` when there is none that can be one.
@@ -57,8 +64,8 @@ impl<'a> Message<'a> {
             return Self::Ping;
         }
         let Ok(json) = serde_json::from_str::<&RawValue>(text) else { return Self::NotJson };
-        let names = ["type", "requestId", "room", "since", "subscriptions"];
-        let Ok([kind, request_id, room, since, list]) = fields(json.get(), names) else {
+        let names = ["type", "requestId", "room", "since", "subscriptions", "params"];
+        let Ok([kind, request_id, room, since, list, params]) = fields(json.get(), names) else {
             // Not an object, or one with a key that is not text.
             return Self::UnknownType { request_id: None };
         };
@@ -70,6 +77,7 @@ impl<'a> Message<'a> {
             },
             Some("unsubscribe") => Self::Unsubscribe { request_id },
             Some("status") => Self::Status { request_id },
+            Some("authenticate") if version == Version::V4 => Self::Authenticate { params, request_id },
             _ => Self::UnknownType { request_id },
         }
     }
@@ -210,6 +218,16 @@ mod tests {
         let Message::SubscribeAll { list, .. } = Message::parse(text, Version::V4) else { panic!("{text}") };
         let entries: Vec<_> = Wanted::list(list).unwrap().collect();
         assert!(matches!(&entries[..], [Some(Wanted { request_id: Some(_), .. }), None]));
+    }
+
+    #[test]
+    fn credentials_are_shown_in_version_4_only() {
+        let text = r#"{"type":"authenticate","requestId":"9","params":{"token":"a"}}"#;
+        assert!(matches!(parse(text), Message::UnknownType { request_id: Some(_) }));
+        let v4 = Message::parse(text, Version::V4);
+        assert!(matches!(v4, Message::Authenticate { params: Some(_), request_id: Some(_) }));
+        let v4 = Message::parse(r#"{"type":"authenticate"}"#, Version::V4);
+        assert!(matches!(v4, Message::Authenticate { params: None, request_id: None }));
     }
 
     #[test]

@@ -19,11 +19,11 @@ pub enum CloseCode {
     Gap,
     /// 1013: the client cannot be served now; come back later.
     TryLater,
-    /// 3500: not authorised, as version 4 tells it.
+    /// 3500: not authorised at the handshake, as version 4 tells it.
     NotAuthorized,
     /// 3501: the application has ended the connection.
     Disconnected,
-    /// 3502: the client may not do any more what it did; come back and see.
+    /// 3502: a check has found that the client may not do any more what it did; come back, with what it holds now.
     PermissionsChanged,
     /// 3503: silent for `IDLE_TIMEOUT`, as version 4 tells it.
     Idle,

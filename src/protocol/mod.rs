@@ -9,6 +9,7 @@ mod close;
 pub mod control;
 mod fields;
 pub mod header_lines;
+pub mod params;
 mod position;
 mod request_id;
 pub mod server;

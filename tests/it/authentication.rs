@@ -1,9 +1,11 @@
 //! Who a client is, is for the backend to say.
 
+use std::time::Duration;
+
 use serde_json::{Value, json};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    time::timeout,
+    time::{Instant, timeout},
 };
 
 use crate::support::{
@@ -55,34 +57,58 @@ async fn the_backend_is_asked_with_what_is_mapped_and_nothing_else() {
 #[tokio::test(flavor = "multi_thread")]
 async fn every_unusable_answer_means_not_authorised() {
     let large = format!(r#"{{"allowed_rooms":[],"x":"{}"}}"#, "x".repeat(17 << 20));
-    let answers = [
+    let no = [
+        Answer::Reply(401, String::new()),
         Answer::Reply(403, String::new()),
         Answer::Reply(201, r#"{"allowed_rooms":[]}"#.into()),
         Answer::Reply(204, String::new()),
-        Answer::Reply(500, r#"{"allowed_rooms":[]}"#.into()),
-        Answer::Reply(200, "null".into()),
         Answer::Reply(200, "<html></html>".into()),
+        Answer::Raw(b"HTTP/1.1 302 Found\r\nLocation: /other/\r\nContent-Length: 0\r\n\r\n".to_vec()),
+    ];
+    let failed = [
+        Answer::Reply(500, r#"{"allowed_rooms":[]}"#.into()),
+        Answer::Reply(503, String::new()),
+        Answer::Reply(429, String::new()),
+        Answer::Reply(200, "null".into()),
         Answer::Reply(200, r#"{"allowed_rooms":[{"a":1}"#.into()),
         Answer::Reply(200, r#"{"allowed_rooms":[[]]}"#.into()),
         Answer::Reply(200, r#"{"allowed_rooms":null}"#.into()),
         Answer::Reply(200, large),
-        Answer::Raw(b"HTTP/1.1 302 Found\r\nLocation: /other/\r\nContent-Length: 0\r\n\r\n".to_vec()),
         Answer::Raw(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n{\"allowed_".to_vec()),
         Answer::Raw(b"\xff\xff\r\n\r\n".to_vec()),
         Answer::Raw(Vec::new()),
         Answer::Silence,
     ];
     let server = TestServer::with(&[("API_TIMEOUT", "1s")]).await;
-    for (number, answer) in answers.into_iter().enumerate() {
+    for (number, answer) in no.into_iter().enumerate() {
         server.backend.answer(move |_| answer.clone());
-        let mut client = Client::connect(&server.public, "/ws/", &[]).await;
-        let (texts, end) = client.end().await;
+        let (texts, end) = Client::connect(&server.public, "/ws/", &[]).await.end().await;
         assert_eq!(texts, [r#"{"is_authorized":false}"#], "answer {number}");
         assert_eq!(end, End::Closed(1000, String::new()), "answer {number}");
+    }
+    // One that failed says nothing about the client: it must not think that it is logged out.
+    for (number, answer) in failed.into_iter().enumerate() {
+        server.backend.answer(move |_| answer.clone());
+        let refused = Client::dial(&server.public, "/ws/", &[]).await.err().unwrap();
+        assert!(refused.is_for_now(), "answer {number}: {refused:?}");
     }
     assert!(!server.backend.lines().iter().any(|line| line.contains("/other/")), "a redirect was followed");
     server.backend.answer(|_| reply(json!({"allowed_rooms": []})));
     server.connect().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_of_31_that_has_waited_for_its_handshake_is_not_told_that_it_is_logged_out_either() {
+    let server = TestServer::with(&[("API_TIMEOUT", "7s")]).await;
+    server.backend.answer(|_| Answer::Silence);
+    let start = Instant::now();
+    let mut client = Client::connect(&server.public, "/ws/", &[]).await;
+    assert!(start.elapsed() >= Duration::from_secs(5), "the API had time to answer: {:?}", start.elapsed());
+    client.ping(b"still there?").await;
+    let (texts, end) = client.end().await;
+    assert!(texts.is_empty(), "{texts:?}");
+    assert!(matches!(&end, End::Closed(1013, reason) if reason.starts_with("retry_after=")), "{end:?}");
+    assert_eq!(server.backend.bootstraps(), 1, "the request from before the handshake goes on");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -118,11 +144,12 @@ async fn a_byte_order_mark_before_the_answer_is_skipped() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_backend_that_is_not_there_means_not_authorised() {
+async fn a_backend_that_is_not_there_fails_the_handshake() {
     let server = TestServer::with(&[("API_URL", "http://127.0.0.1:1/api/")]).await;
-    let mut client = Client::connect(&server.public, "/ws/", &[]).await;
-    assert_eq!(client.next().await, json!({"is_authorized": false}));
-    assert_eq!(client.close_code().await, 1000);
+    let refused = Client::dial(&server.public, "/ws/", &[]).await.err().unwrap();
+    assert!(refused.is_for_now(), "{refused:?}");
+    let (texts, end) = server.dial_v4("a").await.end().await;
+    assert!(texts[0].contains("try-later") && matches!(end, End::Closed(1013, _)), "{texts:?} {end:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -288,6 +288,16 @@ async fn nothing_secret_reaches_the_log_even_at_its_finest() {
         client.send_text("s3cret-message").await;
         client.next().await;
         client.close().await;
+        let offer = [("Sec-WebSocket-Protocol", "high-templar.v4")];
+        let mut client = Client::connect(&running.public, "/ws/?token=s3cret-token", &offer).await;
+        client.next().await;
+        for token in ["s3cret-new-token", "s3cret-line\n", "s3cret-again"] {
+            client.ask(json!({"type": "authenticate", "requestId": "1", "params": {"token": token}})).await;
+        }
+        let message = br#"{"action":"reauthorize","all":true}"#;
+        http::send(&running.internal, "POST", "/control/", &token, message).await;
+        assert_eq!(client.next().await["type"], json!("ticket")); // when the API has been asked
+        client.close().await;
         running.signal(Signal::TERM);
         let (_, log) = running.end();
         assert!(log.len() > 1000, "a log that says nothing proves nothing");

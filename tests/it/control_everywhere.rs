@@ -114,7 +114,7 @@ impl Members {
 
 /// The codes with which clients of 3.1's protocol and of version 4 end, when a user who has been logged out is the subject of
 /// this action.
-const ENDS: [(&str, u16, u16); 2] = [("disconnect", 3501, 3501), ("reauthorize", 3502, 3500)];
+const ENDS: [(&str, u16, u16); 2] = [("disconnect", 3501, 3501), ("reauthorize", 3502, 3502)];
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_user_who_was_logged_out_is_off_every_instance_within_a_second_and_nobody_else_is_touched() {
@@ -197,7 +197,7 @@ async fn an_instance_that_was_cut_off_applies_the_message_between_the_triggers_t
     assert_eq!((refused.status, &refused.json()["message"]), (503, &json!("try-later")));
     assert!(refused.head.to_ascii_lowercase().contains("retry-after: "), "{}", refused.head);
     // On the instance that is connected it is done now, on the other one nothing has happened yet.
-    for (members, old, new) in [(&mut gone, 3501, 3501), (&mut checked, 3502, 3500)] {
+    for (members, old, new) in [(&mut gone, 3501, 3501), (&mut checked, 3502, 3502)] {
         for (client, code) in [(members.old.remove(0), old), (members.new.remove(0), new)] {
             let mut client = client;
             assert_eq!(client.next().await["data"], json!("before"));
@@ -217,7 +217,7 @@ async fn an_instance_that_was_cut_off_applies_the_message_between_the_triggers_t
     assert_eq!(left.next().await["data"], json!("before"));
     assert_eq!(left.next().await, json!({"type": "unsubscribed", "requestId": "1", "message": "by-application"}));
     left.expect_silence().await;
-    for (clients, code) in [(&mut checked.old, 3502), (&mut checked.new, 3500)] {
+    for (clients, code) in [(&mut checked.old, 3502), (&mut checked.new, 3502)] {
         let (texts, end) = clients[0].end().await;
         assert!(texts[0].contains("before") && matches!(end, End::Closed(closed, _) if closed == code), "{texts:?}");
     }
@@ -244,7 +244,7 @@ async fn without_a_log_it_acts_on_the_connected_instances_and_whoever_was_cut_of
     instances.mend().await;
     assert_eq!(old.close_code().await, 3502);
     let (texts, end) = new.end().await;
-    assert!(matches!(end, End::Closed(3500, _)), "{end:?}");
+    assert!(matches!(end, End::Closed(3502, _)), "{end:?}");
     assert!(texts.len() == 1 && texts[0].contains("resync"), "{texts:?}");
     assert_eq!(bob.new[2].next().await["type"], json!("resync"));
     instances.until_taken(instances.last()).await;

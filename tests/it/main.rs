@@ -39,6 +39,7 @@ mod permissions;
 mod protection;
 mod rechecks;
 mod recovery;
+mod renewal;
 mod requests;
 mod scripts;
 mod server_sent_events;

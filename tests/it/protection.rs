@@ -47,17 +47,21 @@ async fn any_number_of_clients_that_are_the_same_are_asked_for_once() {
     let (backend, permits) = held(&Users::default()).await;
     let server = TestServer::before(backend, &[]).await;
     let mut clients = Vec::new();
-    for number in 0..100 {
-        clients.push(if number % 2 == 0 { server.dial("alice").await } else { server.dial_v4("alice").await });
+    let mut handshakes = Vec::new();
+    for _ in 0..50 {
+        handshakes.push(server.dialing("alice"));
+        clients.push(server.dial_v4("alice").await);
     }
     server.until_metric("bootstraps_shared_total", 99).await;
-    let mut other = server.dial("bob").await;
+    handshakes.push(server.dialing("bob"));
     eventually("another one is asked for", async || server.backend.bootstraps() == 2).await;
     permits.add_permits(2);
+    for handshake in handshakes {
+        clients.push(handshake.await.unwrap().unwrap());
+    }
     for client in &mut clients {
         is_welcome(client).await;
     }
-    is_welcome(&mut other).await;
     assert_eq!(server.backend.bootstraps(), 2);
     assert_eq!(server.metric(r#"bootstraps_total{outcome="Ok"}"#).await, 2);
     // Whoever comes later is asked for anew.
@@ -73,7 +77,7 @@ async fn there_are_never_more_calls_at_once_than_configured_hooks_included() {
     let server = TestServer::before(backend, &vars).await;
     let mut clients = Vec::new();
     for number in 0..20 {
-        clients.push(server.dial(&format!("user-{number}")).await);
+        clients.push(server.dial_v4(&format!("user-{number}")).await);
     }
     eventually("the others wait", async || server.metric("api_waiting").await == 17).await;
     assert_eq!(server.metric("api_calls").await, 3);
@@ -101,12 +105,13 @@ async fn when_the_line_is_full_new_clients_come_back_later_and_old_ones_are_held
         let seconds = told_to_try_later(&mut server.dial_v4(name).await).await;
         assert!((1.0..60.0).contains(&seconds), "{seconds}");
     }
-    for name in ["g", "h", "i"] {
-        served.push(server.dial(name).await);
-    }
+    let handshakes = ["g", "h", "i"].map(|name| server.dialing(name));
     eventually("all old ones wait", async || server.metric("api_waiting").await == 5).await;
     assert_eq!(server.backend.bootstraps(), 1);
     permits.add_permits(100);
+    for handshake in handshakes {
+        served.push(handshake.await.unwrap().unwrap());
+    }
     for client in &mut served {
         is_welcome(client).await;
     }
@@ -141,25 +146,25 @@ async fn ten_failures_in_a_row_give_the_api_a_pause_that_ends_with_a_single_call
     // One that works makes the failures before it none in a row, and so does a clear no.
     for other in ["somebody", "nobody", ""] {
         for number in 0..9 {
-            assert_eq!(server.dial(&number.to_string()).await.close_code().await, 1000);
+            assert_eq!(server.dial_v4(&number.to_string()).await.close_code().await, 1013);
         }
         assert_eq!(server.metric("api_paused").await, 0);
         if !other.is_empty() {
             server.dial(other).await.next().await;
         }
     }
-    assert_eq!(server.dial("last").await.close_code().await, 1000);
+    assert_eq!(server.dial_v4("last").await.close_code().await, 1013);
     // A request of our own fails, too.
     server.until_metric("api_paused", 1).await;
     assert_eq!(server.metric("api_pauses_total").await, 1);
     // One call is let through in the pause.
-    assert_eq!(server.dial("trial").await.close_code().await, 1000);
+    assert_eq!(server.dial_v4("trial").await.close_code().await, 1013);
     let (asked, start) = (server.backend.bootstraps(), Instant::now());
     let held = (users.clone(), permits.clone());
     server.backend.answer(move |asked| Answer::Held(held.1.clone(), Box::new(held.0.answer(asked))));
-    let mut waiting = Vec::new();
     for number in 0..5 {
-        waiting.push(server.dial(&format!("waits {number}")).await);
+        let refused = server.dialing(&number.to_string()).await.unwrap();
+        assert!(refused.is_err_and(|refused| refused.is_for_now()));
     }
     told_to_try_later(&mut server.dial_v4("new").await).await;
     if start.elapsed() < Duration::from_millis(400) {
@@ -169,16 +174,15 @@ async fn ten_failures_in_a_row_give_the_api_a_pause_that_ends_with_a_single_call
     assert!(start.elapsed() >= Duration::from_millis(400), "{:?}", start.elapsed());
     assert_eq!(server.backend.asked().last().unwrap().header("cookie"), None, "with a client's cookies");
     // As long as the one call is not answered there is no other one, whoever comes.
-    waiting.push(server.dial("another").await);
+    assert!(server.dialing("another").await.unwrap().is_err());
     told_to_try_later(&mut server.dial_v4("new").await).await;
     assert_eq!((server.backend.bootstraps(), server.metric("api_paused").await), (asked + 1, 1));
     permits.add_permits(100);
-    for client in &mut waiting {
-        is_welcome(client).await;
-    }
+    server.until_metric("api_paused", 0).await;
     is_welcome(&mut server.dial_v4("new").await).await;
-    assert_eq!((server.metric("api_paused").await, server.metric("api_pauses_total").await), (0, 1));
-    assert_eq!(server.backend.bootstraps(), asked + 8);
+    is_welcome(&mut server.dial("old").await).await;
+    assert_eq!(server.metric("api_pauses_total").await, 1);
+    assert_eq!(server.backend.bootstraps(), asked + 3);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -193,17 +197,17 @@ async fn an_api_that_asks_for_a_pause_is_given_it() {
     });
     let server = TestServer::before(backend.await, &[]).await;
     let start = Instant::now();
-    let first = server.dial("a").await;
+    let refused = server.dialing("a").await.unwrap().err().unwrap();
+    assert!(refused.is_for_now() && refused.retry_after >= Some(2), "{refused:?}");
     server.until_metric("api_paused", 1).await;
-    let mut held = [first, server.dial("b").await];
+    assert!(server.dialing("b").await.unwrap().is_err_and(|refused| refused.is_for_now()));
     let (seconds, waited) = (told_to_try_later(&mut server.dial_v4("c").await).await, start.elapsed());
     assert!(seconds >= 1.9 - waited.as_secs_f64() && seconds < 10.0, "{seconds} after {waited:?}");
     eventually("it is asked again", async || last.load(SeqCst) > 2).await;
     assert!(start.elapsed() >= Duration::from_secs(2), "{:?}", start.elapsed());
-    for client in &mut held {
-        is_welcome(client).await;
-    }
-    assert_eq!((server.backend.bootstraps(), server.metric("api_paused").await), (5, 0));
+    server.until_metric("api_paused", 0).await;
+    is_welcome(&mut server.dial("a").await).await;
+    assert_eq!(server.backend.bootstraps(), 4);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -258,7 +262,7 @@ async fn what_the_api_said_is_used_again_for_the_same_client_until_something_cha
         server.backend.answer(move |_| answer.clone());
         for _ in 0..2 {
             let asked = server.backend.bootstraps();
-            assert_eq!(server.dial("dora").await.close_code().await, 1000);
+            assert!(server.dialing("dora").await.unwrap().is_err());
             assert_eq!(server.backend.bootstraps(), asked + 1, "a failure was kept");
         }
     }

@@ -290,6 +290,10 @@ async fn permissions_are_taken_away_from_who_listens() {
     assert_eq!(events.close().await.0, 3501);
     server.until_number("open_connections", 0).await;
     server.until_metric(r#"connections_closed_total{reason="disconnected"}"#, 1).await;
+    let (mut events, ..) = opened(Events::open(&server.public, &path(&[message()], ""), &cookie).await, 1).await;
+    users.log_out("4");
+    server.control(json!({"action": "reauthorize", "user": "4"})).await;
+    assert_eq!(events.close().await, (3502, "permissions changed".to_owned()));
 }
 
 #[tokio::test(flavor = "multi_thread")]

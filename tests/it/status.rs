@@ -161,7 +161,7 @@ async fn the_numbers_follow_what_happens() {
     assert_eq!((&dispatch["age"], &dispatch["dropped"]), (&json!(0.0), &json!({})));
 
     server.backend.answer(|_| Answer::Silence);
-    let _asking = (server.dial("carol").await, server.dial("dave").await);
+    let _asking = (server.dial_v4("carol").await, server.dial_v4("dave").await);
     eventually("one call is under way, and one waits", async || {
         let api = &status(&server).await["api"];
         (&api["calls"], &api["waiting"]) == (&json!(1), &json!(1))

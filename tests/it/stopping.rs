@@ -80,21 +80,28 @@ async fn a_handshake_that_ends_during_the_stop_is_told_too() {
     let server = TestServer::with(&[("DRAIN", "20s"), ("HOOK_DISCONNECT", "gone/"), ("API_TIMEOUT", "2s")]).await;
     let holder = server.connect().await;
     server.backend.answer(|_| Answer::Silence);
-    let mut late = dial(&server.public).await;
+    let mut late = [dial(&server.public).await, dial(&server.public).await];
     let head = "GET /ws/ HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
-                Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
-    let (first, rest) = head.as_bytes().split_at(20);
-    late.write_all(first).await.unwrap();
+                Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
+    let (first, rest) = head.split_at(20);
+    for late in &mut late {
+        late.write_all(first.as_bytes()).await.unwrap();
+    }
     server.get("/healthz").await; // the first part has been read by now
     server.begin_stop();
     crate::support::eventually("it stops", async || {
         tokio::net::TcpStream::connect(address(&server.public)).await.is_err()
     })
     .await;
-    late.write_all(rest).await.unwrap();
-    let mut answer = Vec::new();
-    late.read_to_end(&mut answer).await.unwrap();
-    assert!(answer.windows(4).any(|bytes| bytes == [0x88, 12, 0x03, 0xE9]), "{}", String::from_utf8_lossy(&answer));
+    // One of 3.1's is told by the answer to its handshake, one of version 4 by a close frame.
+    let offer = "Sec-WebSocket-Protocol: high-templar.v4\r\n";
+    let told = [("", &b"HTTP/1.1 503 "[..]), (offer, b"\x88\x11\x03\xe9retry_after=")];
+    for (late, (offer, told)) in late.iter_mut().zip(told) {
+        late.write_all(format!("{rest}{offer}\r\n").as_bytes()).await.unwrap();
+        let mut answer = Vec::new();
+        late.read_to_end(&mut answer).await.unwrap();
+        assert!(answer.windows(told.len()).any(|bytes| bytes == told), "{}", String::from_utf8_lossy(&answer));
+    }
     drop(holder);
     assert_eq!(server.stop().await.connections, 0);
 }

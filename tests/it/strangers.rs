@@ -8,6 +8,7 @@ use std::{
     },
 };
 
+use futures::future::join_all;
 use serde_json::json;
 use tokio::sync::Semaphore;
 
@@ -203,13 +204,13 @@ async fn slow_requests_of_a_stranger_leave_slots_and_turns_to_others() {
     let server = TestServer::before(backend.await, &vars).await;
     let slow = |asked: &Asked| user(asked).starts_with("slow").then(|| user(asked).to_owned());
     let asked_slowly = || server.backend.asked().iter().filter_map(slow).collect::<HashSet<_>>().len();
-    let mut strangers = Vec::new();
-    for number in 0..40 {
-        // Clients of 3.1's protocol wait in line however long it is.
+    // Clients of 3.1's protocol wait in line however long it is; their handshakes are answered meanwhile.
+    let stranger = async |number: usize| {
         let cookie = format!("user=slow-{number}");
         let headers = [("Cookie", cookie.as_str()), ("X-Real-IP", "192.0.2.66")];
-        strangers.push(Client::connect(&server.public, "/ws/", &headers).await);
-    }
+        Client::connect(&server.public, "/ws/", &headers).await
+    };
+    let mut strangers = join_all((0..40).map(stranger)).await;
     eventually("it has its share", async || server.metric("api_waiting").await == 37).await;
     assert_eq!((server.metric("api_calls").await, asked_slowly()), (3, 3));
     for number in 0..20 {

@@ -273,7 +273,7 @@ async fn who_was_turned_out_by_a_check_does_not_come_back_with_a_ticket() {
     let mut client = server.dial_v4("alice").await;
     let ticket = client.next().await["ticket"].as_str().unwrap().to_owned();
     users.log_out("alice");
-    assert_eq!(client.close_code().await, 3500);
+    assert_eq!(client.close_code().await, 3502);
     let mut client = dial(&server, ALICE).await;
     let welcome = client.ask(json!({"type": "resume", "ticket": ticket})).await;
     assert_eq!(welcome["is_authorized"], json!(false), "{welcome}");
@@ -364,7 +364,7 @@ async fn a_client_that_comes_back_on_an_old_answer_is_asked_about_at_once_whethe
     drop(client);
     assert_eq!(welcome["resumed"], json!(true));
     let (mut client, _, _) = come_back(&server, "user=bob", &tickets[1]).await;
-    assert_eq!(client.close_code().await, 3500);
+    assert_eq!(client.close_code().await, 3502);
     eventually("both are asked for", async || server.backend.bootstraps() == asked + 2).await;
     server.until_metric(r#"controls_total{reason="forget"}"#, 2).await;
     let mut client = dial(&server, ALICE).await;

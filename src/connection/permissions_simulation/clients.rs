@@ -5,6 +5,7 @@ use std::{collections::BTreeSet, time::Duration};
 use http::HeaderMap;
 use rand::{Rng, seq::IndexedRandom};
 use serde_json::{Value, json};
+use uuid::Uuid;
 
 use super::{
     super::{
@@ -13,7 +14,7 @@ use super::{
         resume::Resumed,
         simulated::Network,
     },
-    Call, Connected, LONG, PEERS, PER_USER, Peer, Says, World, identity,
+    Call, Connected, IDENTITIES, LONG, PEERS, PER_USER, Peer, Says, World, identity, members,
     model::{Rights, Visit},
     not_known,
 };
@@ -31,7 +32,7 @@ impl World {
             let network = Network::new(version, self.rng.random_range(0..5000));
             let place = self.connections.place(None, &HeaderMap::new()).unwrap();
             let (_, link) = self.connections.register(network.clone(), version, identity(own), place);
-            let visit = Visit::new(link.client.id(), version);
+            let visit = Visit::new(link.client.id(), version, own);
             self.peers[number].connected = Some(Connected { connection: None, link, network, call: None, visit });
             if version == Version::V4 {
                 self.redeem(number);
@@ -61,7 +62,7 @@ impl World {
             Some((provenance, ticket)) => (Source::Ticket(provenance), Some(ticket)),
             None => (Source::Backend { at: self.start + Duration::from_millis(at) }, None),
         };
-        let (refused, later) = if version == Version::V3 { (1000, 1000) } else { (3500, 1013) };
+        let (refused, later) = if version == Version::V3 { (1000, 1013) } else { (3500, 1013) };
         match (&says, admission) {
             (Says::May(rights), Some(admission)) => match link.admit(&admission, asked, source) {
                 Ok(connection) => {
@@ -81,11 +82,11 @@ impl World {
                 Err(NotAdmitted::Gone) => panic!("gone"),
             },
             (Says::Unknown, _) => {
-                link.turn_away(&link.refusal(&not_known(asked)));
+                link.turn_away(&self.connections.refusal(&not_known(asked)));
                 visit.close(refused);
             }
             _ => {
-                link.turn_away(&link.refusal(&Error::TimedOut(LONG)));
+                link.turn_away(&self.connections.refusal(&Error::TimedOut(LONG)));
                 visit.close(later);
             }
         }
@@ -113,7 +114,7 @@ impl World {
         let tickets = &self.peers[whose].tickets;
         let newest = if self.rng.random_bool(0.6) { tickets.last() } else { None };
         let Some(ticket) = newest.or_else(|| tickets.choose(&mut self.rng)).cloned() else { return };
-        let is_own = self.peers[whose].identity == self.peers[number].identity;
+        let is_own = ticket.identity == self.peers[number].identity;
         let connected = self.peers[number].connected.as_mut().unwrap();
         let redeemed = self.connections.redeem(&connected.link.client, &ticket.text);
         assert_eq!(redeemed.is_some(), is_own && self.log.counts(&ticket), "a ticket");
@@ -181,6 +182,35 @@ impl World {
         }
     }
 
+    /// The client shows other credentials, or the same ones again.
+    pub(super) fn show_credentials(&mut self, number: usize) {
+        self.note_queued(number); // what was said before
+        let identity = self.rng.random_range(0..IDENTITIES);
+        let Peer { identity: own, version: Version::V4, connected: Some(connected), .. } = &mut self.peers[number]
+        else {
+            return;
+        };
+        let Connected { connection: Some(connection), visit, .. } = connected else { return };
+        if visit.closing.is_some() {
+            return;
+        }
+        *own = identity;
+        visit.credentials.show(identity);
+        let params = json!({"token": identity.to_string(), "other": "x"});
+        let text = json!({"type": "authenticate", "requestId": "credentials", "params": params}).to_string();
+        connection.on_message(Message::parse(&text, Version::V4)).unwrap();
+    }
+
+    /// A client does so before the answer to check number `at` is there.
+    pub(super) fn show_credentials_meanwhile(&mut self, at: usize) {
+        let clients: Vec<Uuid> = members(&self.checks[at].group).collect();
+        let is_one =
+            |peer: &Peer| peer.connected.as_ref().is_some_and(|other| clients.contains(&other.visit.connection));
+        if let Some(number) = self.peers.iter().position(is_one) {
+            self.show_credentials(number);
+        }
+    }
+
     /// The connection breaks, or its end has been noticed.
     pub(super) async fn leave(&mut self, number: usize) {
         let Some(connected) = &self.peers[number].connected else { return };
@@ -190,16 +220,14 @@ impl World {
             if let Some(connection) = connection {
                 connection.leave().await;
             }
-            self.received += visit.received;
-            self.denied += visit.denied;
+            self.note_gone(&visit);
             visit.end(&self.log);
         } else {
             // What was on its way may come or not.
             let room = if self.rng.random_bool(0.8) { 3000 } else { 0 };
             self.receive(number, room);
             let Some(Connected { visit, .. }) = self.peers[number].connected.take() else { return };
-            self.received += visit.received;
-            self.denied += visit.denied;
+            self.note_gone(&visit);
         }
     }
 

@@ -1,5 +1,6 @@
 //! Who may receive what, as simply as it can be said: everything is remembered, and looked through from one end to the other.
 
+mod credentials;
 mod visit;
 
 use std::collections::{BTreeSet, HashMap};
@@ -128,6 +129,7 @@ pub(super) struct Ticket {
     pub(super) text: String,
     pub(super) rights: Rights,
     past: Vec<Past>,
+    pub(super) identity: usize,
     connection: Uuid,
     queued: u64,
     life: usize,

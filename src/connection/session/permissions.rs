@@ -12,7 +12,7 @@ use super::{
     recovering::{Behind, Unanswered},
 };
 use crate::{
-    backend::{Admission, Moment},
+    backend::{Admission, Identity, Moment},
     hub::{Frame, Full, Mark, WildcardDispatch},
     protocol::{
         RequestId, Version,
@@ -113,15 +113,18 @@ impl Session {
         outcome
     }
 
-    /// The client may join what `admission` says, and no more, from here on.
+    /// The client may join what `admission` says, and no more, from here on. The backend was asked at `asked` with `identity`, which
+    /// is what the client has shown last if that `is_current`.
     pub(in super::super) fn apply(
         &mut self,
         admission: &Admission,
         (asked, at): (Moment, Instant),
+        (identity, is_current): (&Identity, bool),
         connections: &Connections,
     ) -> Result<Applied, Full> {
         self.asked = self.asked.max(asked);
-        if let Some(confirmation) = self.confirmation_mut() {
+        self.confirm(identity, is_current);
+        if let Some(confirmation) = self.confirmation_mut().filter(|_| is_current) {
             confirmation.renew(at);
         }
         self.user = admission.user.clone();

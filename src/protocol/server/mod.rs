@@ -25,6 +25,8 @@ pub enum Refusal {
     RequestIdInUse,
     /// `subscriptions` is no list; in version 4 only.
     MalformedSubscriptions,
+    /// `params` cannot be read, or not be sent to the API; in version 4 only.
+    MalformedParams,
     /// The connection has as many subscriptions as it may have.
     TooManySubscriptions,
     /// The connection's subscriptions have as many combinations of wildcards as they may have; in version 4 only.
@@ -61,6 +63,7 @@ impl Refusal {
             Self::NotSubscribed => "not-subscribed",
             Self::RequestIdInUse => "request-id-in-use",
             Self::MalformedSubscriptions => "malformed-subscriptions",
+            Self::MalformedParams => "malformed-params",
             Self::TooManySubscriptions => "too-many-subscriptions",
             Self::TooManyMasks => "too-many-masks",
             Self::TooMuchMemory => "too-much-memory",

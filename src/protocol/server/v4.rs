@@ -126,7 +126,7 @@ pub fn refused(request_id: Option<&RequestId>, refusal: Refusal, detail: &str) -
 pub fn misunderstood(request_id: Option<&RequestId>, what: Misunderstanding) -> String {
     let detail = match what {
         Misunderstanding::NotJson => "a message is ping or a JSON object",
-        Misunderstanding::UnknownType => "the type of a message is subscribe, unsubscribe or status",
+        Misunderstanding::UnknownType => "the type of a message is subscribe, unsubscribe, authenticate or status",
     };
     error(request_id, what.word(), detail)
 }

@@ -59,7 +59,7 @@ pub async fn open(
     };
     let mut connection = tokio::select! {
         biased;
-        admitted = link.authenticate(None, &rooms) => admitted?,
+        admitted = link.authenticate(None, &rooms, None) => admitted?,
         () = closing => return Err(Refused::Gone), // the server is stopping, or has been told to end it
     };
     // Over the limit the outbox closes itself, which the client is told.

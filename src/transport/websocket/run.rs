@@ -14,8 +14,8 @@ use super::{
     frame::{Event, Reader, Violation},
 };
 use crate::{
-    backend::Identity,
-    connection::{CatchUp, Connection, Connections, Due, Keepalive, Link, Place},
+    backend::Credentials,
+    connection::{Bootstrap, CatchUp, Connection, Connections, Due, Keepalive, Link, Place},
     hub::{Frame, Full, Outbox},
     protocol::{CloseCode, Version, client::Message},
 };
@@ -32,22 +32,24 @@ pub struct Arrival {
     pub version: Version,
     /// Whether it says that it has a ticket.
     pub has_ticket: bool,
-    /// What is passed on of it.
-    pub identity: Identity,
+    /// What is forwarded of it.
+    pub credentials: Credentials,
     /// Its place among all connections.
     pub place: Place,
+    /// The request to the API about it, if that is under way already.
+    pub bootstrap: Option<Bootstrap>,
 }
 
 /// Serves one client from the moment its handshake has been answered until it is gone. `received` is what the client has sent
 /// behind the handshake.
 pub async fn serve(socket: Socket, received: Vec<u8>, arrival: Arrival, connections: Arc<Connections>) {
     let reader = Reader::new(connections.config.message_limit_bytes, &received);
-    let Arrival { version, has_ticket, identity, place } = arrival;
+    let Arrival { version, has_ticket, credentials, place, bootstrap } = arrival;
     let socket = WebSocket { socket, dialect: version.into() };
-    let (socket, link) = connections.register(socket, version, identity, place);
+    let (socket, link) = connections.register(socket, version, credentials, place);
     drop((received, connections));
     let mut client = Client { socket, reader, connection: None, link };
-    let goodbye = match Box::pin(client.authenticate(has_ticket)).await {
+    let goodbye = match Box::pin(client.authenticate(has_ticket, bootstrap)).await {
         ControlFlow::Continue(()) => client.converse().await,
         ControlFlow::Break(goodbye) => goodbye,
     };
@@ -89,10 +91,10 @@ impl Client {
     }
 
     /// Learns who this is, and carries out what it has said until then. `Break` if the connection is over.
-    async fn authenticate(&mut self, has_ticket: bool) -> ControlFlow<Goodbye> {
+    async fn authenticate(&mut self, has_ticket: bool, bootstrap: Option<Bootstrap>) -> ControlFlow<Goodbye> {
         let mut early = Early::new(&self.socket.wire().socket, &mut self.reader, &self.link);
         let ticket = if has_ticket { early.ticket().await? } else { None };
-        let mut connection = match early.during(self.link.authenticate(ticket.as_deref(), &[])).await? {
+        let mut connection = match early.during(self.link.authenticate(ticket.as_deref(), &[], bootstrap)).await? {
             Ok(connection) => connection,
             Err(refused) => {
                 self.link.turn_away(&refused);

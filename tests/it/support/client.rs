@@ -43,6 +43,24 @@ pub fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
     bytes
 }
 
+/// A handshake that was refused.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Refused {
+    pub status: u16,
+    /// Seconds.
+    pub retry_after: Option<u64>,
+    /// The word of the error.
+    pub message: String,
+}
+
+impl Refused {
+    /// Whether the server asks the client to come back, because it cannot be served now.
+    pub fn is_for_now(&self) -> bool {
+        (self.status, self.message.as_str()) == (503, "try-later")
+            && self.retry_after.is_some_and(|seconds| seconds > 0)
+    }
+}
+
 /// How a connection ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum End {
@@ -70,6 +88,21 @@ impl Client {
         }
         let (socket, response) = client_async(request, dial(address).await).await?;
         Ok((Self { socket }, response))
+    }
+
+    /// As [`try_connect`](Self::try_connect), for a handshake that is answered by the usual error if it is refused.
+    pub async fn dial(address: &Listen, path: &str, headers: &[(&str, &str)]) -> Result<Self, Refused> {
+        match Self::try_connect(address, path, headers).await {
+            Ok((client, _)) => Ok(client),
+            Err(Error::Http(response)) => {
+                let body: Value = serde_json::from_slice(response.body().as_ref().unwrap()).unwrap();
+                let retry_after =
+                    response.headers().get("retry-after").map(|value| value.to_str().unwrap().parse().unwrap());
+                let message = body["message"].as_str().unwrap().to_owned();
+                Err(Refused { status: response.status().as_u16(), retry_after, message })
+            }
+            Err(error) => panic!("{error}"),
+        }
     }
 
     /// The next text frame, as it came.
@@ -152,6 +185,28 @@ impl Client {
             match timeout(PATIENCE, self.socket.next()).await.unwrap().unwrap().unwrap() {
                 Message::Ping(_) => pings += 1,
                 Message::Text(_) => return pings,
+                _ => {}
+            }
+        }
+    }
+
+    /// Waits until the server has sent two transport pings, and then for the reply to a request with this id; returns the number of
+    /// pings before it. Any other text frame fails the test.
+    pub async fn pings_before(&mut self, request_id: &str) -> usize {
+        let mut pings = 0;
+        loop {
+            match timeout(PATIENCE, self.socket.next()).await.unwrap().unwrap().unwrap() {
+                Message::Ping(_) => {
+                    pings += 1;
+                    if pings == 2 {
+                        self.send(json!({"type": "status", "requestId": request_id})).await;
+                    }
+                }
+                Message::Text(text) => {
+                    let frame: Value = serde_json::from_str(&text).unwrap();
+                    assert_eq!(frame["requestId"], json!(request_id), "{frame}");
+                    return pings;
+                }
                 _ => {}
             }
         }

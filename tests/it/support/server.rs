@@ -14,6 +14,7 @@ use tracing_subscriber::{Layer, filter::Targets, layer::SubscriberExt, util::Sub
 use super::{
     Client, PATIENCE, StubBackend,
     backend::Address,
+    client::Refused,
     eventually,
     http::{self, Reply},
 };
@@ -117,6 +118,12 @@ impl TestServer {
     /// A client of 3.1's protocol with the cookie of `user`; nothing has been read.
     pub async fn dial(&self, user: &str) -> Client {
         Client::connect(&self.public, "/ws/", &[("Cookie", &format!("user={user}"))]).await
+    }
+
+    /// The same, or how its handshake was refused, in a task of its own: the handshake waits for the API.
+    pub fn dialing(&self, user: &str) -> JoinHandle<Result<Client, Refused>> {
+        let (public, cookie) = (self.public.clone(), format!("user={user}"));
+        tokio::spawn(async move { Client::dial(&public, "/ws/", &[("Cookie", &cookie)]).await })
     }
 
     /// The same of version 4.

@@ -11,6 +11,7 @@ use uuid::Uuid;
 use super::{
     super::{super::simulated::reaches, API_TIMEOUT, Call, SUBSCRIPTIONS, Says, TTL},
     Entry, Log, Past, Rights, Ticket,
+    credentials::Credentials,
 };
 use crate::protocol::Version;
 
@@ -31,6 +32,7 @@ struct Mark {
     past: Vec<Past>,
     /// When the next ticket would say that the backend has said so, when it would end, and since when nobody has asked it.
     ticket: Option<(i64, i64, u64)>,
+    identity: usize,
     is_on_hold: bool,
 }
 
@@ -71,6 +73,7 @@ pub(in super::super) struct Visit {
     pub(in super::super) rights: Option<Rights>,
     past: Vec<Past>,
     standing: Standing,
+    pub(in super::super) credentials: Credentials,
     /// Since when it is on hold.
     pub(in super::super) held_since: Option<u64>,
     asked: u64,
@@ -92,13 +95,14 @@ pub(in super::super) struct Visit {
 }
 
 impl Visit {
-    pub(in super::super) fn new(connection: Uuid, version: Version) -> Self {
+    pub(in super::super) fn new(connection: Uuid, version: Version, identity: usize) -> Self {
         Self {
             connection,
             version,
             rights: None,
             past: Vec::new(),
             standing: Standing::default(),
+            credentials: Credentials::new(identity),
             held_since: None,
             asked: 0,
             is_due: false,
@@ -137,7 +141,8 @@ impl Visit {
 
     /// Whether a ticket would say what holds, and can be called back.
     pub(in super::super) fn is_sure(&self, log: &Log) -> bool {
-        self.is_current_now(log) && self.rights.as_ref().is_some_and(|rights| rights.user.is_some())
+        let has_user = self.rights.as_ref().is_some_and(|rights| rights.user.is_some());
+        self.is_current_now(log) && has_user && self.credentials.are_confirmed()
     }
 
     /// What it may do holds at `event`.
@@ -178,8 +183,8 @@ impl Visit {
         (end >= now + 500).then_some((confirmed + log.ahead, end + log.ahead, backed.unwrap_or(log.time)))
     }
 
-    /// The backend has answered. Whether that counts.
-    pub(in super::super) fn conclude(&mut self, call: &Call, log: &Log) -> bool {
+    /// The backend, asked for `identity`, has answered. Whether that counts.
+    pub(in super::super) fn conclude(&mut self, identity: usize, call: &Call, log: &Log) -> bool {
         if self.closing.is_some() {
             return false;
         }
@@ -190,7 +195,10 @@ impl Visit {
                 if log.has_changed(call.begun, user, Some(self.connection)) {
                     return false; // it may be known by now
                 }
-                self.close(if self.version == Version::V3 { 3502 } else { 3500 });
+                match self.credentials.refuse(identity) {
+                    true => self.is_due = true,
+                    false => self.close(3502),
+                }
                 return false;
             }
             Says::Nothing => return false,
@@ -202,8 +210,15 @@ impl Visit {
             }
             return false;
         }
-        let confirmed = self.standing.confirmed.max(i64::try_from(call.at).unwrap());
-        self.standing = Standing { confirmed, ..Standing::default() };
+        let is_other_user = before.user != rights.user;
+        if self.credentials.confirm(identity) && is_other_user {
+            self.close(3502); // to come in as somebody else
+            return true;
+        }
+        if self.credentials.identity == identity {
+            let confirmed = self.standing.confirmed.max(i64::try_from(call.at).unwrap());
+            self.standing = Standing { confirmed, ..Standing::default() };
+        }
         let is_other = before.keys != rights.keys;
         self.is_due = false;
         self.asked = self.asked.max(call.begun);
@@ -306,8 +321,9 @@ impl Visit {
         let is_more = queued > self.queued;
         if is_more {
             let (rights, past, ticket) = (self.rights.clone(), self.past.clone(), self.next_ticket(log));
-            let is_on_hold = self.held_since.is_some();
-            let mark = Mark { event: log.now, life: log.life, rights, past, ticket, is_on_hold };
+            let ticket = ticket.filter(|_| self.credentials.are_confirmed());
+            let (identity, is_on_hold) = (self.credentials.identity, self.held_since.is_some());
+            let mark = Mark { event: log.now, life: log.life, rights, past, ticket, identity, is_on_hold };
             self.marks.push_back((queued, Rc::new(mark)));
             self.queued = queued;
         }
@@ -333,6 +349,7 @@ impl Visit {
             "welcome" | "allowed_rooms" => self.hear_rights(&frame),
             "reply" if frame.get("is_authorized").is_some() => self.hear_rights(&frame),
             "reply" if self.version == Version::V3 => self.hear_answer(frame["message"].as_str(), log),
+            "reply" if id == "credentials" => assert_eq!(frame["code"], "success", "{line}"),
             "reply" if frame["code"] == "error" => self.hear_refusal(&frame, id),
             "reply" if frame.get("position").is_some() => self.hear_success(&frame, id, &mark, log),
             "reply" => self.finish(id, None, log),
@@ -355,8 +372,8 @@ impl Visit {
         let rights = mark.rights.clone().expect("rights");
         let (confirmed, end, backed) = mark.ticket.expect("a ticket that is of use");
         let past = mark.past.iter().map(|(until, before)| (*until, rights.within(before))).collect();
-        let (connection, queued, life) = (self.connection, mark.event, mark.life);
-        Some(Ticket { text, rights, past, connection, queued, life, confirmed, end, backed })
+        let (identity, connection, queued, life) = (mark.identity, self.connection, mark.event, mark.life);
+        Some(Ticket { text, rights, past, identity, connection, queued, life, confirmed, end, backed })
     }
 
     fn hear_rights(&mut self, frame: &Value) {
