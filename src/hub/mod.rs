@@ -16,7 +16,7 @@ mod wildcards;
 pub use fanout::{Audience, Pace, Portion, Tally};
 pub use index::{Hub, Search};
 pub use members::Seat;
-pub use outbox::{Content, Encoder, Frame, Full, Mark, Outbox, Wire};
+pub use outbox::{Content, Encoder, Frame, Full, Mark, Outbox, Sealed, Wire};
 pub use publication::Publication;
 pub use recovery::{Budget, Recovery, Resumption, Step};
 pub use wildcards::WildcardDispatch;

@@ -15,7 +15,6 @@ use std::{
     time::Duration,
 };
 
-use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::{sync::Notify, time::Instant};
 use uuid::Uuid;
@@ -31,7 +30,7 @@ mod frame;
 mod hold;
 
 pub use encode::Encoder;
-pub use frame::{Content, Frame, Mark};
+pub use frame::{Content, Frame, Mark, Sealed};
 
 use self::hold::Hold;
 
@@ -49,11 +48,11 @@ pub trait Wire: Send + Sync {
     /// Writes `content` in the transport's form. The same content must always give the same bytes.
     fn encode<'a>(&self, content: Content<'a>, out: &mut Encoder<'a, '_>);
 
-    /// Returns the bytes of a frame that depend on the frames before it, or cost too much to be made twice; `None` where
-    /// [`encode`](Self::encode) makes them. Called once for each frame, in the order in which they are written.
-    fn seal(&self, content: Content<'_>) -> Option<Bytes> {
+    /// Returns what is queued of a frame whose bytes depend on the frames before it, or cost too much to be made twice. Called once
+    /// for each frame, in the order in which they are written.
+    fn seal(&self, content: Content<'_>) -> Sealed {
         let _ = content;
-        None
+        Sealed::AsIs
     }
 
     /// Writes what it can without waiting.
@@ -179,26 +178,25 @@ impl Outbox {
         pace: Pace,
     ) -> Result<Published, Full> {
         let mut queue = self.queue.lock();
-        let frame = || Frame::Publication(publication.clone(), request_id.clone());
+        let frame = || Frame::publication(publication, request_id, None);
         if queue.hold.is_some() {
             self.keep_on_hold(&mut queue, frame())?;
             return Ok(Published::Queued { must_flush: false });
         }
         if pace == Pace::AtOnce && queue.is_idle() {
-            let content = Content::Publication(publication, request_id);
-            if let Some(bytes) = self.wire.seal(content) {
-                self.enqueue(&mut queue, Frame::Sealed { bytes, is_publication: true })?;
-            } else {
-                match encode::write_one(&self.wire, content) {
-                    Ok((written, length)) if written == length => return Ok(Published::Written),
-                    Ok((written, length)) => {
-                        // The rest finds the wire blocked, most likely, and calls for the connection's task.
-                        (queue.written, queue.bytes) = (written, length);
-                        queue.frames.push_back(frame());
-                    }
-                    // Blocked or broken: tried again as any other frame, which tells the two apart.
-                    Err(_) => self.enqueue(&mut queue, frame())?,
+            let id = match self.wire.seal(Content::Publication(publication, request_id, None)) {
+                Sealed::WithId(id) => Some(id),
+                Sealed::AsIs | Sealed::Whole(_) => None, // no wire makes a copy of a publication
+            };
+            match encode::write_one(&self.wire, Content::Publication(publication, request_id, id.as_deref())) {
+                Ok((written, length)) if written == length => return Ok(Published::Written),
+                Ok((written, length)) => {
+                    // The rest finds the wire blocked, most likely, and calls for the connection's task.
+                    (queue.written, queue.bytes) = (written, length);
+                    queue.frames.push_back(Frame::publication(publication, request_id, id));
                 }
+                // Blocked or broken: tried again as any other frame, which tells the two apart.
+                Err(_) => self.enqueue(&mut queue, Frame::publication(publication, request_id, id))?,
             }
             let sent = self.write(&mut queue);
             self.metrics.publications_sent.inc_by(sent);
@@ -288,9 +286,13 @@ impl Outbox {
 
     /// Returns `frame` as it is queued.
     fn sealed(&self, frame: Frame) -> Frame {
-        match self.wire.seal(frame.content()) {
-            Some(bytes) => Frame::Sealed { bytes, is_publication: frame.is_publication() },
-            None => frame,
+        match (self.wire.seal(frame.content()), frame) {
+            (Sealed::AsIs, frame) => frame,
+            (Sealed::Whole(bytes), _) => Frame::Sealed(bytes),
+            (Sealed::WithId(id), Frame::Publication(publication, request_id)) => {
+                Frame::PublicationWithId(publication, request_id, id)
+            }
+            (Sealed::WithId(_), frame) => frame, // no other frame has an `id`
         }
     }
 

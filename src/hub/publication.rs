@@ -28,7 +28,10 @@ pub struct Publication {
     pub(super) number: u64,
     /// Where it stands in the log, once that is known.
     pub(super) position: Option<Position>,
+    /// Whether the data has a line break, which JSON allows between its parts.
     has_line_breaks: bool,
+    /// The data in lines of an event, made when it is first needed.
+    lines: OnceLock<Box<[u8]>>,
     /// What stands behind its data in version 4, made when it is first needed.
     end: OnceLock<Box<str>>,
 }
@@ -92,9 +95,14 @@ impl Publication {
         self.position.and_then(|_| v4::position_in_end(self.end()))
     }
 
-    /// Returns whether the data has a line break, which JSON allows between its parts.
-    pub fn has_line_breaks(&self) -> bool {
-        self.has_line_breaks
+    /// Returns the pieces of the frame of version 4 for the subscription `request_id`, as they stand in lines of an event's `data`:
+    /// each line break of the publisher's begins another one.
+    pub fn event_data<'a>(&'a self, request_id: &'a RequestId) -> [&'a [u8]; 5] {
+        let mut pieces = self.frame(Dialect::Session(Version::V4), request_id);
+        if self.has_line_breaks {
+            pieces[3] = self.lines.get_or_init(|| v4::data_lines(&self.data).into());
+        }
+        pieces
     }
 
     fn end(&self) -> &str {

@@ -151,7 +151,7 @@ impl Wire for Answer {
 fn frames(content: Content<'_>) -> Option<&[u8]> {
     match content {
         Content::Text(list, _) | Content::Sealed(list) => list.strip_prefix(b"[")?.strip_suffix(b"]"),
-        Content::Publication(publication, _) => Some(&publication.data),
+        Content::Publication(publication, ..) => Some(&publication.data),
         Content::Ping | Content::Pong(_) | Content::Close(..) => None,
     }
 }

@@ -16,15 +16,12 @@ pub enum Frame {
     Text(Bytes),
     /// A text message that says how far subscriptions have come. Boxed: few frames are such.
     Marked(Box<(Bytes, Mark)>),
-    /// The bytes that the wire has made of a frame ([`Wire::seal`](super::Wire::seal)).
-    Sealed {
-        /// All of them.
-        bytes: Bytes,
-        /// Whether it is a publication.
-        is_publication: bool,
-    },
+    /// The bytes that the wire has made of a frame ([`Sealed::Whole`]).
+    Sealed(Bytes),
     /// A publication, under the label the client gave the subscription it came by.
     Publication(Arc<Publication>, RequestId),
+    /// The same with the `id` that the wire has given its event ([`Sealed::WithId`]).
+    PublicationWithId(Arc<Publication>, RequestId, Box<str>),
     /// A ping of the transport's own, where it has one.
     Ping,
     /// The answer to the peer's ping, with what that held.
@@ -44,6 +41,17 @@ pub enum Mark {
     All(Option<Position>),
 }
 
+/// What a wire makes of a frame when it is queued.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Sealed {
+    /// The frame as it is.
+    AsIs,
+    /// A publication whose event has this `id`, which depends on the frames before it.
+    WithId(Box<str>),
+    /// All bytes of the frame.
+    Whole(Bytes),
+}
+
 /// What a [`Frame`] says, wherever it lies.
 #[derive(Debug, Clone, Copy)]
 pub enum Content<'a> {
@@ -51,8 +59,8 @@ pub enum Content<'a> {
     Text(&'a [u8], Option<&'a Mark>),
     /// The bytes that the wire has made of a frame.
     Sealed(&'a [u8]),
-    /// A publication, under the label of the subscription it goes to.
-    Publication(&'a Publication, &'a RequestId),
+    /// A publication, under the label of the subscription it goes to, and the `id` of its event if that is not its own position.
+    Publication(&'a Publication, &'a RequestId, Option<&'a str>),
     /// A ping of the transport's own.
     Ping,
     /// The answer to the peer's ping.
@@ -67,14 +75,26 @@ impl Frame {
         Self::Marked(Box::new((text.into(), mark)))
     }
 
+    /// Returns a publication, with the `id` of its event if the wire has given it one.
+    pub(super) fn publication(publication: &Arc<Publication>, request_id: &RequestId, id: Option<Box<str>>) -> Self {
+        let (publication, request_id) = (publication.clone(), request_id.clone());
+        match id {
+            Some(id) => Self::PublicationWithId(publication, request_id, id),
+            None => Self::Publication(publication, request_id),
+        }
+    }
+
     /// What it says.
     pub fn content(&self) -> Content<'_> {
         match self {
             Self::Fixed(text) => Content::Text(text.as_bytes(), None),
             Self::Text(text) => Content::Text(text, None),
             Self::Marked(marked) => Content::Text(&marked.0, Some(&marked.1)),
-            Self::Sealed { bytes, .. } => Content::Sealed(bytes),
-            Self::Publication(publication, request_id) => Content::Publication(publication, request_id),
+            Self::Sealed(bytes) => Content::Sealed(bytes),
+            Self::Publication(publication, request_id) => Content::Publication(publication, request_id, None),
+            Self::PublicationWithId(publication, request_id, id) => {
+                Content::Publication(publication, request_id, Some(id))
+            }
             Self::Ping => Content::Ping,
             Self::Pong(payload) => Content::Pong(payload),
             Self::Close(code, reason) => Content::Close(*code, reason),
@@ -91,7 +111,7 @@ impl Frame {
     }
 
     pub(super) fn is_publication(&self) -> bool {
-        matches!(self, Self::Publication(..) | Self::Sealed { is_publication: true, .. })
+        matches!(self, Self::Publication(..) | Self::PublicationWithId(..))
     }
 }
 
@@ -100,7 +120,7 @@ impl<'a> Content<'a> {
     pub fn payload_len(&self, dialect: impl Into<Dialect>) -> usize {
         match self {
             Self::Text(text, _) | Self::Sealed(text) => text.len(),
-            Self::Publication(publication, id) => {
+            Self::Publication(publication, id, _) => {
                 publication.frame(dialect.into(), id).iter().map(|piece| piece.len()).sum()
             }
             Self::Ping => 0,
@@ -114,7 +134,7 @@ impl<'a> Content<'a> {
     pub fn put_payload(self, dialect: impl Into<Dialect>, out: &mut Encoder<'a, '_>) {
         match self {
             Self::Text(text, _) | Self::Sealed(text) | Self::Pong(text) => out.put(text),
-            Self::Publication(publication, request_id) => {
+            Self::Publication(publication, request_id, _) => {
                 publication.frame(dialect.into(), request_id).into_iter().for_each(|piece| out.put(piece));
             }
             Self::Ping | Self::Close(CloseCode::NoStatus, _) => {}

@@ -160,6 +160,13 @@ pub fn publication_end(position: Option<Position>) -> String {
     end
 }
 
+/// Returns JSON as it stands behind `data: ` in a server-sent event. Each of its line breaks, which can only stand between its parts,
+/// begins another line of data.
+pub fn data_lines(json: &[u8]) -> Vec<u8> {
+    let lines: Vec<&[u8]> = json.split(|byte| matches!(byte, b'\n' | b'\r')).collect();
+    lines.join(&b"\ndata: "[..])
+}
+
 /// Returns the position in an `end` that [`publication_end`] has made.
 pub fn position_in_end(end: &str) -> Option<&str> {
     end.strip_prefix(POSITION_START)?.strip_suffix("\"}")

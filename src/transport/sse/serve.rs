@@ -32,13 +32,11 @@ pub(super) struct Client {
 impl Client {
     /// Serves the client over `socket` until its outbox is closing.
     pub(super) async fn serve(mut self, socket: Socket) {
-        self.stream.wire().connect(socket);
-        self.link.outbox().resume(); // the welcome waits there
         let stream = self.stream.clone();
-        if let Some(socket) = stream.wire().socket() {
-            self.converse(socket).await;
-            Box::pin(self.finish(socket)).await;
-        }
+        let socket = stream.wire().connect(socket);
+        self.link.outbox().resume(); // the welcome waits there
+        self.converse(socket).await;
+        Box::pin(self.finish(socket)).await;
     }
 
     async fn converse(&mut self, socket: &Socket) {

@@ -9,15 +9,14 @@ use std::{
     time::Duration,
 };
 
-use bytes::Bytes;
 use parking_lot::Mutex;
 use rand::Rng;
 use serde_json::json;
 
 use super::marks::Marks;
 use crate::{
-    hub::{Content, Encoder, Mark, Publication, Wire},
-    protocol::{CloseCode, Dialect, RequestId, Version},
+    hub::{Content, Encoder, Mark, Publication, Sealed, Wire},
+    protocol::{CloseCode, RequestId, server::v4},
     transport::socket::Socket,
 };
 
@@ -35,7 +34,6 @@ const LINE_END: &[u8] = b"\n";
 const EVENT_END: &[u8] = b"\n\n";
 const CRLF: &[u8] = b"\r\n";
 const LAST_CHUNK: &[u8] = b"0\r\n\r\n";
-const VERSION: Dialect = Dialect::Session(Version::V4);
 
 /// The wire of one event stream.
 #[derive(Debug)]
@@ -54,35 +52,31 @@ impl EventStream {
         Self { socket: OnceLock::new(), is_chunked, marks }
     }
 
-    /// Writes to `socket` from here on. Called once.
-    pub(super) fn connect(&self, socket: Socket) {
-        let _ = self.socket.set(socket); // a second one would be dropped
+    /// Writes to `socket` from here on, and returns it. Called once.
+    pub(super) fn connect(&self, socket: Socket) -> &Socket {
+        self.socket.get_or_init(|| socket)
     }
 
-    /// Returns the socket, once there is one.
-    pub(super) fn socket(&self) -> Option<&Socket> {
-        self.socket.get()
-    }
-
-    /// All subscriptions have caught up: each is sent what is published, in the order of the log.
+    /// Records that all subscriptions have caught up. From now on, an event for one of them implies that the others have everything
+    /// before it.
     pub(super) fn level(&self) {
         if let Some(marks) = &self.marks {
             marks.lock().level();
         }
     }
 
-    /// Returns the `id` of the event that `content` becomes, if it moves a mark, and moves it.
+    /// Advances the marks by `content`. Returns the event's `id`; `None` if no mark changes, or if `content` is a publication whose
+    /// own position is the `id`.
     fn id(&self, content: Content<'_>) -> Option<String> {
         let Some(marks) = &self.marks else {
             return match content {
-                Content::Publication(publication, _) => publication.position_text().map(str::to_owned),
                 Content::Text(_, Some(Mark::At(_, position) | Mark::All(Some(position)))) => Some(position.to_string()),
                 _ => None,
             };
         };
         let mut marks = marks.lock();
         match content {
-            Content::Publication(publication, id) => marks.advance(number(id), publication.position()?),
+            Content::Publication(publication, id, _) => marks.advance(number(id), publication.position()?),
             Content::Text(_, Some(Mark::At(id, position))) => marks.advance(number(id), *position),
             Content::Text(_, Some(Mark::Ended(id))) => marks.end(number(id)),
             Content::Text(_, Some(Mark::All(position))) => marks.skip_to(*position),
@@ -91,60 +85,42 @@ impl EventStream {
         Some(marks.to_string()).filter(|id| !id.is_empty())
     }
 
-    /// Returns the whole event, in its chunk.
-    fn event(&self, content: Content<'_>, id: Option<&str>) -> Vec<u8> {
-        let mut event = Vec::new();
-        if let Some(id) = id {
-            [ID, id.as_bytes(), LINE_END].iter().for_each(|piece| event.extend_from_slice(piece));
-        }
-        match content {
-            Content::Ping | Content::Pong(_) => event.extend_from_slice(COMMENT),
-            Content::Sealed(bytes) => return bytes.to_vec(),
-            Content::Text(text, _) => push_data(&mut event, text),
-            Content::Publication(publication, id) => {
-                push_data(&mut event, &publication.frame(VERSION, id).concat());
-            }
-            Content::Close(code, reason) => {
-                event.extend_from_slice(b"event: close\n");
-                if let Some(retry) = retry(code, reason) {
-                    let _ = writeln!(event, "retry: {}", retry.as_millis()); // a vector takes everything
-                }
-                let close = json!({"type": "close", "code": code.number(), "reason": reason});
-                push_data(&mut event, close.to_string().as_bytes());
-            }
-        }
-        let event = self.chunk(event);
-        match content {
-            // A stream that the client is to continue ends without the last chunk: it is not complete, and a client that reads
-            // the body itself takes the end for a failure and reconnects.
-            Content::Close(code, _) if self.is_chunked && code.is_final() => [&event, LAST_CHUNK].concat(),
-            _ => event,
-        }
+    /// Returns the whole event of a text, in its chunk.
+    fn text_event(&self, text: &[u8], id: Option<&str>) -> Vec<u8> {
+        let id = id.map(|id| format!("id: {id}\n")).unwrap_or_default();
+        self.chunk(&[id.as_bytes(), DATA, &v4::data_lines(text), EVENT_END].concat())
     }
 
-    fn chunk(&self, event: Vec<u8>) -> Vec<u8> {
+    /// Returns the last event, in its chunk.
+    fn close_event(&self, code: CloseCode, reason: &str) -> Vec<u8> {
+        let retry = retry(code, reason).map(|retry| format!("retry: {}\n", retry.as_millis())).unwrap_or_default();
+        let close = json!({"type": "close", "code": code.number(), "reason": reason});
+        let mut event = self.chunk(format!("event: close\n{retry}data: {close}\n\n").as_bytes());
+        // A stream that the client is to continue ends without the last chunk: it is not complete, and a client that reads the body
+        // itself takes the end for a failure and reconnects.
+        if self.is_chunked && code.is_final() {
+            event.extend_from_slice(LAST_CHUNK);
+        }
+        event
+    }
+
+    fn chunk(&self, event: &[u8]) -> Vec<u8> {
         if !self.is_chunked {
-            return event;
+            return event.to_vec();
         }
-        let head = format!("{:x}\r\n", event.len());
-        [head.as_bytes(), &event, CRLF].concat()
+        [format!("{:x}", event.len()).as_bytes(), CRLF, event, CRLF].concat()
     }
 
-    /// Returns the bytes around an event of so many bytes.
-    fn chunk_bytes(&self, event: usize) -> usize {
-        if self.is_chunked { hex_digits(event) + 2 * CRLF.len() } else { 0 }
-    }
-
-    /// Returns whether the event of `publication` depends on nothing before it, and has its data in one line.
-    fn is_plain(&self, publication: &Publication) -> bool {
-        self.marks.is_none() && !publication.has_line_breaks()
+    /// Returns the bytes of an event of so many bytes with its chunk around it.
+    fn chunk_len(&self, event: usize) -> usize {
+        event + if self.is_chunked { hex_digits(event) + 2 * CRLF.len() } else { 0 }
     }
 }
 
 /// Returns the bytes that open every stream.
 pub fn opening(is_chunked: bool) -> Vec<u8> {
     let stream = EventStream { socket: OnceLock::new(), is_chunked, marks: None };
-    stream.chunk(format!("retry: {}\n\n", RETRY.as_millis()).into_bytes())
+    stream.chunk(format!("retry: {}\n\n", RETRY.as_millis()).as_bytes())
 }
 
 impl Wire for EventStream {
@@ -155,56 +131,34 @@ impl Wire for EventStream {
     fn encoded_len(&self, content: Content<'_>) -> usize {
         match content {
             Content::Sealed(bytes) => bytes.len(),
-            Content::Ping | Content::Pong(_) => COMMENT.len() + self.chunk_bytes(COMMENT.len()),
-            Content::Publication(publication, request_id) if self.is_plain(publication) => {
-                let event = plain_len(publication, request_id);
-                event + self.chunk_bytes(event)
+            Content::Ping | Content::Pong(_) => self.chunk_len(COMMENT.len()),
+            Content::Publication(publication, request_id, id) => {
+                self.chunk_len(publication_pieces(publication, request_id, id).iter().map(|piece| piece.len()).sum())
             }
-            // Sealed before it is queued. While it is on hold, this is what it will take without its `id`.
-            Content::Publication(..) | Content::Text(..) | Content::Close(..) => self.event(content, None).len(),
+            // Sealed before they are queued. While one is on hold, this is what it will take without its `id`.
+            Content::Text(text, _) => self.text_event(text, None).len(),
+            Content::Close(code, reason) => self.close_event(code, reason).len(),
         }
     }
 
     fn encode<'a>(&self, content: Content<'a>, out: &mut Encoder<'a, '_>) {
-        let event = match content {
-            Content::Sealed(bytes) => return out.put(bytes),
-            Content::Publication(publication, request_id) if self.is_plain(publication) => {
-                plain_len(publication, request_id)
+        match content {
+            Content::Sealed(bytes) => out.put(bytes),
+            Content::Ping | Content::Pong(_) => self.put_chunk(&[COMMENT], out),
+            Content::Publication(publication, request_id, id) => {
+                self.put_chunk(&publication_pieces(publication, request_id, id), out);
             }
-            Content::Ping | Content::Pong(_) => COMMENT.len(),
-            Content::Publication(..) | Content::Text(..) | Content::Close(..) => {
-                return out.put_copy(&self.event(content, None));
-            }
-        };
-        if self.is_chunked {
-            let mut head = [0; size_of::<usize>() * 2];
-            let mut rest = head.as_mut_slice();
-            let _ = write!(rest, "{event:x}"); // as long as the longest number
-            out.put_copy(&head[..hex_digits(event)]);
-            out.put(CRLF);
-        }
-        if let Content::Publication(publication, request_id) = content {
-            if let Some(position) = publication.position_text() {
-                [ID, position.as_bytes(), LINE_END].into_iter().for_each(|piece| out.put(piece));
-            }
-            out.put(DATA);
-            publication.frame(VERSION, request_id).into_iter().for_each(|piece| out.put(piece));
-            out.put(EVENT_END);
-        } else {
-            out.put(COMMENT);
-        }
-        if self.is_chunked {
-            out.put(CRLF);
+            Content::Text(text, _) => out.put_copy(&self.text_event(text, None)),
+            Content::Close(code, reason) => out.put_copy(&self.close_event(code, reason)),
         }
     }
 
-    fn seal(&self, content: Content<'_>) -> Option<Bytes> {
+    fn seal(&self, content: Content<'_>) -> Sealed {
         match content {
-            Content::Sealed(_) | Content::Ping | Content::Pong(_) => None,
-            Content::Publication(publication, _) if self.is_plain(publication) => None,
-            Content::Publication(..) | Content::Text(..) | Content::Close(..) => {
-                Some(self.event(content, self.id(content).as_deref()).into())
-            }
+            Content::Publication(..) => self.id(content).map_or(Sealed::AsIs, |id| Sealed::WithId(id.into())),
+            Content::Text(text, _) => Sealed::Whole(self.text_event(text, self.id(content).as_deref()).into()),
+            Content::Close(code, reason) => Sealed::Whole(self.close_event(code, reason).into()),
+            Content::Sealed(_) | Content::Ping | Content::Pong(_) => Sealed::AsIs,
         }
     }
 
@@ -213,25 +167,40 @@ impl Wire for EventStream {
     }
 }
 
-/// Returns the bytes of a publication's event whose data is one line.
-fn plain_len(publication: &Publication, request_id: &RequestId) -> usize {
-    let id = publication.position_text().map_or(0, |position| ID.len() + position.len() + LINE_END.len());
-    let frame: usize = publication.frame(VERSION, request_id).iter().map(|piece| piece.len()).sum();
-    id + DATA.len() + frame + EVENT_END.len()
+impl EventStream {
+    /// Appends the event that `pieces` are, in its chunk.
+    fn put_chunk<'a>(&self, pieces: &[&'a [u8]], out: &mut Encoder<'a, '_>) {
+        if self.is_chunked {
+            let event: usize = pieces.iter().map(|piece| piece.len()).sum();
+            let mut head = [0; size_of::<usize>() * 2];
+            let _ = write!(head.as_mut_slice(), "{event:x}"); // as long as the longest number
+            out.put_copy(&head[..hex_digits(event)]);
+            out.put(CRLF);
+        }
+        pieces.iter().for_each(|piece| out.put(piece));
+        if self.is_chunked {
+            out.put(CRLF);
+        }
+    }
+}
+
+/// Returns the pieces of a publication's event. Its `id` is the publication's position unless another one is given.
+fn publication_pieces<'a>(
+    publication: &'a Publication,
+    request_id: &'a RequestId,
+    id: Option<&'a str>,
+) -> [&'a [u8]; 10] {
+    let [id_start, id, id_end] = match id.or_else(|| publication.position_text()) {
+        Some(id) => [ID, id.as_bytes(), LINE_END],
+        None => [&[][..]; 3],
+    };
+    let [start, request_id, data_start, data, end] = publication.event_data(request_id);
+    [id_start, id, id_end, DATA, start, request_id, data_start, data, end, EVENT_END]
 }
 
 /// Returns the hexadecimal digits of `number`.
 fn hex_digits(number: usize) -> usize {
     number.checked_ilog2().unwrap_or_default() as usize / 4 + 1
-}
-
-/// Appends `text` as the data that ends an event. Each line of the text becomes a line of data; between the parts of JSON, where
-/// alone it can have line breaks, they mean nothing.
-fn push_data(event: &mut Vec<u8>, text: &[u8]) {
-    for line in text.split(|byte| matches!(byte, b'\n' | b'\r')) {
-        [DATA, line, LINE_END].iter().for_each(|piece| event.extend_from_slice(piece));
-    }
-    event.extend_from_slice(LINE_END);
 }
 
 /// Returns the number of a subscription, whose id the server has given it.

@@ -6,7 +6,7 @@ use uuid::Uuid;
 
 use super::*;
 use crate::{
-    hub::{Frame, Outbox, Pace},
+    hub::{Frame, Outbox, Pace, Sealed},
     protocol::Position,
     transport::sse::Since,
 };
@@ -120,7 +120,7 @@ async fn every_event_is_a_chunk_of_the_length_that_was_announced() {
         }
         for frame in frames {
             let announced = world.stream.wire().encoded_len(frame.content());
-            let is_sealed = world.stream.wire().seal(frame.content()).is_some();
+            let is_sealed = world.stream.wire().seal(frame.content()) != Sealed::AsIs;
             world.outbox.push(frame).unwrap();
             let received = world.received().await;
             assert!(is_sealed || received.len() == announced, "{received}");
@@ -165,6 +165,22 @@ fn browsers_reconnect_when_the_server_asks_for_it_and_never_at_once() {
         assert!(asked(CloseCode::TryLater, "retry_after=0.1").is_some_and(|wait| wait >= 2.0));
     }
     assert_eq!((asked(CloseCode::Disconnected, ""), asked(CloseCode::TryLater, "retry_after=NaN")), (None, None));
+}
+
+#[test]
+fn a_stream_of_several_rooms_keeps_no_copy_of_what_waits_for_it() {
+    let marks = Marks::new([None, None].into_iter());
+    let outbox: Arc<Outbox> =
+        Arc::new(Outbox::new(Uuid::nil(), EventStream::new(marks, true), 1 << 30, Arc::default()));
+    let publication = Arc::new(Publication::new(Vec::new(), "[\n1]".into(), Vec::new()).at(Some(at(1))));
+    for number in [0, 1] {
+        let before = Arc::strong_count(&publication);
+        outbox.publish(&publication, &id(number), Pace::AtOnce).unwrap();
+        assert_eq!(Arc::strong_count(&publication), before + 1);
+    }
+    let [.., data, _] = publication.event_data(&id(0)).map(<[u8]>::as_ptr);
+    let [.., again, _] = publication.event_data(&id(1)).map(<[u8]>::as_ptr);
+    assert_eq!(data, again, "one copy in lines for all streams");
 }
 
 #[test]
