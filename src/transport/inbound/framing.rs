@@ -180,13 +180,22 @@ impl Framing {
 
     /// Whether a head, or a part of one, has been passed on and not answered.
     pub(super) fn is_unanswered(&self) -> bool {
-        matches!(self, Self::Known(_) | Self::Anything)
-            || matches!(self, Self::Head(lines) if lines.has_begun || lines.is_filled)
+        matches!(self, Self::Known(_) | Self::Anything) || self.is_within_head()
+    }
+
+    /// Whether the end of a head is still to come, be it that none has begun.
+    pub(super) fn is_head(&self) -> bool {
+        matches!(self, Self::Head(_))
+    }
+
+    /// Whether a head has begun whose end is still to come.
+    pub(super) fn is_within_head(&self) -> bool {
+        self.is_head() && !self.is_between()
     }
 
     /// Whether a request has ended and none has begun.
     pub(super) fn is_between(&self) -> bool {
-        matches!(self, Self::Head(Lines { has_begun: false, .. }))
+        matches!(self, Self::Head(Lines { has_begun: false, is_filled: false, .. }))
     }
 }
 

@@ -71,6 +71,7 @@ impl Server {
         let metrics: Arc<Metrics> = Arc::default();
         let terms = Terms {
             peer_timeout: Duration::from_secs(60),
+            keep_alive: Duration::from_secs(75),
             head_limit_bytes: 16 << 10,
             metrics: metrics.clone(),
             room: Room::internal(None),
