@@ -46,6 +46,7 @@ mod requests;
 mod scripts;
 mod server_sent_events;
 mod slow_clients;
+mod stale_connections;
 mod status;
 mod stopping;
 mod strangers;
