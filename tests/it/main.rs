@@ -8,6 +8,7 @@ mod bench;
 mod broker_contract;
 mod broker_faults;
 mod channelstream;
+mod closing;
 mod cluster;
 mod command_line;
 mod control;

@@ -39,8 +39,8 @@ use crate::{
         takeover::Takeover,
         websocket::{
             Request, WebSocket, accept,
-            finish::{finish, receive},
-            frame::{self, Event, Reader, Violation},
+            finish::{failure, finish, receive},
+            frame::{self, Event, Reader},
         },
     },
 };
@@ -232,7 +232,7 @@ async fn echo(socket: Socket, received: Vec<u8>, version: Version, metrics: Arc<
             Ok(Some(Event::Ping(payload))) => Frame::Pong(payload),
             Ok(Some(Event::Pong)) => continue,
             Ok(Some(Event::Close(code, reason))) => break Some((code, reason)),
-            Err(Violation(code)) => break Some((code, "".into())),
+            Err(violation) => break Some(failure(violation, &reader)),
             Ok(None) => {
                 let is_blocked = outbox.blocked_for().is_some();
                 let interest = if is_blocked { Interest::READABLE | Interest::WRITABLE } else { Interest::READABLE };
@@ -250,7 +250,7 @@ async fn echo(socket: Socket, received: Vec<u8>, version: Version, metrics: Arc<
         outbox.push(answer).unwrap();
         outbox.flush();
     };
-    finish(socket, &outbox, goodbye).await;
+    finish(socket, &outbox, &mut reader, goodbye).await;
 }
 
 /// A message behind its opcode.
