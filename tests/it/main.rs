@@ -44,6 +44,7 @@ mod rechecks;
 mod recovery;
 mod renewal;
 mod requests;
+mod rfc9112;
 mod scripts;
 mod server_sent_events;
 mod slow_clients;
