@@ -126,6 +126,8 @@ metrics! {
     api_pauses: Counter,
     /// Requests without a client's headers that were made to see whether the backend works, by outcome.
     api_probes: ByResult,
+    /// Bootstrap requests sent once more because their kept connection was closed before an answer.
+    api_requests_repeated: Counter,
     /// Hooks posted to the backend, by outcome.
     hooks: ByResult,
     /// Hooks that the backend never took.

@@ -166,7 +166,8 @@ impl Server {
         let head_limit_bytes = limits.header_bytes + limits.url_bytes + HEAD_FRAMING_BYTES;
         let peer_timeout = 2 * self.config.connection.ping_interval;
         let room = Room::Public(self.connections.clone());
-        let terms = Terms { peer_timeout, head_limit_bytes, metrics, room };
+        let keep_alive = self.config.keep_alive;
+        let terms = Terms { peer_timeout, keep_alive, head_limit_bytes, metrics, room };
         let internal_terms = Terms { room: Room::internal(self.config.internal.connections), ..terms.clone() };
         let channelstream = self.channelstream.clone().zip(self.config.channelstream);
         let channelstream = channelstream.map(|(channelstream, config)| {

@@ -8,6 +8,7 @@ mod books;
 mod cache;
 mod caller;
 mod changes;
+mod client;
 mod credentials;
 mod error;
 mod gate;
@@ -28,7 +29,7 @@ use futures::{
 };
 use http::StatusCode;
 use parking_lot::Mutex;
-use reqwest::{Response, Url, redirect::Policy};
+use reqwest::{Response, Url};
 use serde_json::value::RawValue;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
@@ -45,6 +46,7 @@ pub use hooks::{Event, Hooks, Notifier};
 use self::{
     cache::Cache,
     caller::Caller,
+    client::{Client, Use},
     credentials::Sources,
     gate::{CallId, Gate, Request, Verdict},
 };
@@ -57,8 +59,6 @@ use crate::{
 
 /// The largest bootstrap answer that is read.
 const ANSWER_LIMIT_BYTES: usize = 16 << 20;
-/// How long an unused connection to the backend is kept.
-const POOL_IDLE: Duration = Duration::from_secs(30);
 /// How often answers that are too old are removed.
 const SWEPT_EVERY: Duration = Duration::from_secs(10);
 
@@ -93,9 +93,7 @@ pub enum BuildError {
 /// The HTTP API behind us. Connections to it are pooled.
 #[derive(Debug)]
 pub struct Backend {
-    http: reqwest::Client,
-    /// For probes, each on a connection of its own: what a client did to another one says nothing about the backend.
-    prober: reqwest::Client,
+    http: Client,
     /// What goes with a probe: nothing that a client chose.
     fixed: Identity,
     bootstrap: Url,
@@ -121,8 +119,7 @@ impl Backend {
     /// When TLS cannot be set up, or a header cannot be sent.
     pub fn new(config: config::Backend, changes: Changes, metrics: Arc<Metrics>) -> Result<Arc<Self>, BuildError> {
         provide_cryptography();
-        let http = client(&config).pool_idle_timeout(POOL_IDLE).build().map_err(BuildError::Tls)?;
-        let prober = client(&config).pool_max_idle_per_host(0).build().map_err(BuildError::Tls)?;
+        let http = Client::new(&config, metrics.clone()).map_err(BuildError::Tls)?;
         let fixed = Identity::fixed(&config.headers).map_err(BuildError::Header)?;
         let mut bootstrap = config.url.clone();
         bootstrap.set_path(&format!("{}bootstrap/", config.url.path()));
@@ -130,7 +127,6 @@ impl Backend {
         let cache = config.cache.map(|ttl| Cache::new(ttl, config.cache_limit_bytes, metrics.clone()));
         Ok(Arc::new_cyclic(|me| Self {
             http,
-            prober,
             fixed,
             bootstrap,
             interner: Interner::new(config.rooms),
@@ -151,7 +147,7 @@ impl Backend {
         let probing = async {
             loop {
                 let probe = self.gate.probe().await;
-                let outcome = self.fetch(&self.prober, &self.fixed, self.changes.now()).await;
+                let outcome = self.fetch(Use::Fresh, &self.fixed, self.changes.now()).await;
                 self.metrics.api_probes.inc(outcome.as_ref().map_or_else(Error::outcome, |_| Outcome::Ok));
                 probe.end(outcome.map_or_else(|error| error.verdict(), |_| Verdict::Fine));
             }
@@ -322,7 +318,7 @@ impl Backend {
             Ok(turn) => {
                 let asked = self.changes.now();
                 let at = Instant::now();
-                let outcome = self.fetch(&self.http, identity, asked).await;
+                let outcome = self.fetch(Use::Kept, identity, asked).await;
                 turn.end(outcome.as_ref().map_or_else(Error::verdict, |_| Verdict::Fine));
                 outcome.map(|admission| Answer { admission, asked, at })
             }
@@ -332,22 +328,16 @@ impl Backend {
     }
 
     /// Requests a bootstrap, for up to `API_TIMEOUT`.
-    async fn fetch(&self, http: &reqwest::Client, identity: &Identity, asked: Moment) -> Result<Admission, Error> {
+    async fn fetch(&self, which: Use, identity: &Identity, asked: Moment) -> Result<Admission, Error> {
         let within = self.config.timeout;
-        let outcome = timeout(within, self.request_bootstrap(http, identity, asked)).await;
+        let outcome = timeout(within, self.request_bootstrap(which, identity, asked)).await;
         outcome.unwrap_or(Err(Error::TimedOut(within)))
     }
 
-    async fn request_bootstrap(
-        &self,
-        http: &reqwest::Client,
-        identity: &Identity,
-        asked: Moment,
-    ) -> Result<Admission, Error> {
+    async fn request_bootstrap(&self, which: Use, identity: &Identity, asked: Moment) -> Result<Admission, Error> {
         // The URL may hold credentials; it stays out of what is logged.
         let unreachable = |error: reqwest::Error| Error::Unreachable(error.without_url());
-        let request = http.get(self.bootstrap.clone()).headers(identity.headers());
-        let mut response = request.send().await.map_err(unreachable)?;
+        let mut response = self.http.get(&self.bootstrap, &identity.headers(), which).await.map_err(unreachable)?;
         if response.status() != StatusCode::OK {
             return Err(refused(&response, asked));
         }
@@ -377,21 +367,19 @@ impl Backend {
         let request = Request { call: self.gate.number(), caller, urgency, patience };
         let Ok(turn) = self.gate.turn(request).await else { return Ok(()) };
         let within = self.config.timeout;
-        let request = self.http.post(url).headers(identity.headers());
-        let request = match body {
-            Some(json) => request.header(http::header::CONTENT_TYPE, "application/json").body(json),
-            None => request.header(http::header::CONTENT_LENGTH, 0),
-        };
-        let outcome = match timeout(within, request.send()).await {
+        let answer = timeout(within, self.http.post(url, identity.headers(), body)).await;
+        let is_stale = answer.as_ref().is_ok_and(|outcome| outcome.is_stale);
+        let outcome = match answer.map(|outcome| outcome.answer) {
             Ok(Ok(response)) if response.status().is_success() => Ok(()),
             Ok(Ok(response)) => Err(refused(&response, self.changes.now())),
             Ok(Err(error)) => Err(Error::Unreachable(error.without_url())),
             Err(_) => Err(Error::TimedOut(within)),
         };
-        // A hook that does not work says little about the backend; one that asks for a pause, or cannot be reached, is a reason
-        // to look.
+        // A hook that does not work says little about the backend, and one whose kept connection has just been closed nothing;
+        // one that asks for a pause, or cannot be reached, is a reason to look.
         match &outcome {
             Ok(()) => turn.end(Verdict::Fine),
+            Err(_) if is_stale => turn.end(Verdict::Unclear),
             Err(error @ (Error::Unreachable(_) | Error::Refused { retry_after: Some(_), .. })) => {
                 turn.end(error.verdict());
             }
@@ -399,23 +387,6 @@ impl Backend {
         }
         outcome
     }
-}
-
-/// What both clients have in common.
-fn client(config: &config::Backend) -> reqwest::ClientBuilder {
-    let mut http = reqwest::Client::builder()
-        .user_agent(concat!("high-templar/", env!("CARGO_PKG_VERSION")))
-        .redirect(Policy::none()) // cookies must not go elsewhere
-        .no_proxy()
-        .http1_only()
-        .tcp_nodelay(true);
-    if config.url.scheme() == "http" {
-        http = http.tls_certs_only([]); // a machine without certificates can do without
-    }
-    if let Some(path) = &config.socket {
-        http = http.unix_socket(path.clone());
-    }
-    http
 }
 
 /// One cryptography for all TLS of the process, the broker's included; without one there is no HTTP client either.

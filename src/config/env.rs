@@ -86,6 +86,8 @@ env! {
     handshake_timeout: "HANDSHAKE_TIMEOUT",
     /// Addresses whose `X-Real-IP` is believed, comma-separated.
     trusted_proxies: "TRUSTED_PROXIES",
+    /// How long a connection is kept for a next HTTP request. At least 1 s.
+    keep_alive: "KEEP_ALIVE",
     /// The largest headers of a request. At least 1 KiB.
     header_limit: "HEADER_LIMIT",
     /// The longest path and query of a request. At least 256 bytes.
@@ -303,6 +305,7 @@ fn check(env: &Env, legacy: Legacy, channelstream: Applied, problems: &mut Probl
     let is_json = choice("LOG_FORMAT", log_format, &[("text", false), ("json", true)], problems);
     let filter = env.log.clone().unwrap_or_else(|| "info".to_owned());
     problems.ok("LOG", log_filter::check(&filter));
+    let keep_alive = duration("KEEP_ALIVE", env.keep_alive.as_deref(), 75, 1, problems);
     let drain = duration("DRAIN", env.drain.as_deref(), 10, 0, problems);
     if origins == Some(Origins::Any) && origins_are_ours {
         notes.push(Note::Weak("ALLOWED_ORIGINS is *: any page may connect with its visitor's cookies".to_owned()));
@@ -321,6 +324,7 @@ fn check(env: &Env, legacy: Legacy, channelstream: Applied, problems: &mut Probl
         connection,
         origins: origins?,
         channelstream: channelstream.config,
+        keep_alive,
         drain,
         log: Log { filter, is_json: is_json? },
         notes,

@@ -59,6 +59,8 @@ pub struct Config {
     pub origins: Origins,
     /// Channelstream's API, if it is spoken.
     pub channelstream: Option<Channelstream>,
+    /// How long a connection is kept for a next HTTP request, as its peer is told.
+    pub keep_alive: Duration,
     /// How long a stop may take.
     pub drain: Duration,
     /// What is logged, and how.

@@ -34,6 +34,7 @@ const WRONG: &[(&str, &str)] = &[
     ("CONNECTION_MEMORY", "1"),
     ("MESSAGE_RATE", "0"),
     ("HANDSHAKE_TIMEOUT", "0"),
+    ("KEEP_ALIVE", "0"),
     ("TRUSTED_PROXIES", "localhost"),
     ("HEADER_LIMIT", "1"),
     ("URL_LIMIT", "1"),

@@ -40,9 +40,14 @@ impl Keepalive {
         (self.heard + self.idle_timeout).min(self.pinged + self.ping_interval)
     }
 
+    /// Whether the client has been silent for too long at `now`.
+    pub fn is_over(&self, now: Instant) -> bool {
+        now >= self.heard + self.idle_timeout
+    }
+
     /// What is due at `now`; a ping is then taken as sent.
     pub fn due(&mut self, now: Instant) -> Due {
-        if now >= self.heard + self.idle_timeout {
+        if self.is_over(now) {
             Due::Idle
         } else if now >= self.pinged + self.ping_interval {
             self.pinged = now;

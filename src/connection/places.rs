@@ -100,10 +100,13 @@ pub struct Place {
 }
 
 impl Accepted {
-    /// Whether there are so many connections that none should be kept for a next request.
+    /// Whether there are so many connections, in all or from its address, that none should be kept for a next request.
     pub fn is_crowded(&self) -> bool {
-        let places = &self.places;
-        places.in_all.is_some_and(|most| places.taken.lock().accepted > most - most / KEPT_PART)
+        let (places, taken) = (&self.places, self.places.taken.lock());
+        let is_crowd = |accepted: usize, most: usize| accepted > most - most / KEPT_PART;
+        let from_address = self.address.and_then(|address| Some(taken.addresses.get(&address)?.accepted));
+        places.in_all.is_some_and(|most| is_crowd(taken.accepted, most))
+            || places.per_address.zip(from_address).is_some_and(|(most, accepted)| is_crowd(accepted, most))
     }
 }
 

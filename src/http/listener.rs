@@ -1,30 +1,16 @@
 //! Accepting connections, and HTTP/1.1 on them.
 
-use std::{
-    io,
-    net::SocketAddr,
-    os::unix::fs::FileTypeExt,
-    path::PathBuf,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering::Relaxed},
-    },
-    time::Duration,
-};
+use std::{io, net::SocketAddr, os::unix::fs::FileTypeExt, path::PathBuf, sync::Arc, time::Duration};
 
-use http::{HeaderValue, StatusCode, header};
+use http::{HeaderName, HeaderValue, Method, StatusCode, Version, header};
 use hyper::{
     body::{Body as _, Incoming},
     server::conn::http1,
     service::Service as _,
 };
-use hyper_util::{
-    rt::{TokioIo, TokioTimer},
-    service::TowerToHyperService,
-};
+use hyper_util::{rt::TokioIo, service::TowerToHyperService};
 use parking_lot::Mutex;
 use tokio::{
-    io::AsyncWriteExt,
     net::{TcpListener, TcpSocket, UnixListener, UnixStream},
     sync::{OwnedSemaphorePermit, Semaphore},
     time::{sleep, timeout},
@@ -44,14 +30,20 @@ use crate::{
     logging::limited,
     metrics::Metrics,
     transport::{
-        inbound::{Ahead, Follows, Inbound},
+        inbound::{Follows, Inbound, Patience, Requests},
         socket::Socket,
         takeover::Takeover,
     },
 };
 
-/// How long a connection may take to send the head of a request.
+/// How long the head of a request may take, from its first byte on; that of the first request, from the acceptance on.
 const HEAD_DEADLINE: Duration = Duration::from_secs(5);
+/// How much longer than announced a connection without a request is kept, for the request that is on its way.
+const UNANNOUNCED: Duration = Duration::from_secs(5);
+/// How long an answer may take before a client that sends nothing more is asked whether it is there.
+const PROBED_AFTER: Duration = Duration::from_millis(100);
+/// Says for how long a connection is kept; registered, though RFC 9112 does not define it.
+const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 /// Connections that may wait to be accepted.
 const BACKLOG: u32 = 4096;
 /// How long to wait when there are no descriptors left.
@@ -78,6 +70,8 @@ impl BindError {
 pub struct Terms {
     /// One that acknowledges nothing for so long is given up.
     pub peer_timeout: Duration,
+    /// How long a connection is kept for a next request, as peers are told.
+    pub keep_alive: Duration,
     /// The largest head of a request: cookies can be large.
     pub head_limit_bytes: usize,
     /// Where those are counted that do not.
@@ -141,17 +135,20 @@ enum Taken {
 impl Taken {
     /// Whether the connection may go on after an answer with this status.
     fn may_go_on(&self, status: StatusCode) -> bool {
-        match self {
-            // Whoever is refused and asks again does not do so on the same connection: it would stay as long as it asks.
-            Self::Public(accepted) => !accepted.is_crowded() && !status.is_client_error() && !status.is_server_error(),
-            Self::Internal { permits, limit, .. } => permits.available_permits() > limit / 4,
-        }
+        let is_refused = status.is_client_error() || status.is_server_error();
+        // Whoever is refused and asks again does not do so on the same connection: it would stay as long as it asks.
+        !(self.is_crowded() || is_refused && self.is_public())
     }
 
-    fn ahead(&self) -> Ahead {
+    fn is_public(&self) -> bool {
+        matches!(self, Self::Public(_))
+    }
+
+    /// Whether there are so many connections that none is kept for a next request.
+    fn is_crowded(&self) -> bool {
         match self {
-            Self::Public(_) => Ahead::Ends,
-            Self::Internal { .. } => Ahead::Waits,
+            Self::Public(accepted) => accepted.is_crowded(),
+            Self::Internal { permits, limit, .. } => permits.available_permits() <= limit / 4,
         }
     }
 }
@@ -273,7 +270,7 @@ fn is_about_one_peer(error: &io::Error) -> bool {
 struct TakenOver;
 
 /// Writes the head of the response, and hands the socket over.
-async fn take_over(takeover: Takeover, mut socket: Socket, head: &[u8], received: Vec<u8>) {
+async fn take_over(takeover: Takeover, socket: Socket, head: &[u8], received: Vec<u8>) {
     match timeout(HEAD_DEADLINE, socket.write_all(head)).await {
         Ok(Ok(())) => {
             socket.release_task();
@@ -307,27 +304,29 @@ async fn serve_one(
     terms: Terms,
     stop: CancellationToken,
 ) {
-    let (inbound, requests) = Inbound::new(socket, taken.ahead(), reply::unread);
     let taken = Arc::new(taken);
+    let (inbound, requests) = Inbound::new(socket, patience(&taken, &terms), reply::unread);
     let metrics = terms.metrics.clone();
     let routes = TowerToHyperService::new(warp::service(routes));
-    let has_asked = Arc::new(AtomicBool::new(false));
-    let asked = has_asked.clone();
+    let (asked, stopping) = (requests.clone(), stop.clone());
     let departure = Arc::new(Mutex::new(None));
     let departing = departure.clone();
     let service = hyper::service::service_fn(move |mut request: http::Request<Incoming>| {
-        asked.store(true, Relaxed);
         let follows = request.body().size_hint().exact().map_or(Follows::Chunks, Follows::Bytes);
-        let head = requests.begin(follows);
-        let answering = Answering(requests.clone());
+        let head = asked.begin(follows);
+        let answering = Answering(asked.clone());
         let (routes, taken, metrics) = (routes.clone(), taken.clone(), metrics.clone());
-        let (requests, departing) = (requests.clone(), departing.clone());
+        let (asked, stopping, departing) = (asked.clone(), stopping.clone(), departing.clone());
         async move {
+            let is_kept = is_kept(&request);
             let mut response = match request::check(&mut request, head, follows) {
                 Ok(()) => {
                     let version = request.version();
                     request.extensions_mut().insert(Origination { peer, version });
-                    routes.call(request).await.unwrap_or_else(|never| match never {})
+                    let is_probed = taken.is_public() && request.method() == Method::GET && version >= Version::HTTP_11;
+                    let answer = routes.call(request);
+                    let answer = if is_probed { probing(answer, &asked).await } else { answer.await };
+                    answer.unwrap_or_else(|never| match never {})
                 }
                 Err(malformed) => {
                     metrics.requests_malformed.inc(malformed.label());
@@ -337,20 +336,18 @@ async fn serve_one(
                 }
             };
             if let Some(takeover) = Takeover::detach(&mut response) {
-                requests.flushed().await; // hyper would drop the rest of an earlier response
+                asked.flushed().await; // hyper would drop the rest of an earlier response
                 let head = [&response_head(&response), takeover.opening()].concat();
                 *departing.lock() = Some((head, takeover));
                 return Err(TakenOver);
             }
-            if !taken.may_go_on(response.status()) {
-                response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
-            }
+            let goes_on = is_kept && taken.may_go_on(response.status()) && !has_ended(&asked, &stopping);
+            announce(&mut response, goes_on.then_some(terms.keep_alive));
             Ok(response.map(|body| Answer::new(body, answering)))
         }
     });
     let connection = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(HEAD_DEADLINE)
+        .half_close(true) // who is gone is noticed all the same, see `Inbound`
         .max_header_size(terms.head_limit_bytes)
         .serve_connection(TokioIo::new(inbound), service);
     let mut connection = Box::new(connection);
@@ -364,7 +361,7 @@ async fn serve_one(
     let departed = departure.lock().take();
     if let Some((head, takeover)) = departed {
         let parts = connection.into_parts();
-        let (socket, held) = parts.io.into_inner().into_parts();
+        let Some((socket, held)) = parts.io.into_inner().into_parts() else { return };
         take_over(takeover, socket, &head, [parts.read_buf.as_ref(), &held].concat()).await;
     } else if let Err(error) = outcome {
         if error.is_parse_too_large() {
@@ -376,9 +373,64 @@ async fn serve_one(
         } else if error.is_parse() {
             terms.metrics.requests_malformed.inc("parse");
             limited!(warn["parse"], "request refused unread: it is not HTTP/1.1", %error);
-        } else if error.is_timeout() && !has_asked.load(Relaxed) {
+        } else if requests.is_late() {
             terms.metrics.limited.inc("handshake");
         }
         debug!(%error, "connection ended");
+    }
+}
+
+/// How long the peer of a connection may take.
+fn patience(taken: &Arc<Taken>, terms: &Terms) -> Patience {
+    let taken = Arc::downgrade(taken); // a stream that has become a WebSocket must not keep it
+    Patience {
+        head: HEAD_DEADLINE,
+        idle: terms.keep_alive + UNANNOUNCED,
+        is_crowded: Box::new(move || taken.upgrade().is_none_or(|taken| taken.is_crowded())),
+    }
+}
+
+/// Waits for an answer that may take minutes, though not for a peer that is gone: it would keep its turn at the API, or receive
+/// what another connection of its own should.
+async fn probing<T>(answer: impl Future<Output = T>, requests: &Requests) -> T {
+    let mut answer = std::pin::pin!(answer);
+    let lasting = async {
+        requests.half_closed().await;
+        sleep(PROBED_AFTER).await;
+    };
+    tokio::select! {
+        biased;
+        answer = &mut answer => return answer,
+        () = lasting => requests.probe(),
+    }
+    answer.await
+}
+
+/// Whether the client would send a next request on the same connection (RFC 9112 section 9.3).
+fn is_kept<B>(request: &http::Request<B>) -> bool {
+    let has = |option: &str| {
+        let values = request.headers().get_all(header::CONNECTION).iter().filter_map(|value| value.to_str().ok());
+        values.flat_map(|value| value.split(',')).any(|found| found.trim().eq_ignore_ascii_case(option))
+    };
+    !has("close") && (request.version() >= Version::HTTP_11 || has("keep-alive"))
+}
+
+/// Whether no further request is taken on a connection: the peer sends none, or the server is stopping.
+fn has_ended(requests: &Requests, stop: &CancellationToken) -> bool {
+    requests.is_half_closed() || stop.is_cancelled()
+}
+
+/// Tells the peer whether its connection is kept, and for how long. An answer that ends it says so already.
+fn announce(response: &mut Response, keep_alive: Option<Duration>) {
+    if response.headers().contains_key(header::CONNECTION) {
+        return;
+    }
+    let (connection, time) = match keep_alive {
+        Some(time) => ("keep-alive", HeaderValue::from_str(&format!("timeout={}", time.as_secs())).ok()),
+        None => ("close", None),
+    };
+    response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static(connection));
+    if let Some(time) = time {
+        response.headers_mut().insert(KEEP_ALIVE, time);
     }
 }

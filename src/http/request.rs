@@ -20,6 +20,9 @@ pub(super) enum Malformed {
     /// `CONNECT`, `OPTIONS *`, or a target that is neither a path nor a URL.
     #[error("the request's target is neither a path nor an http URL")]
     Target,
+    /// A `#`, which a server could as well take for a part of the path.
+    #[error("the request's target has a fragment")]
+    Fragment,
     /// HTTP/1.1 without a `Host`.
     #[error("the request has no Host")]
     NoHost,
@@ -49,6 +52,7 @@ impl Malformed {
         match self {
             Self::LineEnd => "line-end",
             Self::Target => "target",
+            Self::Fragment => "fragment",
             Self::NoHost => "no-host",
             Self::Host => "host",
             Self::OtherHost => "other-host",
@@ -69,6 +73,9 @@ impl Malformed {
 /// When the request is to be refused.
 pub(super) fn check<B>(request: &mut Request<B>, head: Option<Head>, follows: Follows) -> Result<(), Malformed> {
     let Some(head) = head.filter(|head| !head.has_bare_line_feed) else { return Err(Malformed::LineEnd) };
+    if head.has_fragment {
+        return Err(Malformed::Fragment);
+    }
     body(request.headers(), head, follows)?;
     let host = host(request.headers())?;
     if let Some(name) = header_lines::repeated(request.headers()) {
@@ -98,7 +105,9 @@ pub(super) fn check<B>(request: &mut Request<B>, head: Option<Head>, follows: Fo
         }
     }
     let path = request.uri().path_and_query().map_or("/", |path| path.as_str());
-    *request.uri_mut() = path.parse().map_err(|_| Malformed::Target)?;
+    // The path of a URL may be empty (RFC 9110 section 4.2.3).
+    let path = if path.starts_with('/') { path.parse() } else { format!("/{path}").parse() };
+    *request.uri_mut() = path.map_err(|_| Malformed::Target)?;
     Ok(())
 }
 
@@ -165,6 +174,7 @@ mod tests {
             ("//other.example/ws/", host, Ok("//other.example/ws/")),
             ("http://app.example.org/ws/?a=b", host, Ok("/ws/?a=b")),
             ("HTTP://APP.example.org:80", host, Ok("/")),
+            ("http://app.example.org?a=b", host, Ok("/?a=b")),
             ("https://app.example.org:443/a", host, Ok("/a")),
             ("http://app.example.org:443/a", host, Err(Malformed::OtherHost)),
             ("http://other.example/ws/", host, Err(Malformed::OtherHost)),

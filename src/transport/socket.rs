@@ -1,18 +1,21 @@
 //! A stream to a peer: TCP or a unix socket.
 
 use std::{
+    future::poll_fn,
     io::{self, IoSlice},
     net::Shutdown,
     os::fd::{AsFd, BorrowedFd},
-    pin::Pin,
-    task::{Context, Poll, Waker},
+    task::{Context, Poll, Waker, ready},
     time::Duration,
 };
 
-use rustix::net::{RecvFlags, SendAncillaryBuffer, SendFlags, recv, send, sendmsg};
+use rustix::{
+    event::{PollFd, PollFlags, poll},
+    net::{RecvFlags, SendAncillaryBuffer, SendFlags, recv, send, sendmsg},
+};
 use socket2::SockRef;
 use tokio::{
-    io::{AsyncRead, AsyncWrite, Interest, ReadBuf, Ready},
+    io::{Interest, ReadBuf, Ready},
     net::{TcpStream, UnixStream},
 };
 
@@ -35,7 +38,7 @@ impl Socket {
         }
     }
 
-    /// Releases the task that has read and written the stream so far as [`AsyncRead`] and [`AsyncWrite`]. tokio keeps its waker until
+    /// Releases the task that has read and written the stream so far by polling it. tokio keeps its waker until
     /// something happens on the stream, and with the waker the whole memory of the task, although the task has ended.
     pub fn release_task(&self) {
         let context = &mut Context::from_waker(Waker::noop());
@@ -77,6 +80,65 @@ impl Socket {
             Self::Unix(stream) => stream.try_io(Interest::READABLE, read),
         };
         drained.map_or(outcome, Ok)
+    }
+
+    /// Appends what the kernel holds of the stream to `buffer`, as far as it has room; 0 at the end of the stream.
+    ///
+    /// Asks the kernel and not tokio, which knows nothing yet of what arrived while the process stood still.
+    pub(super) fn read_now(&self, buffer: &mut Vec<u8>) -> io::Result<usize> {
+        Ok(recv(self.as_fd(), rustix::buffer::spare_capacity(buffer), RecvFlags::DONTWAIT)?.0)
+    }
+
+    /// Reads into `buffer`, or waits until there is something; nothing is read at the end of the stream.
+    pub(super) fn poll_read(&self, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        loop {
+            let outcome = match self {
+                Self::Tcp(stream) => {
+                    ready!(stream.poll_read_ready(context))?;
+                    stream.try_read(buffer.initialize_unfilled())
+                }
+                Self::Unix(stream) => {
+                    ready!(stream.poll_read_ready(context))?;
+                    stream.try_read(buffer.initialize_unfilled())
+                }
+            };
+            match outcome {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                outcome => return Poll::Ready(outcome.map(|count| buffer.advance(count))),
+            }
+        }
+    }
+
+    /// Writes as much as the stream takes, or waits until it takes something.
+    pub(super) fn poll_write(&self, context: &mut Context<'_>, slices: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        loop {
+            match self.try_write(slices) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => match self {
+                    Self::Tcp(stream) => ready!(stream.poll_write_ready(context))?,
+                    Self::Unix(stream) => ready!(stream.poll_write_ready(context))?,
+                },
+                outcome => return Poll::Ready(outcome),
+            }
+        }
+    }
+
+    /// Writes all of `bytes`.
+    pub async fn write_all(&self, mut bytes: &[u8]) -> io::Result<()> {
+        while !bytes.is_empty() {
+            match poll_fn(|context| self.poll_write(context, &[IoSlice::new(bytes)])).await? {
+                0 => return Err(io::ErrorKind::WriteZero.into()),
+                count => bytes = &bytes[count..],
+            }
+        }
+        Ok(())
+    }
+
+    /// Returns whether the peer takes nothing any more: it has reset the connection, or closed its unix socket. Over TCP,
+    /// a peer that has closed its socket is not told from one that only sends nothing more, before something is sent to it.
+    pub(super) fn is_broken(&self) -> bool {
+        let mut one = [PollFd::new(self, PollFlags::empty())];
+        let outcome = poll(&mut one, Some(&rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 }));
+        outcome.is_ok() && one[0].revents().intersects(PollFlags::ERR | PollFlags::HUP)
     }
 
     /// Writes what can be written now.
@@ -121,51 +183,4 @@ fn write(socket: BorrowedFd<'_>, slices: &[IoSlice<'_>]) -> io::Result<usize> {
         [only] => send(socket, only, FLAGS)?,
         _ => sendmsg(socket, slices, &mut SendAncillaryBuffer::default(), FLAGS)?,
     })
-}
-
-impl AsyncRead for Socket {
-    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Tcp(stream) => Pin::new(stream).poll_read(cx, buf),
-            Self::Unix(stream) => Pin::new(stream).poll_read(cx, buf),
-        }
-    }
-}
-
-impl AsyncWrite for Socket {
-    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        match self.get_mut() {
-            Self::Tcp(stream) => Pin::new(stream).poll_write(cx, buf),
-            Self::Unix(stream) => Pin::new(stream).poll_write(cx, buf),
-        }
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Tcp(stream) => Pin::new(stream).poll_flush(cx),
-            Self::Unix(stream) => Pin::new(stream).poll_flush(cx),
-        }
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Tcp(stream) => Pin::new(stream).poll_shutdown(cx),
-            Self::Unix(stream) => Pin::new(stream).poll_shutdown(cx),
-        }
-    }
-
-    fn poll_write_vectored(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        slices: &[IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        match self.get_mut() {
-            Self::Tcp(stream) => Pin::new(stream).poll_write_vectored(cx, slices),
-            Self::Unix(stream) => Pin::new(stream).poll_write_vectored(cx, slices),
-        }
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        true
-    }
 }

@@ -27,7 +27,7 @@ from world import HOOKS, World
 # The order of the walk.
 TOPICS = [
     *("handshake", "forwarding", "answers", "frames", "rooms", "subscriptions", "dispatch", "triggers"),
-    *("closing", "status", "metrics", "exact", "hooks", "lifecycle", "deployment"),
+    *("closing", "status", "metrics", "exact", "hooks", "lifecycle", "deployment", "clients"),
 ]
 for topic in TOPICS:
     importlib.import_module(f"walk_{topic}")

@@ -16,6 +16,8 @@ pub enum Follows {
 pub struct Head {
     /// A line ends without a carriage return.
     pub has_bare_line_feed: bool,
+    /// There is a `#` in the request line, from which on hyper ignores the target.
+    pub has_fragment: bool,
     /// There is a `Content-Length`. hyper removes it where there is a `Transfer-Encoding` as well.
     pub has_content_length: bool,
 }
@@ -69,8 +71,10 @@ impl Default for Lines {
 }
 
 impl Lines {
-    /// Notes whether a line begins with [`CONTENT_LENGTH`], of which `bytes` are the next ones.
-    fn compare(&mut self, bytes: &[u8]) {
+    /// Notes whether the first line has a fragment, and whether another one begins with [`CONTENT_LENGTH`]. `bytes` are the next
+    /// ones of the line.
+    fn look_at(&mut self, bytes: &[u8]) {
+        self.head.has_fragment |= !self.has_begun && memchr(b'#', bytes).is_some();
         let Some(named) = self.named else { return };
         let left = &CONTENT_LENGTH[named..];
         let count = left.len().min(bytes.len());
@@ -90,7 +94,7 @@ impl Lines {
             let content = line.len() - usize::from(line.last() == Some(&b'\r'));
             let is_filled = self.is_filled || content > 0 || (self.is_returned && !line.is_empty());
             self.head.has_bare_line_feed |= !is_returned;
-            self.compare(line);
+            self.look_at(line);
             (self.is_filled, self.is_returned, self.named) = (false, false, Some(0));
             self.has_begun |= is_filled;
             if !is_filled && (self.has_begun || !begins) {
@@ -100,7 +104,7 @@ impl Lines {
         if let [rest @ .., last] = &bytes[at..] {
             self.is_filled |= self.is_returned || !rest.is_empty() || *last != b'\r';
             self.is_returned = *last == b'\r';
-            self.compare(&bytes[at..]);
+            self.look_at(&bytes[at..]);
         }
         None
     }
@@ -180,13 +184,22 @@ impl Framing {
 
     /// Whether a head, or a part of one, has been passed on and not answered.
     pub(super) fn is_unanswered(&self) -> bool {
-        matches!(self, Self::Known(_) | Self::Anything)
-            || matches!(self, Self::Head(lines) if lines.has_begun || lines.is_filled)
+        matches!(self, Self::Known(_) | Self::Anything) || self.is_within_head()
+    }
+
+    /// Whether the end of a head is still to come, be it that none has begun.
+    pub(super) fn is_head(&self) -> bool {
+        matches!(self, Self::Head(_))
+    }
+
+    /// Whether a head has begun whose end is still to come.
+    pub(super) fn is_within_head(&self) -> bool {
+        self.is_head() && !self.is_between()
     }
 
     /// Whether a request has ended and none has begun.
     pub(super) fn is_between(&self) -> bool {
-        matches!(self, Self::Head(Lines { has_begun: false, .. }))
+        matches!(self, Self::Head(Lines { has_begun: false, is_filled: false, .. }))
     }
 }
 
@@ -277,7 +290,25 @@ mod tests {
                     assert_eq!(framing.pass(piece), piece.len());
                 }
                 let seen = framing.follow(Follows::Bytes(0));
-                assert_eq!(seen, Some(Head { has_bare_line_feed: false, has_content_length }), "{lines} by {step}");
+                assert_eq!(seen, Some(Head { has_content_length, ..Head::default() }), "{lines} by {step}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_fragment_is_seen_in_the_request_line_alone_in_whatever_pieces() {
+        for (head, has_fragment) in [
+            ("GET /a#b HTTP/1.1\r\nHost: a\r\n\r\n", true),
+            ("\r\nGET /a# HTTP/1.1\r\nHost: a\r\n\r\n", true),
+            ("GET /a%23b HTTP/1.1\r\nHost: a#\r\nX: #\r\n\r\n", false),
+        ] {
+            for step in [1, 2, 3, 7, 1000] {
+                let mut framing = Framing::default();
+                for piece in head.as_bytes().chunks(step) {
+                    assert_eq!(framing.pass(piece), piece.len());
+                }
+                let seen = framing.follow(Follows::Bytes(0));
+                assert_eq!(seen, Some(Head { has_fragment, ..Head::default() }), "{head:?} by {step}");
             }
         }
     }

@@ -4,12 +4,11 @@
 //! written, and gets a body here.
 
 use std::{
-    io,
-    pin::Pin,
+    io::{self, IoSlice},
     task::{Context, Poll, ready},
 };
 
-use tokio::io::AsyncWrite;
+use crate::transport::socket::Socket;
 
 /// Makes the JSON body of the answer with a status.
 pub type Explain = fn(u16) -> String;
@@ -43,13 +42,9 @@ impl Replacement {
     }
 
     /// Writes all of it.
-    pub(super) fn poll_write(
-        &mut self,
-        mut stream: impl AsyncWrite + Unpin,
-        context: &mut Context<'_>,
-    ) -> Poll<io::Result<()>> {
+    pub(super) fn poll_write(&mut self, socket: &Socket, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         while self.written < self.bytes.len() {
-            match ready!(Pin::new(&mut stream).poll_write(context, &self.bytes[self.written..]))? {
+            match ready!(socket.poll_write(context, &[IoSlice::new(&self.bytes[self.written..])]))? {
                 0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
                 count => self.written += count,
             }

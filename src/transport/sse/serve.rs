@@ -14,7 +14,7 @@ use crate::{
     protocol::CloseCode,
     transport::{
         socket::Socket,
-        websocket::finish::{WRITE_DEADLINE, finish},
+        websocket::finish::{end, is_too_slow},
     },
 };
 
@@ -88,7 +88,7 @@ impl Client {
                 }
                 () = &mut clock => {
                     let now = Instant::now();
-                    if outbox.blocked_for().is_some_and(|blocked| blocked >= WRITE_DEADLINE) {
+                    if is_too_slow(outbox) {
                         outbox.close(CloseCode::TooSlow, "too slow");
                     } else if now >= next_ping {
                         next_ping = now + ping_interval;
@@ -108,7 +108,7 @@ impl Client {
     /// Leaves the rooms, and ends the stream.
     async fn finish(self, socket: &Socket) {
         self.connection.leave().await;
-        finish(socket, self.link.outbox(), None).await;
+        end(socket, self.link.outbox()).await;
     }
 }
 

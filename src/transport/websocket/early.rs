@@ -3,7 +3,7 @@
 //! Authentication may take minutes. Meanwhile pings are answered, and a close frame or the end of the stream ends the
 //! connection, so that nobody waits for a client that is gone. Messages are kept in order, up to a limit.
 
-use std::{borrow::Cow, collections::VecDeque, future::Future, ops::ControlFlow, time::Duration};
+use std::{collections::VecDeque, future::Future, ops::ControlFlow, time::Duration};
 
 use tokio::{
     io::Interest,
@@ -13,8 +13,8 @@ use tokio::{
 
 use super::{
     Socket,
-    finish::{Goodbye, receive},
-    frame::{Event, Reader, Violation},
+    finish::{Goodbye, failure, receive},
+    frame::{Event, Reader},
 };
 use crate::{
     connection::{Link, Rate, TooFast},
@@ -187,7 +187,7 @@ impl<'a> Early<'a> {
                     outbox.flush();
                 }
                 Ok(Some(Event::Close(code, reason))) => return ControlFlow::Break(Some((code, reason))),
-                Err(Violation(code)) => return ControlFlow::Break(Some((code, Cow::Borrowed("")))),
+                Err(violation) => return ControlFlow::Break(Some(failure(violation, self.reader))),
             }
             self.count(count)?;
         }

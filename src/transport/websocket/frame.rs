@@ -61,6 +61,8 @@ pub struct Reader {
     message: Option<Box<Message>>,
     /// A whole message has been returned; its memory can be freed.
     is_spent: bool,
+    /// A close frame has been read.
+    has_closed: bool,
     /// Small frames without the end of a message that were read since [`take_fragments`](Self::take_fragments).
     fragments: u32,
     limit: usize,
@@ -110,6 +112,16 @@ impl Reader {
             self.buffer.reserve(frame.map_or(0, |frame| frame.len).clamp(LEAST_READ, MOST_READ));
         }
         &mut self.buffer
+    }
+
+    /// The largest message.
+    pub fn limit(&self) -> usize {
+        self.limit
+    }
+
+    /// Whether the client has sent a close frame, behind which nothing of it counts.
+    pub fn has_closed(&self) -> bool {
+        self.has_closed
     }
 
     /// Bytes received and not yet looked at.
@@ -180,11 +192,39 @@ impl Reader {
             return match head.opcode {
                 PING => Ok(Some(Event::Ping(Bytes::copy_from_slice(&self.buffer[range])))),
                 PONG => Ok(Some(Event::Pong)),
-                CLOSE => close(&self.buffer[range]).map(Some),
+                CLOSE => {
+                    self.has_closed = true;
+                    close(&self.buffer[range]).map(Some)
+                }
                 // A message in one frame that has arrived whole is read where it lies.
                 opcode => event(opcode == TEXT, &self.buffer[range]).map(Some),
             };
         }
+    }
+
+    /// Passes over what a client sends that has broken the protocol, as far as its frames still have heads. Returns whether a close
+    /// frame is there.
+    pub fn skip_to_close(&mut self) -> bool {
+        let message = self.message.take();
+        let mut left = message.and_then(|message| message.frame).map_or(0, |frame| frame.len);
+        while !self.has_closed {
+            let count = left.min(self.unread());
+            (self.start, left) = (self.start + count, left - count);
+            let Some([first, second, rest @ ..]) = self.buffer.get(self.start..).filter(|_| left == 0) else { break };
+            let Some((len, extended)) = length(second & 0x7F, rest) else { break };
+            let key = if second & MASKED == 0 { 0 } else { 4 };
+            if rest.len() < extended + key {
+                break;
+            }
+            self.has_closed = first & 0x0F == CLOSE;
+            self.start += 2 + extended + key;
+            left = usize::try_from(len).unwrap_or(usize::MAX);
+        }
+        let frame = (left > 0).then_some(Frame { is_final: false, key: [0; 4], len: left });
+        self.message = frame
+            .map(|frame| Box::new(Message { is_text: false, payload: Vec::new(), checked: 0, frame: Some(frame) }));
+        self.give_memory_back();
+        self.has_closed
     }
 
     /// Notes the head of a data frame whose payload goes into the message under assembly.
@@ -204,13 +244,13 @@ impl Reader {
         unmask(&mut self.buffer[range.clone()], frame.key);
         message.payload.extend_from_slice(&self.buffer[range.clone()]);
         self.start = range.end;
-        if message.is_text {
-            message.check()?;
-        }
         frame.len -= count;
         frame.key.rotate_left(count % 4);
         if frame.len > 0 {
             message.frame = Some(frame);
+        }
+        if message.is_text {
+            message.check()?;
         }
         Ok(frame.len == 0)
     }
@@ -232,12 +272,7 @@ impl Reader {
         {
             return Err(PROTOCOL);
         }
-        let (len, extended) = match (second & 0x7F, rest) {
-            (126, [a, b, ..]) => (u64::from(u16::from_be_bytes([*a, *b])), 2),
-            (127, [a, b, c, d, e, f, g, h, ..]) => (u64::from_be_bytes([*a, *b, *c, *d, *e, *f, *g, *h]), 8),
-            (126 | 127, _) => return Ok(None),
-            (len, _) => (u64::from(len), 0),
-        };
+        let Some((len, extended)) = length(second & 0x7F, rest) else { return Ok(None) };
         let so_far = self.message.as_ref().map_or(0, |message| message.payload.len());
         let len = usize::try_from(len).map_err(|_| Violation(CloseCode::TooBig))?;
         if !is_control && len > self.limit.saturating_sub(so_far) {
@@ -252,6 +287,17 @@ impl Reader {
             self.buffer = Vec::new();
             self.start = 0;
         }
+    }
+}
+
+/// The length of a payload, of which `short` is what the second byte of a frame says and `rest` is behind that; and the bytes that
+/// it takes (section 5.2).
+fn length(short: u8, rest: &[u8]) -> Option<(u64, usize)> {
+    match (short, rest) {
+        (126, [a, b, ..]) => Some((u64::from(u16::from_be_bytes([*a, *b])), 2)),
+        (127, [a, b, c, d, e, f, g, h, ..]) => Some((u64::from_be_bytes([*a, *b, *c, *d, *e, *f, *g, *h]), 8)),
+        (126 | 127, _) => None,
+        (len, _) => Some((u64::from(len), 0)),
     }
 }
 

@@ -1,7 +1,7 @@
 //! A socket that only listens: what comes for a connection of Channelstream's is written to it, and what it says is of no
 //! interest but as a sign of life.
 
-use std::{borrow::Cow, net::IpAddr, ops::ControlFlow, pin::pin, sync::Arc, time::Duration};
+use std::{net::IpAddr, ops::ControlFlow, pin::pin, sync::Arc, time::Duration};
 
 use tokio::{
     io::Interest,
@@ -12,8 +12,8 @@ use uuid::Uuid;
 use super::{
     Socket, WebSocket,
     early::Early,
-    finish::{Goodbye, WRITE_DEADLINE, finish, receive},
-    frame::{Event, Reader, Violation},
+    finish::{Goodbye, failure, finish, is_too_slow, receive},
+    frame::{Event, Reader},
 };
 use crate::{
     backend::Identity,
@@ -64,7 +64,7 @@ pub async fn listen(
         ControlFlow::Break(goodbye) => goodbye.clone(),
     };
     drop(listening); // the connection is over, whatever becomes of the last frames
-    Box::pin(finish(&client.socket.wire().socket, client.link.outbox(), goodbye)).await;
+    Box::pin(finish(&client.socket.wire().socket, client.link.outbox(), &mut client.reader, goodbye)).await;
 }
 
 struct Client {
@@ -133,7 +133,7 @@ impl Client {
                     }
                     Ok(Some(Event::Pong)) => {}
                     Ok(Some(Event::Close(code, reason))) => return Some((code, reason)),
-                    Err(Violation(code)) => return Some((code, Cow::Borrowed(""))),
+                    Err(violation) => return Some(failure(violation, &self.reader)),
                 }
             }
             if outbox.is_closing() {
@@ -154,7 +154,7 @@ impl Client {
                     }
                 }
                 _ = beats.tick() => {
-                    if outbox.blocked_for().is_some_and(|blocked| blocked >= WRITE_DEADLINE) {
+                    if is_too_slow(outbox) {
                         outbox.close(CloseCode::TooSlow, "too slow");
                     } else {
                         let _ = outbox.push(Frame::Fixed("[]"));

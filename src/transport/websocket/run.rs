@@ -1,6 +1,6 @@
 //! One client's task: it authenticates, then reads, and writes only what others could not.
 
-use std::{borrow::Cow, ops::ControlFlow, sync::Arc, time::Duration};
+use std::{ops::ControlFlow, sync::Arc, time::Duration};
 
 use tokio::{
     io::Interest,
@@ -10,8 +10,8 @@ use tokio::{
 use super::{
     Socket, WebSocket,
     early::{self, Early},
-    finish::{Goodbye, WRITE_DEADLINE, finish, receive},
-    frame::{Event, Reader, Violation},
+    finish::{Goodbye, failure, finish, is_too_slow, receive, receive_now},
+    frame::{Event, Reader},
 };
 use crate::{
     backend::Credentials,
@@ -158,6 +158,9 @@ impl Client {
                     }
                 }
                 () = &mut clock => {
+                    if keepalive.is_over(Instant::now()) && receive_now(&self.socket.wire().socket, &mut self.reader) {
+                        continue;
+                    }
                     if on_clock(&mut keepalive, self.link.version(), self.outbox()) == Due::Ping
                         && let Some(connection) = &self.connection
                     {
@@ -208,7 +211,7 @@ impl Client {
                     continue;
                 }
                 Ok(Some(Event::Close(code, reason))) => return Progress::Ended(Some((code, reason))),
-                Err(Violation(code)) => return Progress::Ended(Some((code, Cow::Borrowed("")))),
+                Err(violation) => return Progress::Ended(Some(failure(violation, &self.reader))),
             };
             keepalive.heard(Instant::now());
             let _ = connection.on_message(message);
@@ -236,13 +239,13 @@ impl Client {
         if let Some(connection) = self.connection.take() {
             connection.leave().await; // out of the books before the answer is sent
         }
-        finish(self.socket(), self.outbox(), goodbye).await;
+        finish(&self.socket.wire().socket, self.link.outbox(), &mut self.reader, goodbye).await;
     }
 }
 
 /// Does what is due by the clock, and says what that was.
 fn on_clock(keepalive: &mut Keepalive, version: Version, outbox: &Outbox) -> Due {
-    if outbox.blocked_for().is_some_and(|blocked| blocked >= WRITE_DEADLINE) {
+    if is_too_slow(outbox) {
         outbox.close(CloseCode::TooSlow, "too slow");
         return Due::Nothing;
     }

@@ -29,6 +29,8 @@ pub struct Asked {
     /// By lower-case name.
     pub headers: HashMap<String, String>,
     pub body: String,
+    /// Requests before it on its connection.
+    pub before: usize,
 }
 
 impl Asked {
@@ -190,7 +192,10 @@ impl Shared {
     async fn serve(self, stream: impl AsyncRead + AsyncWrite + Unpin) {
         self.connections.fetch_add(1, SeqCst);
         let mut stream = BufReader::new(stream);
+        let mut before = 0;
         while let Some(asked) = read_request(&mut stream).await {
+            let asked = Asked { before, ..asked };
+            before += 1;
             self.asked.lock().push(asked.clone());
             let rule = self.rule.lock().clone();
             let at_once = self.at_once.fetch_add(1, SeqCst) + 1;
@@ -246,5 +251,5 @@ async fn read_request(stream: &mut (impl AsyncBufReadExt + Unpin)) -> Option<Ask
     let length = headers.get("content-length").and_then(|length| length.parse().ok()).unwrap_or(0);
     let mut body = vec![0; length];
     stream.read_exact(&mut body).await.ok()?;
-    Some(Asked { line, headers, body: String::from_utf8_lossy(&body).into_owned() })
+    Some(Asked { line, headers, body: String::from_utf8_lossy(&body).into_owned(), before: 0 })
 }

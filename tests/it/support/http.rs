@@ -71,7 +71,12 @@ pub async fn exchange_on(mut stream: impl Stream, bytes: &[u8]) -> Reply {
     let _ = stream.write_all(bytes).await; // a server that has heard enough may close
     let mut answer = Vec::new();
     let _ = timeout(PATIENCE, stream.read_to_end(&mut answer)).await.unwrap();
-    let answer = String::from_utf8_lossy(&answer).into_owned();
+    parse(&answer)
+}
+
+/// An answer as it was received.
+pub fn parse(answer: &[u8]) -> Reply {
+    let answer = String::from_utf8_lossy(answer).into_owned();
     let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((&answer, ""));
     let status = head.split(' ').nth(1).and_then(|status| status.parse().ok()).unwrap_or(0);
     let is_chunked = head.to_ascii_lowercase().contains("transfer-encoding: chunked");

@@ -39,8 +39,8 @@ use crate::{
         takeover::Takeover,
         websocket::{
             Request, WebSocket, accept,
-            finish::{finish, receive},
-            frame::{self, Event, Reader, Violation},
+            finish::{failure, finish, receive},
+            frame::{self, Event, Reader},
         },
     },
 };
@@ -71,6 +71,7 @@ impl Server {
         let metrics: Arc<Metrics> = Arc::default();
         let terms = Terms {
             peer_timeout: Duration::from_secs(60),
+            keep_alive: Duration::from_secs(75),
             head_limit_bytes: 16 << 10,
             metrics: metrics.clone(),
             room: Room::internal(None),
@@ -231,7 +232,7 @@ async fn echo(socket: Socket, received: Vec<u8>, version: Version, metrics: Arc<
             Ok(Some(Event::Ping(payload))) => Frame::Pong(payload),
             Ok(Some(Event::Pong)) => continue,
             Ok(Some(Event::Close(code, reason))) => break Some((code, reason)),
-            Err(Violation(code)) => break Some((code, "".into())),
+            Err(violation) => break Some(failure(violation, &reader)),
             Ok(None) => {
                 let is_blocked = outbox.blocked_for().is_some();
                 let interest = if is_blocked { Interest::READABLE | Interest::WRITABLE } else { Interest::READABLE };
@@ -249,7 +250,7 @@ async fn echo(socket: Socket, received: Vec<u8>, version: Version, metrics: Arc<
         outbox.push(answer).unwrap();
         outbox.flush();
     };
-    finish(socket, &outbox, goodbye).await;
+    finish(socket, &outbox, &mut reader, goodbye).await;
 }
 
 /// A message behind its opcode.

@@ -325,3 +325,45 @@ proptest! {
         prop_assert_eq!(metrics.publications_sent.get() + written, sizes.len().div_ceil(2) as u64);
     }
 }
+
+#[test]
+fn a_close_frame_is_found_behind_whatever_broke_the_protocol() {
+    let close = masked(FIN | CLOSE, b"\x03\xe8");
+    let large = masked(FIN | BINARY, &vec![0x88; 70_000]);
+    for broken in [
+        masked(FIN | TEXT, &[b'x'; 2000]),
+        [masked(TEXT, &[b'x'; 1000]), masked(FIN | CONTINUATION, &[b'x'; 200])].concat(),
+        masked(FIN | TEXT, &[&b"\xff"[..], &[0x88; 500]].concat()),
+        [masked(TEXT, b"x"), masked(FIN | CONTINUATION, &[&b"\xff"[..], &[0x88; 500]].concat())].concat(),
+        masked(FIN | 0x3, &[0x88; 300]),
+        masked(FIN | 0x40 | TEXT, &[0x88; 300]),
+        vec![FIN | TEXT, 3, 0x88, 0x88, 0x88],
+        [masked(FIN | CONTINUATION, b""), large].concat(),
+    ] {
+        for step in [1, 7, 600, 100_000] {
+            let bytes = [&broken[..], &masked(FIN | PING, b"between"), &close].concat();
+            let (mut reader, mut is_broken) = (Reader::new(1024, &[]), false);
+            let mut fed = 0;
+            for piece in bytes.chunks(step) {
+                assert!(!reader.has_closed() || fed + 2 >= bytes.len(), "closed after {fed} bytes of {}", bytes.len());
+                reader.buffer().extend_from_slice(piece);
+                fed += piece.len();
+                while !is_broken
+                    && reader.next_event().inspect_err(|_| is_broken = true).is_ok_and(|event| event.is_some())
+                {
+                }
+                if is_broken {
+                    reader.skip_to_close();
+                }
+            }
+            assert!(is_broken && reader.has_closed(), "{:?} by {step}", &broken[..8.min(broken.len())]);
+        }
+    }
+    let mut endless = Reader::new(1024, &[&[FIN | TEXT, MASKED | 127][..], &u64::MAX.to_be_bytes(), &[0; 4]].concat());
+    assert!(endless.next_event().is_err());
+    for _ in 0..100 {
+        endless.buffer().extend_from_slice(&close);
+        assert!(!endless.skip_to_close());
+        assert_eq!(endless.held(), 0);
+    }
+}
