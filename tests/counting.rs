@@ -234,7 +234,6 @@ fn assert_idle(connect: fn(SocketAddr) -> TcpStream, end: &[u8], most: isize) {
     clients.extend((0..CLIENTS).map(|_| connect(public)));
     let idle = settled(&region) - before;
     let each = idle / CLIENTS as isize;
-    eprintln!("{each} bytes for an idle client");
     assert!(each <= most, "{each} bytes for an idle client");
 
     broadcast(internal, &mut clients, end);

@@ -13,7 +13,7 @@ pub(super) fn origins(list: Option<&str>, problems: &mut Problems) -> Option<Ori
     const NAME: &str = "ALLOWED_ORIGINS";
     let Some(list) = list else { return Some(Origins::SameHost) };
     let entries: Vec<_> = list.split(',').map(str::trim).filter(|entry| !entry.is_empty()).collect();
-    if entries.contains(&"*") {
+    if entries == ["*"] {
         return Some(Origins::Any);
     }
     if entries.is_empty() {
@@ -57,6 +57,16 @@ fn serialized(entry: &str) -> Result<String, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_star_stands_alone() {
+        let read = |list| {
+            let mut problems = Problems::default();
+            (origins(Some(list), &mut problems), problems)
+        };
+        assert!(matches!(read("*").0, Some(Origins::Any)));
+        assert!(read("*,https://a.example").0.is_none());
+    }
 
     #[test]
     fn an_origin_is_kept_as_browsers_write_it() {

@@ -27,29 +27,36 @@ const POSTED_TO: &str = "POST, OPTIONS";
 const OPTIONS_ONLY: &str = "OPTIONS";
 
 /// Methods that a page of another origin may use on `/ws/` and `/sse/`.
-const CROSS_ORIGIN_METHODS: HeaderValue = HeaderValue::from_static("GET, HEAD");
+const CROSS_ORIGIN_METHODS: HeaderValue = HeaderValue::from_static("GET");
 /// Headers that such a page may send if it does not say which ones it wants to send.
 const CROSS_ORIGIN_HEADERS: HeaderValue =
     HeaderValue::from_static("accept, authorization, cache-control, content-type, last-event-id, x-requested-with");
 /// How long a browser may remember that, in seconds; Chromium takes two hours at most.
 const CROSS_ORIGIN_MAX_AGE: HeaderValue = HeaderValue::from_static("7200");
 
-/// A request that reads: `GET`, or `HEAD`, of which the HTTP library leaves out the body.
+/// Matches `GET` and `HEAD`; hyper omits the body of the response to `HEAD`.
 pub(super) fn get() -> impl Filter<Extract = (), Error = Rejection> + Copy {
     warp::get().or(warp::head()).unify()
 }
 
 /// Returns the methods of a path of ours, for `Allow`.
 pub(super) fn allowed(side: Side, path: &str) -> Option<&'static str> {
+    if path == "/" && side == Side::Public {
+        return Some(OPTIONS_ONLY);
+    }
     let name = path.strip_prefix('/')?;
     let name = name.strip_suffix('/').unwrap_or(name);
     match (side, name) {
-        (Side::Public, "ws" | "sse") => Some(READ),
-        (Side::Public, "") => Some(OPTIONS_ONLY),
+        (Side::Public, name) if is_client(name) => Some(READ),
         (Side::Internal, "trigger" | "control") => Some(POSTED_TO),
         (Side::Internal, name) if is_own(name) => Some(READ),
         _ => None,
     }
+}
+
+/// Returns whether clients connect to the path of this name, which is without slashes at its ends.
+fn is_client(name: &str) -> bool {
+    matches!(name, "ws" | "sse")
 }
 
 /// Answers `OPTIONS` on every path of the internal listener, without a token: the answer is the same for everybody.
@@ -79,7 +86,7 @@ pub(super) fn public(
         .and(warp::header::headers_cloned())
         .and(warp::ext::get::<Origination>())
         .and_then(move |method: Method, path: FullPath, headers: HeaderMap, from: Origination| {
-            let is_client_path = path.as_str() != "/" && allowed(Side::Public, path.as_str()).is_some();
+            let is_client_path = allowed(Side::Public, path.as_str()) == Some(READ);
             ready(match method {
                 Method::HEAD if is_client_path => Ok(nothing()),
                 Method::OPTIONS if is_client_path => Ok(options(&headers, from, &connections, &origins)),
@@ -140,13 +147,13 @@ mod tests {
         for name in OWN_PATHS {
             let methods = allowed(Side::Internal, &format!("/{name}"));
             assert!(methods.is_some_and(|methods| methods.ends_with("OPTIONS")), "{name}");
-            assert_eq!(allowed(Side::Internal, &format!("/{name}/")), methods.filter(|_| !name.is_empty()).or(methods));
+            assert_eq!(allowed(Side::Internal, &format!("/{name}/")), methods);
             assert_eq!(methods == Some(POSTED_TO), matches!(name, "trigger" | "control"), "{name}");
         }
         for path in ["/ws", "/ws/", "/sse", "/sse/"] {
             assert_eq!((allowed(Side::Public, path), allowed(Side::Internal, path)), (Some(READ), None));
         }
-        for path in ["/wss", "/ws/x", "/nothing", "*", "", "/metrics"] {
+        for path in ["/wss", "/ws/x", "/nothing", "*", "", "//", "//ws/", "/ws//", "/metrics"] {
             assert_eq!(allowed(Side::Public, path), None, "{path}");
         }
     }

@@ -150,11 +150,11 @@ async fn open_websocket(
     let has_ticket =
         version == Version::V4 && url::form_urlencoded::parse(query.as_bytes()).any(|(name, _)| name == "resume");
     let bootstrap = handshake::admission(connections, version, &credentials.identity, &place).await?;
-    place.keep_connection();
     let arrival = websocket::Arrival { version, has_ticket, credentials, place, bootstrap };
     let mut response = response.map(|()| Response::default().into_body());
     let connections = connections.clone();
     Takeover::attach(&mut response, Bytes::new(), move |socket, received| {
+        arrival.place.keep_connection();
         connections.tasks.spawn(websocket::serve(socket, received, arrival, connections.clone()));
     });
     Ok(response)

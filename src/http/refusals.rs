@@ -62,9 +62,10 @@ pub(super) fn log(
         if let Some(refusal) = response.extensions_mut().remove::<Refusal>() {
             write(side, &method, path.as_str(), from, response.status().as_u16(), &refusal);
         }
-        if response.status() == StatusCode::METHOD_NOT_ALLOWED {
-            let methods = HeaderValue::from_static(methods::allowed(side, path.as_str()).unwrap_or_default());
-            response.headers_mut().insert(header::ALLOW, methods);
+        if response.status() == StatusCode::METHOD_NOT_ALLOWED
+            && let Some(methods) = methods::allowed(side, path.as_str())
+        {
+            response.headers_mut().insert(header::ALLOW, HeaderValue::from_static(methods));
         }
         response
     };

@@ -80,7 +80,7 @@ export class Connector {
   #timer;
   /** @type {ReturnType<typeof setTimeout> | undefined} */
   #reopening;
-  #wakeup = new Wakeup((leftAt) => this.wake(leftAt));
+  #wakeup = new Wakeup((leftAt, wasHidden) => this.wake(leftAt, wasHidden));
 
   /**
    * @param {Places} places
@@ -127,8 +127,9 @@ export class Connector {
   /**
    * The page is used again, which was left at that time: finds out at once whether there still is a connection.
    * @param {number} leftAt
+   * @param {boolean} wasHidden Whether an event stream is to be opened again, too, which asks the API.
    */
-  wake(leftAt) {
+  wake(leftAt, wasHidden = true) {
     this.#wokenAt = Date.now();
     this.#failures = 0;
     if (this.state === "waiting" && !this.#isIdle && !this.#mustWait) {
@@ -137,7 +138,7 @@ export class Connector {
       this.#attempt(this.#way);
     } else if (this.link?.transport === "websocket") {
       this.link.probe();
-    } else if (this.link && this.#attemptedAt <= leftAt) {
+    } else if (this.link && wasHidden && this.#attemptedAt <= leftAt) {
       // An event stream cannot be asked for a sign of life.
       this.#attempt("sse", { isReopened: true });
     }

@@ -45,10 +45,10 @@ import { warn } from "./warnings.js";
  */
 
 /**
- * Takes the place of a position that the application does not know. No server recovers from it, so the snapshot is fetched
- * again once the subscription is confirmed.
+ * Takes the place of a position that the application does not know. It is no position, so the server answers at once that it
+ * cannot recover, and the snapshot is fetched again once the subscription is confirmed.
  */
-const UNKNOWN_POSITION = "000000000000:0";
+const UNKNOWN_POSITION = "-";
 
 const TIMEOUT_MS = 60_000;
 

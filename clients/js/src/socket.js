@@ -327,8 +327,10 @@ export class Socket {
   }
 
   #warnOfStreams() {
-    if (this.#hasWarnedOfStreams || !this.#connector.places.WebSocket) return;
+    const { WebSocket } = this.#connector.places;
+    if (this.#hasWarnedOfStreams || WebSocket === null) return;
     this.#hasWarnedOfStreams = true;
-    warn("no WebSocket can be opened; using server-sent events, by which send() cannot send requests");
+    const why = WebSocket ? "no WebSocket can be opened" : "there is no global WebSocket, and no option WebSocket was given";
+    warn(`${why}; using server-sent events, by which send() cannot send requests`);
   }
 }

@@ -11,19 +11,23 @@ export class Wakeup {
   #onWake;
   /** @type {number | null} */
   #leftAt = null;
+  #wasHidden = false;
   /** @type {[EventTarget, string, () => void][]} */
   #listeners = [];
 
-  /** @param {(leftAt: number) => void} onWake Gets the time at which the page was left. */
+  /**
+   * @param {(leftAt: number, wasHidden: boolean) => void} onWake Gets the time at which the page was left, and whether it was
+   *   hidden, frozen or offline, and not only unfocused.
+   */
   constructor(onWake) {
     this.#onWake = onWake;
   }
 
   start() {
     const { document } = root;
-    const left = () => this.#left();
+    const left = () => this.#left(true);
     const back = () => this.#back(AWAY_MS);
-    this.#listen(root, "blur", left);
+    this.#listen(root, "blur", () => this.#left(false));
     this.#listen(root, "pagehide", left);
     this.#listen(root, "offline", left);
     this.#listen(root, "focus", back);
@@ -49,7 +53,9 @@ export class Wakeup {
     this.#listeners.push([target, event, listener]);
   }
 
-  #left() {
+  /** @param {boolean} isHidden */
+  #left(isHidden) {
+    this.#wasHidden = this.#wasHidden || isHidden;
     this.#leftAt = this.#leftAt === null ? Date.now() : this.#leftAt;
   }
 
@@ -57,9 +63,11 @@ export class Wakeup {
   #back(leastAway) {
     const now = Date.now();
     const leftAt = this.#leftAt === null ? now : this.#leftAt;
+    const wasHidden = this.#wasHidden;
     // A frozen page in the background can resume there.
-    this.#leftAt = root.document && root.document.visibilityState === "hidden" ? now : null;
+    const isHidden = Boolean(root.document && root.document.visibilityState === "hidden");
+    [this.#leftAt, this.#wasHidden] = [isHidden ? now : null, isHidden];
     // Clocks are set back at times.
-    if (Math.abs(now - leftAt) >= leastAway) this.#onWake(Math.min(leftAt, now));
+    if (Math.abs(now - leftAt) >= leastAway) this.#onWake(Math.min(leftAt, now), wasHidden);
   }
 }

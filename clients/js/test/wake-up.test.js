@@ -134,6 +134,24 @@ describe("a page that wakes up", () => {
     assert.equal(proxy.asked.length, 3);
   });
 
+  it("leaves its event stream as it is when its window was only without the focus", async (t) => {
+    const { emit, pass } = sleepy(t);
+    const server = await Server.start(t);
+    const proxy = await Proxy.start(t, server.port);
+    proxy.sockets = "refuse";
+    const socket = connect(t, proxy);
+    const subscription = subscribe(socket, room);
+    await isConfirmed(subscription);
+    const { length } = proxy.asked;
+    for (const name of ["blur", "focus"]) {
+      emit(name);
+      pass(4);
+    }
+    await server.trigger(room, 1);
+    assert.deepEqual(await logs(subscription, 1), [1]);
+    assert.equal(proxy.asked.length, length);
+  });
+
   it("opens its event stream anew, and nothing is lost, doubled or told", async (t) => {
     const { sleep } = sleepy(t);
     const server = await Server.start(t);

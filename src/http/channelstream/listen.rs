@@ -66,10 +66,10 @@ pub(in crate::http) fn open_socket(
         Box::new(reply::too_many(limit))
     })?;
     let since = channelstream.sequence(); // before the client knows that it is heard
-    place.keep_connection();
     let mut response = response.map(|()| Response::default().into_body());
     let (connections, channelstream) = (connections.clone(), channelstream.clone());
     Takeover::attach(&mut response, Bytes::new(), move |socket, received| {
+        place.keep_connection();
         let arrival = websocket::Listener { connection, since, place };
         let tasks = connections.tasks.clone();
         tasks.spawn(websocket::listen(socket, received, arrival, channelstream, connections));
