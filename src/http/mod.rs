@@ -155,7 +155,7 @@ async fn open_websocket(
     let mut response = response.map(|()| Response::default().into_body());
     let connections = connections.clone();
     Takeover::attach(&mut response, Bytes::new(), move |socket, received| {
-        connections.tasks.spawn(websocket::serve(socket, received, arrival, connections.clone()));
+        connections.tasks.spawn(websocket::serve(socket, received, arrival, &connections));
     });
     Ok(response)
 }
