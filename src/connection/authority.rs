@@ -260,9 +260,9 @@ impl Connections {
         if client.identity() != *identity && session.as_mut().is_some_and(Session::has_another_try) {
             return false;
         }
+        self.forget(user.as_deref());
         client.close(CloseCode::PermissionsChanged, PERMISSIONS_CHANGED);
         drop(session);
-        self.forget(user.as_deref());
         self.metrics.rechecks.inc("refused");
         debug!(connection = %client.id(), "not authorised any more");
         true

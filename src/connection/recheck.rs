@@ -253,7 +253,8 @@ impl Connections {
     async fn ask(&self, identity: Identity, mut group: Group) -> (Identity, Group, Outcome) {
         self.rechecks.redirect(&identity, &mut group);
         let urgency = if group.is_urgent { Urgency::Urgent } else { Urgency::Background };
-        let client = group.clients.values().find_map(Weak::upgrade);
+        let mut clients = group.clients.values().filter_map(Weak::upgrade);
+        let client = clients.find(|client| !client.outbox.is_closing()); // the others are on their way out
         if group.resumed.is_empty() && client.is_none() {
             return (identity, group, Err(Arc::new(Error::Busy { retry_after: Duration::ZERO }))); // which nobody hears of
         }

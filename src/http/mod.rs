@@ -155,7 +155,7 @@ async fn open_websocket(
     let connections = connections.clone();
     Takeover::attach(&mut response, Bytes::new(), move |socket, received| {
         arrival.place.keep_connection();
-        connections.tasks.spawn(websocket::serve(socket, received, arrival, connections.clone()));
+        connections.tasks.spawn(websocket::serve(socket, received, arrival, &connections));
     });
     Ok(response)
 }

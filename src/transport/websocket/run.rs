@@ -42,18 +42,28 @@ pub struct Arrival {
 
 /// Serves one client from the moment its handshake has been answered until it is gone. `received` is what the client has sent
 /// behind the handshake.
-pub async fn serve(socket: Socket, received: Vec<u8>, arrival: Arrival, connections: Arc<Connections>) {
+///
+/// The client is registered before the future is made: what only that needs would take memory as long as the connection lasts.
+pub fn serve(
+    socket: Socket,
+    received: Vec<u8>,
+    arrival: Arrival,
+    connections: &Arc<Connections>,
+) -> impl Future<Output = ()> + Send + use<> {
     let reader = Reader::new(connections.config.message_limit_bytes, &received);
     let Arrival { version, has_ticket, credentials, place, bootstrap } = arrival;
     let socket = WebSocket { socket, dialect: version.into() };
     let (socket, link) = connections.register(socket, version, credentials, place);
-    drop((received, connections));
-    let mut client = Client { socket, reader, connection: None, link };
-    let goodbye = match Box::pin(client.authenticate(has_ticket, bootstrap)).await {
-        ControlFlow::Continue(()) => client.converse().await,
-        ControlFlow::Break(goodbye) => goodbye,
-    };
-    Box::pin(client.finish(goodbye)).await;
+    let client = Client { socket, reader, connection: None, link };
+    let bootstrap = bootstrap.map(Box::new);
+    async move {
+        let mut client = client;
+        let goodbye = match Box::pin(client.authenticate(has_ticket, bootstrap)).await {
+            ControlFlow::Continue(()) => client.converse().await,
+            ControlFlow::Break(goodbye) => goodbye,
+        };
+        Box::pin(client.finish(goodbye)).await;
+    }
 }
 
 /// How far a round of messages got.
@@ -91,10 +101,13 @@ impl Client {
     }
 
     /// Learns who this is, and carries out what it has said until then. `Break` if the connection is over.
-    async fn authenticate(&mut self, has_ticket: bool, bootstrap: Option<Bootstrap>) -> ControlFlow<Goodbye> {
+    async fn authenticate(&mut self, has_ticket: bool, bootstrap: Option<Box<Bootstrap>>) -> ControlFlow<Goodbye> {
         let mut early = Early::new(&self.socket.wire().socket, &mut self.reader, &self.link);
         let ticket = if has_ticket { early.ticket().await? } else { None };
-        let mut connection = match early.during(self.link.authenticate(ticket.as_deref(), &[], bootstrap)).await? {
+        let mut connection = match early
+            .during(self.link.authenticate(ticket.as_deref(), &[], bootstrap.map(|bootstrap| *bootstrap)))
+            .await?
+        {
             Ok(connection) => connection,
             Err(refused) => {
                 self.link.turn_away(&refused);
