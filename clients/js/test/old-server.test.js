@@ -73,7 +73,7 @@ describe("a server of 3.1", { concurrency: 4 }, () => {
 
   it("that does not authorise is asked again and again", async (t) => {
     const { server, proxy } = await old(t);
-    server.backend.clients.set("alice", 500);
+    server.backend.clients.set("alice", 403);
     const socket = connect(t, proxy);
     const subscription = subscribe(socket, room);
     await until("some attempts", () => socket.told("refused").length >= 3);
