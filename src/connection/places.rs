@@ -79,7 +79,7 @@ struct FromAddress {
     accepted: usize,
 }
 
-/// An accepted connection, for as long as HTTP is spoken on it; the place of a socket goes on from there.
+/// An accepted connection. Counts until HTTP ends; a WebSocket or an event stream is then counted by its [`Place`].
 #[derive(Debug)]
 pub struct Accepted {
     places: Arc<Places>,
@@ -95,7 +95,7 @@ pub struct Place {
     address: Option<IpAddr>,
     /// Whether no proxy stands between.
     is_direct: bool,
-    /// Whether its connection is no longer counted as accepted otherwise.
+    /// Whether this counts the connection as well, which [`Accepted`] no longer does.
     has_connection: AtomicBool,
 }
 
@@ -285,7 +285,7 @@ mod tests {
         let mut accepted: Vec<_> =
             (0..2 + REFUSED_FROM_ADDRESS).map(|port| accept(&format!("10.0.0.1:{port}")).unwrap()).collect();
         assert_eq!(accept("10.0.0.1:99").err(), Some(TooMany::FromAddress));
-        // A socket keeps its connection counted when HTTP is over; other clients do not outlive that.
+        // A socket keeps its connection counted when HTTP is over; a long poll does not outlive that.
         let socket = take(&places, "10.0.0.1:1", None).unwrap();
         socket.keep_connection();
         socket.keep_connection();

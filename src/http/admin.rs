@@ -1,4 +1,4 @@
-//! What operators and their machines ask: is it alive, is it ready, what are its numbers.
+//! Health, readiness and metrics endpoints of the internal listener.
 
 use std::sync::{
     Arc,

@@ -267,7 +267,7 @@ fn is_about_one_peer(error: &io::Error) -> bool {
 /// What hyper is told when a transport takes the connection over.
 #[derive(Debug, thiserror::Error)]
 #[error("the connection is no longer HTTP")]
-struct TakenOver;
+struct Handover;
 
 /// Writes the head of the response, and hands the socket over.
 async fn take_over(takeover: Takeover, socket: Socket, head: &[u8], received: Vec<u8>) {
@@ -339,7 +339,7 @@ async fn serve_one(
                 asked.flushed().await; // hyper would drop the rest of an earlier response
                 let head = [&response_head(&response), takeover.opening()].concat();
                 *departing.lock() = Some((head, takeover));
-                return Err(TakenOver);
+                return Err(Handover);
             }
             let goes_on = is_kept && taken.may_go_on(response.status()) && !has_ended(&asked, &stopping);
             announce(&mut response, goes_on.then_some(terms.keep_alive));

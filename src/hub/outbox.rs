@@ -1,7 +1,7 @@
 //! The frames that wait for one client.
 //!
-//! Whoever has something to say pushes it and flushes; the client's own task is only woken when its socket takes no
-//! more, or when the connection is to end.
+//! Producers push a frame and flush it themselves. The connection's task wakes only when the socket would block or the connection
+//! is closing.
 
 use std::{
     borrow::Cow,

@@ -24,7 +24,7 @@ pub struct Publication {
     exclude: Vec<Uuid>,
     /// The only ones that do, in order, if there is such a list.
     only: Option<Box<[Uuid]>>,
-    /// The how manieth of this process, counted from 1; 0 before the hub has recorded it.
+    /// Sequence number within this process, starting at 1; 0 until the hub has recorded the publication.
     pub(super) number: u64,
     /// Where it stands in the log, once that is known.
     pub(super) position: Option<Position>,

@@ -10,7 +10,7 @@ use http::{
     header::{AUTHORIZATION, COOKIE, ORIGIN, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION},
 };
 
-/// Headers that hold one value and no list. Of two lines, each server on the way could believe another one.
+/// Headers that hold one value and no list. If one is repeated, two servers on the path may each believe a different line.
 static SINGLE: [HeaderName; 9] = [
     AUTHORIZATION,
     ORIGIN,

@@ -25,8 +25,8 @@ pub struct Takeover {
 }
 
 impl Takeover {
-    /// Has `begin` serve the connection that `response` is written to. It spawns a task and returns. `opening` is written behind the
-    /// head.
+    /// Has `begin` serve the connection that `response` is written to. `begin` must spawn a task and return at once. The listener
+    /// writes `opening` directly after the head.
     pub fn attach<B>(
         response: &mut Response<B>,
         opening: impl Into<Bytes>,

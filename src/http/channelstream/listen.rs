@@ -70,7 +70,7 @@ pub(in crate::http) fn open_socket(
     let (connections, channelstream) = (connections.clone(), channelstream.clone());
     Takeover::attach(&mut response, Bytes::new(), move |socket, received| {
         place.keep_connection();
-        let arrival = websocket::Listener { connection, since, place };
+        let arrival = websocket::ListenerArrival { connection, since, place };
         let tasks = connections.tasks.clone();
         tasks.spawn(websocket::listen(socket, received, arrival, channelstream, connections));
     });

@@ -214,7 +214,7 @@ pub(super) fn routes(
         })
 }
 
-/// What a caller is told who takes the public listener for Channelstream's one port.
+/// Detail of the 404 for signed calls that are sent to the public listener.
 const ELSEWHERE: &str = "signed calls and admin pages of Channelstream are served at INTERNAL_LISTEN, and here with CHANNELSTREAM_PUBLIC=true";
 
 /// Tells callers of the public listener where their calls are taken.

@@ -1,6 +1,6 @@
-//! Server-sent events: one response that does not end, with the frames that a socket would be sent.
+//! Server-sent events: an endless response that carries the frames of a version 4 WebSocket.
 //!
-//! The client can say nothing but in its request, which is carried out as one message: a list of subscriptions.
+//! A client cannot send frames. Its request is treated as one `subscribe` message.
 
 mod marks;
 mod serve;

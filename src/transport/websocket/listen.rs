@@ -32,7 +32,7 @@ const MESSAGES_AT_ONCE: usize = 64;
 
 /// A socket that listens for a connection of Channelstream's.
 #[derive(Debug)]
-pub struct Listener {
+pub struct ListenerArrival {
     /// The connection.
     pub connection: Uuid,
     /// The last frame that there was before the handshake was answered.
@@ -46,11 +46,11 @@ pub struct Listener {
 pub async fn listen(
     socket: Socket,
     received: Vec<u8>,
-    listener: Listener,
+    arrival: ListenerArrival,
     channelstream: Arc<Channelstream>,
     connections: Arc<Connections>,
 ) {
-    let Listener { connection, since, place } = listener;
+    let ListenerArrival { connection, since, place } = arrival;
     let address = place.address();
     let reader = Reader::new(connections.config.message_limit_bytes, &received);
     let socket = WebSocket { socket, dialect: Dialect::Channelstream };

@@ -13,7 +13,7 @@ mod upgrade;
 
 use std::io::{self, IoSlice};
 
-pub use listen::{Listener, listen};
+pub use listen::{ListenerArrival, listen};
 pub use run::{Arrival, serve};
 pub use upgrade::{Refused, Request, accept};
 
