@@ -64,6 +64,11 @@ pub enum CatchUp {
     Full,
 }
 
+impl CatchUp {
+    /// When to look again after [`Waiting`](Self::Waiting).
+    pub const LOOK_AGAIN: Duration = Duration::from_millis(20);
+}
+
 impl Behind {
     fn is_empty(&self) -> bool {
         self.unanswered.is_empty() && self.reading.is_empty()

@@ -1,6 +1,6 @@
 //! One client's task: it gives the client what it has missed, sends comments, and notices when the client is gone.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use tokio::{
     io::Interest,
@@ -17,9 +17,6 @@ use crate::{
         websocket::finish::{end, is_too_slow},
     },
 };
-
-/// When to look again whether a position is known by now.
-const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
 /// An authorised client whose response has begun.
 pub(super) struct Client {
@@ -52,7 +49,7 @@ impl Client {
                 match Box::pin(self.connection.catch_up()).await {
                     Ok(CatchUp::More) => continue,
                     Ok(CatchUp::Full) if outbox.is_empty() => continue,
-                    Ok(CatchUp::Waiting) => clock.as_mut().reset(next_ping.min(Instant::now() + LOOK_AGAIN)),
+                    Ok(CatchUp::Waiting) => clock.as_mut().reset(next_ping.min(Instant::now() + CatchUp::LOOK_AGAIN)),
                     Ok(CatchUp::Full | CatchUp::Done) | Err(_) => {} // a full outbox is closing
                 }
             }

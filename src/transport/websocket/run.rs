@@ -1,6 +1,6 @@
 //! One client's task: it authenticates, then reads, and writes only what others could not.
 
-use std::{ops::ControlFlow, sync::Arc, time::Duration};
+use std::{ops::ControlFlow, sync::Arc};
 
 use tokio::{
     io::Interest,
@@ -22,8 +22,6 @@ use crate::{
 
 /// Messages of one client that are handled before others have their turn.
 const MESSAGES_AT_ONCE: usize = 64;
-/// When to look again whether a position is known by now.
-const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
 /// A client whose handshake is being answered.
 #[derive(Debug)]
@@ -151,7 +149,9 @@ impl Client {
                 }
                 Progress::Behind => match Box::pin(self.catch_up()).await {
                     CatchUp::More => continue,
-                    CatchUp::Waiting => clock.as_mut().reset(keepalive.next().min(Instant::now() + LOOK_AGAIN)),
+                    CatchUp::Waiting => {
+                        clock.as_mut().reset(keepalive.next().min(Instant::now() + CatchUp::LOOK_AGAIN))
+                    }
                     CatchUp::Full | CatchUp::Done => {}
                 },
             }
