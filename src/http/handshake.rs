@@ -24,7 +24,7 @@ const LONGEST: Duration = Duration::from_secs(5);
 const STOPPING: Duration = Duration::from_secs(1);
 
 /// Asks the API about a client, and waits for the answer as long as its handshake may take; the request goes on if that was not
-/// enough. Nobody is asked about a client of version 4. A client that disconnects is waited for by nobody: hyper drops this then.
+/// enough. Nobody is asked about a client of version 4. A client that disconnects is waited for by nobody: the listener drops this then.
 ///
 /// # Errors
 /// When the API could not be asked: the answer to the handshake.

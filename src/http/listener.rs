@@ -264,10 +264,16 @@ fn is_about_one_peer(error: &io::Error) -> bool {
     matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset)
 }
 
-/// What hyper is told when a transport takes the connection over.
+/// Why hyper has to let go of a connection.
 #[derive(Debug, thiserror::Error)]
-#[error("the connection is no longer HTTP")]
-struct Handover;
+enum Left {
+    /// A transport takes it over.
+    #[error("the connection is no longer HTTP")]
+    Handover,
+    /// Nobody waits for the handshake.
+    #[error("the client was gone before its handshake was answered")]
+    Gone,
+}
 
 /// Writes the head of the response, and hands the socket over.
 async fn take_over(takeover: Takeover, socket: Socket, head: &[u8], received: Vec<u8>) {
@@ -323,9 +329,8 @@ async fn serve_one(
                 Ok(()) => {
                     let version = request.version();
                     request.extensions_mut().insert(Origination { peer, version });
-                    let is_probed = taken.is_public() && request.method() == Method::GET && version >= Version::HTTP_11;
-                    let answer = routes.call(request);
-                    let answer = if is_probed { probing(answer, &asked).await } else { answer.await };
+                    let waiting = Waiting::of(&request, &taken);
+                    let answer = waiting.answer(routes.call(request), &asked).await.ok_or(Left::Gone)?;
                     answer.unwrap_or_else(|never| match never {})
                 }
                 Err(malformed) => {
@@ -339,7 +344,7 @@ async fn serve_one(
                 asked.flushed().await; // hyper would drop the rest of an earlier response
                 let head = [&response_head(&response), takeover.opening()].concat();
                 *departing.lock() = Some((head, takeover));
-                return Err(Handover);
+                return Err(Left::Handover);
             }
             let goes_on = is_kept && taken.may_go_on(response.status()) && !has_ended(&asked, &stopping);
             announce(&mut response, goes_on.then_some(terms.keep_alive));
@@ -390,20 +395,48 @@ fn patience(taken: &Arc<Taken>, terms: &Terms) -> Patience {
     }
 }
 
-/// Waits for an answer that may take minutes, though not for a peer that is gone: it would keep its turn at the API, or receive
-/// what another connection of its own should.
-async fn probing<T>(answer: impl Future<Output = T>, requests: &Requests) -> T {
-    let mut answer = std::pin::pin!(answer);
-    let lasting = async {
-        requests.half_closed().await;
-        sleep(PROBED_AFTER).await;
-    };
-    tokio::select! {
-        biased;
-        answer = &mut answer => return answer,
-        () = lasting => requests.probe(),
+/// How an answer is waited for whose client sends nothing more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Waiting {
+    /// As long as it takes.
+    Patient,
+    /// It may take minutes. A client that is gone would keep its turn at the API, or receive what another connection of its own
+    /// should, so it is sent something.
+    Probing,
+    /// Not at all: a WebSocket has to be closed by a frame.
+    Handshake,
+}
+
+impl Waiting {
+    fn of<B>(request: &http::Request<B>, taken: &Taken) -> Self {
+        let is_long = taken.is_public() && request.method() == Method::GET && request.version() >= Version::HTTP_11;
+        match is_long {
+            true if request.headers().contains_key(header::UPGRADE) => Self::Handshake,
+            true => Self::Probing,
+            false => Self::Patient,
+        }
     }
-    answer.await
+
+    /// Returns the answer; `None` if nobody waits for it.
+    async fn answer<T>(self, answer: impl Future<Output = T>, requests: &Requests) -> Option<T> {
+        let mut answer = std::pin::pin!(answer);
+        if self == Self::Patient {
+            return Some(answer.await);
+        }
+        tokio::select! {
+            biased;
+            answer = &mut answer => return Some(answer),
+            () = requests.half_closed() => {}
+        }
+        if self == Self::Handshake {
+            return None;
+        }
+        if let Ok(answer) = timeout(PROBED_AFTER, &mut answer).await {
+            return Some(answer);
+        }
+        requests.probe();
+        Some(answer.await)
+    }
 }
 
 /// Whether the client would send a next request on the same connection (RFC 9112 section 9.3).

@@ -202,10 +202,11 @@ async fn a_handshake_whose_client_has_gone_is_not_asked_for() {
         ("Sec-WebSocket-Version", "13"),
         ("Sec-WebSocket-Key", "dGhlIHNhbXBsZSBub25jZQ=="),
     ];
-    for ends in [Ends::HalfCloses, Ends::Closes, Ends::Resets] {
+    for (number, ends) in [Ends::HalfCloses, Ends::Closes, Ends::Resets].into_iter().enumerate() {
         for _ in 0..20 {
             ends.after(&server.public, &kept("GET", "/ws/", &handshake, b"")).await;
         }
+        server.until_metric(r#"connections_refused_total{reason="gone"}"#, 20 * (number as u64 + 1)).await;
         server.until_number("open_connections", 0).await;
         server.until_metric("api_calls", 0).await;
     }

@@ -113,7 +113,7 @@ async fn an_answer_says_whether_its_connection_is_kept() {
         (&server.internal, "HEAD /nothing HTTP/1.1", "", true),
         (&server.internal, "HEAD nothing HTTP/1.1", "", false),
         (&server.public, "HEAD /nothing HTTP/1.1", "", false),
-        (&server.public, "HEAD /ws/ HTTP/1.1", "", false),
+        (&server.public, "HEAD /listen?conn_id=nonsense HTTP/1.1", "", false),
     ] {
         let mut connection = dial(listener).await;
         connection.write_all(format!("{line}\r\nHost: localhost\r\n{headers}\r\n").as_bytes()).await.unwrap();
