@@ -2,7 +2,7 @@
 
 use std::{borrow::Cow, io, time::Duration};
 
-use tokio::{io::Interest, time::timeout};
+use tokio::{io::Interest, task::consume_budget, time::timeout};
 
 use super::{
     Socket,
@@ -96,7 +96,8 @@ async fn until_closed(socket: &Socket, reader: &mut Reader, mut is_broken: bool)
         while !is_broken {
             match reader.next_event() {
                 Ok(Some(Event::Close(..))) => return,
-                Ok(Some(_)) => {}
+                // A peer that sends faster than this reads would keep the worker, and the deadline would never be looked at.
+                Ok(Some(_)) => consume_budget().await,
                 Ok(None) => break,
                 Err(_) => is_broken = true,
             }
@@ -107,6 +108,7 @@ async fn until_closed(socket: &Socket, reader: &mut Reader, mut is_broken: bool)
         if socket.ready(Interest::READABLE).await.is_err() || !receive(socket, reader) {
             return;
         }
+        consume_budget().await;
     }
 }
 
@@ -119,5 +121,67 @@ async fn discard(socket: &Socket, reader: &mut Reader) {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
             Ok(0) | Err(_) => return,
         }
+        consume_budget().await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        io::Write,
+        sync::{
+            Arc,
+            atomic::{AtomicBool, Ordering::SeqCst},
+        },
+        time::Instant,
+    };
+
+    use tokio::net::UnixStream;
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::{
+        hub::Frame,
+        protocol::{Dialect, Version},
+        transport::websocket::WebSocket,
+    };
+
+    #[tokio::test]
+    async fn a_peer_that_sends_on_without_end_keeps_nobody_from_their_turn() {
+        let (socket, peer) = UnixStream::pair().unwrap();
+        let mut peer = peer.into_std().unwrap();
+        peer.set_nonblocking(false).unwrap();
+        let is_over = Arc::new(AtomicBool::new(false));
+        let was_told = is_over.clone();
+        let flood = std::thread::spawn(move || {
+            // Empty binary messages, which cost the reader most.
+            let frames = [0x82, 0x80, 0, 0, 0, 0].repeat(10_000);
+            let start = Instant::now();
+            while !was_told.load(SeqCst) && start.elapsed() < Duration::from_secs(20) {
+                if peer.write_all(&frames).is_err() {
+                    break;
+                }
+            }
+            was_told.load(SeqCst) || start.elapsed() < Duration::from_secs(20)
+        });
+        let wire = WebSocket { socket: Socket::Unix(socket), dialect: Dialect::Session(Version::V4) };
+        let concrete = Arc::new(Outbox::new(Uuid::nil(), wire, 1 << 20, Arc::default()));
+        let outbox: Arc<Outbox> = concrete.clone();
+        outbox.push(Frame::Fixed("{}")).unwrap();
+        outbox.close(CloseCode::TooMany, "");
+        let mut reader = Reader::new(1 << 20, &[]);
+        let turns = async {
+            loop {
+                tokio::task::yield_now().await;
+            }
+        };
+        // On one worker: whoever never yields keeps the other from its turn, and the deadlines from being looked at.
+        tokio::select! {
+            () = finish(&concrete.wire().socket, &outbox, &mut reader, None) => {}
+            () = turns => {}
+        }
+        is_over.store(true, SeqCst);
+        drop((concrete, outbox));
+        assert!(flood.join().unwrap(), "the peer's own end was waited for");
     }
 }
