@@ -43,6 +43,11 @@ fn counted(work: impl FnOnce()) -> Stats {
     region.change()
 }
 
+/// What `work` allocates at least, of a few times: beside it, the test harness begins and ends other tests.
+fn least(mut work: impl FnMut()) -> Stats {
+    (0..5).map(|_| counted(&mut work)).min_by_key(|stats| stats.allocations).unwrap()
+}
+
 /// Publishes to `room` `count` times at `pace`, then flushes.
 fn publish(world: &World, room: &RoomKey, count: usize, pace: Pace) {
     let publication = support::publication(128);
@@ -63,8 +68,8 @@ fn a_publication_to_a_thousand_idle_clients_is_a_write_each_and_allocates_nothin
     let (world, room) = (World::with_members(1000), support::key(&support::room(0)));
     publish(&world, &room, 1, Pace::AtOnce); // buffers that are kept
     take_writes(&world);
-    let stats = counted(|| publish(&world, &room, 1, Pace::AtOnce));
-    assert_eq!(take_writes(&world), 1000);
+    let stats = least(|| publish(&world, &room, 1, Pace::AtOnce));
+    assert_eq!(take_writes(&world), 5 * 1000);
     assert!(stats.allocations <= 4, "{stats:?}"); // the publication and its text
 }
 
