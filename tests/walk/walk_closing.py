@@ -197,6 +197,8 @@ def lifetime(client, act=lambda: None, pause=0.25, until=4.0):
         if got is None:
             break
         frames.append(got)
+        if got.opcode == raw.CLOSE:
+            break
     return time.monotonic() - started, frames
 
 
