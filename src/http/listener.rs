@@ -41,7 +41,7 @@ const HEAD_DEADLINE: Duration = Duration::from_secs(5);
 /// How much longer than announced a connection without a request is kept, for the request that is on its way.
 const UNANNOUNCED: Duration = Duration::from_secs(5);
 /// How long an answer may take before a client that sends nothing more is asked whether it is there.
-const PROBED_AFTER: Duration = Duration::from_millis(100);
+const PROBED_AFTER: Duration = Duration::from_millis(10);
 /// Says for how long a connection is kept; registered, though RFC 9112 does not define it.
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 /// Connections that may wait to be accepted.
